@@ -1,0 +1,102 @@
+"""Weights as the backends receive them: codes and parameters, decided once, in numpy.
+
+The quantizer decides; a backend only encodes. So codes, zero points, scales and tables read back
+from any artifact are those of a QuantizedWeight, bit for bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobconv.schemes import Mode
+
+Floats = NDArray[np.float32]
+Codes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class FloatWeight:
+    """A weight that stays float. values: float32, the parameter's shape; bits: 32, or 16 (values
+    are then representable in fp16)."""
+
+    name: str
+    values: Floats
+    bits: int = 32
+
+    def dequantize(self) -> Floats:
+        return self.values
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedWeight:
+    """n-bit codes of one parameter.
+
+    codes       uint8, the parameter's shape, 0 <= code < 2^bits
+    axis        the channel axis that groups run along; None: one group for the tensor
+    scale       float32 (groups,), or None with a table
+    zero_point  uint8 (groups,), 0 <= z < 2^bits: linear above 1 bit only, None otherwise
+    table       float32 (groups, 2^bits): kmeans, and linear at 1 bit; None otherwise
+    fp16        every scale or table entry is exact in (normal or zero) fp16
+
+    What a code stands for, by mode and width, k running over 0 .. 2^bits - 1:
+
+    | mode      | bits  | value of code k                | held in           |
+    |-----------|-------|--------------------------------|-------------------|
+    | linear    | 2..8  | scale * (k - zero_point)       | scale, zero_point |
+    | linear    | 1     | table[k], two free values      | table             |
+    | symmetric | 2..8  | scale * (k - 2^(bits-1)), k>=1 | scale             |
+    | symmetric | 1     | scale * (2 k - 1)              | scale             |
+    | kmeans    | 1..8  | table[k]                       | table             |
+
+    Scales have at most 11 significant bits and factors at most 8, so the products are exact in fp32
+    whoever computes them (with fp32 parameters they are rounded once, everywhere alike).
+    """
+
+    name: str
+    bits: int
+    mode: Mode
+    axis: int | None
+    codes: Codes
+    scale: Floats | None
+    zero_point: Codes | None
+    table: Floats | None
+    fp16: bool
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.codes.shape
+
+    @property
+    def groups(self) -> int:
+        return 1 if self.axis is None else self.shape[self.axis]
+
+    def factors(self) -> NDArray[np.int16]:
+        """The integers (groups, 2^bits) that multiply the scale. Raises ValueError for a table."""
+        if self.scale is None:
+            raise ValueError(f"{self.name}: a table has no scale")
+        k = np.arange(2**self.bits, dtype=np.int16)
+        if self.zero_point is not None:
+            return k - self.zero_point.astype(np.int16)[:, None]
+        row = 2 * k - 1 if self.bits == 1 else k - np.int16(2 ** (self.bits - 1))
+        return np.broadcast_to(row, (self.groups, len(k)))
+
+    def levels(self) -> Floats:
+        """float32 (groups, 2^bits): the value of every code in every group."""
+        if self.table is not None:
+            return self.table
+        assert self.scale is not None
+        return self.scale[:, None] * self.factors().astype(np.float32)
+
+    def dequantize(self) -> Floats:
+        """The weights that the codes stand for, float32, in the parameter's shape."""
+        levels = self.levels()
+        if self.axis is None:
+            return np.ascontiguousarray(levels[0][self.codes])
+        group = np.arange(self.groups).reshape([-1 if i == self.axis else 1 for i in range(self.codes.ndim)])
+        return np.ascontiguousarray(levels[group, self.codes])
+
+
+Weight = FloatWeight | QuantizedWeight
