@@ -1,0 +1,99 @@
+"""TFLite (LiteRT): one conversion by litert-torch, then constants and the ops that decode them.
+
+| file       | what it does                                                        |
+|------------|---------------------------------------------------------------------|
+| convert.py | program -> float template, with the map of its weights               |
+| encode.py  | template + weights -> file; how every kind of weight lies on disk    |
+| unpack.py  | LUT16: any width of codes in int16 constants, unpacked at load       |
+| graph.py   | the flatbuffer, editable                                            |
+| runner.py  | a file from disk, run by the stock interpreter                       |
+| quiet.py   | the vendors' chatter, kept off the terminal                          |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mobconv.backends.base import Backend, Encoded, Runner, Support
+from mobconv.errors import BackendError
+from mobconv.quantize.weights import Weight
+from mobconv.schemes import Cell, Compute, Mode, Storage
+
+if TYPE_CHECKING:
+    from mobconv.trace import Program
+
+_PACKAGES = {"litert-torch": "litert_torch", "ai-edge-litert": "ai_edge_litert"}
+_UNPACKED = "the weights are decoded at load, and convolutions then run in TFLite's builtin kernels, not in XNNPACK"
+
+
+class _TFLite:
+    """See `Backend`."""
+
+    name = "tflite"
+    suffix = "tflite"
+
+    def missing(self) -> str | None:
+        absent = [package for package, module in _PACKAGES.items() if find_spec(module) is None]
+        if not absent:
+            return None
+        return f'TFLite needs {" and ".join(absent)}: pip install "mobconv[tflite]"'
+
+    def versions(self) -> dict[str, str]:
+        found = {}
+        for package in _PACKAGES:
+            try:
+                found[package] = version(package)
+            except PackageNotFoundError:
+                continue
+        return found
+
+    def support(self, cell: Cell) -> Support:
+        scheme = cell.scheme
+        if cell.storage is Storage.NATIVE:
+            return Support(None, reason="mobconv writes packed TFLite files only; native storage is not there yet")
+        if cell.compute is Compute.FP16:
+            return Support(None, reason="TFLite computes in fp32 on CPUs; to store weights in 16 bits use scheme fp16")
+        if scheme.mode is None:
+            return Support(scheme.bits, requires="TFLite 2.3")
+        if scheme.mode is Mode.KMEANS or scheme.bits not in (8, 4, 2):
+            return Support(scheme.bits, requires="TFLite 2.13", note=_UNPACKED)
+        if scheme.bits == 8:
+            return Support(8, requires="TFLite 2.7")
+        return Support(scheme.bits, requires="TFLite 2.18" if scheme.bits == 4 else "LiteRT 2.1", note=_UNPACKED)
+
+    def convert(self, program: Program, compute: Compute, directory: Path) -> None:
+        from mobconv.backends.tflite.convert import convert
+
+        self._require()
+        if compute is not Compute.FP32:
+            raise BackendError(self.support(Cell.parse("tflite/fp32@fp16")).reason)
+        convert(program, directory)
+
+    def encode(self, template: Path, weights: Mapping[str, Weight], cell: Cell, path: Path) -> Encoded:
+        from mobconv.backends.tflite.encode import encode
+
+        self._require()
+        support = self.support(cell)
+        if support.stored_bits is None:
+            raise BackendError(f"{cell}: {support.reason}")
+        return Encoded(encode(template, weights, cell.scheme, path), support)
+
+    def open(self, path: Path, threads: int = 0) -> Runner:
+        from mobconv.backends.tflite.runner import TFLiteRunner
+
+        self._require()
+        return TFLiteRunner(path, threads)
+
+    def _require(self) -> None:
+        absent = self.missing()
+        if absent is not None:
+            raise BackendError(absent)
+
+
+backend: Backend = _TFLite()
+
+__all__ = ["backend"]

@@ -1,0 +1,199 @@
+"""Template + weights -> file. How each kind of weight lies in a TFLite file, and how to find it there.
+
+The op of the network that uses a weight (CONV_2D, DEPTHWISE_CONV_2D, FULLY_CONNECTED: input 1) reads
+one of these. *layout* is that of the op (OHWI, 1HWO, OI): the parameter transposed, no more. C is the
+number of groups: of channels, or 1 for granularity `tensor`. An arrow is an op, named by its output.
+
+| weight                            | read by the op of the network              | constants, beside codes  |
+|-----------------------------------|--------------------------------------------|--------------------------|
+| fp32                              | FLOAT32 constant                           |                          |
+| fp16                              | DEQUANTIZE(FLOAT16 constant)               |                          |
+| linear, symmetric at 8, 4, 2 bits | DEQUANTIZE(INT8, INT4 or INT2 constant)    | scale, zero point, in    |
+|                                   |                                            | the constant's tensor    |
+| symmetric at 7, 6, 5, 3, 1 bits   | MUL(GATHER(factors, codes), scale)         | scale: float32, C values |
+| linear at 7, 6, 5, 3 bits         | MUL(SUB(GATHER(factors, codes), z), scale) | scale and z: float32, C  |
+| kmeans, one table                 | GATHER(table, codes)                       | table: float32 [2^n]     |
+| kmeans, linear at 1 bit, tables   | GATHER(table, codes, batch_dims)           | table: float32 [C, 2^n]  |
+
+**Native constants.** A code k of n bits is stored as the signed k - 2^(n-1), a zero point z likewise as z - 2^(n-1)
+(symmetric: 0), int64 in QuantizationParameters beside float32 scales; quantized_dimension is the
+channel axis. INT4 and INT2 are a little-endian bit stream, lowest bits first, as two's complement:
+
+    byte      |       0       |        INT4: code 0 is bits 0-3, code 1 bits 4-7
+    bit       |0 1 2 3 4 5 6 7|        INT2: code 0 is bits 0-1 .. code 3 bits 6-7
+    stored    k - 2^(n-1) mod 2^n, that is k with its top bit flipped; unused bits are 0
+
+**codes** is an int32 tensor in the op's layout: RESHAPE(STRIDED_SLICE(stream, [first], [last], [1])) of the
+stream of all codes of that width in the file (bit layout: unpack.py). **factors** is a float32 constant of
+2^n values shared by all weights of a width: code k stands for k (linear), k - 2^(n-1) (symmetric) or 2 k - 1
+(symmetric at 1 bit). scale and z have the rank of the weight, with C on the channel axis and 1 elsewhere. Their
+products are exact in float32. A [C, 2^n] table is a constant [1, .., C, 2^n], the 1s for the axes before the
+channel's; where such an axis is longer TILE repeats it, so that GATHER can take all of them as batch dims.
+
+All but SUB and MUL is computed once, when tensors are allocated. These two are float, so the XNNPACK
+delegate claims them and computes them at every inference; they are the last ops of a weight and stand
+before the network, and so are one delegated block: 2 % of the fixture's latency (measured, one thread).
+An integer form of them has no kernel that folds; DEQUANTIZE(GATHER(int8)) with per-channel parameters is not
+folded either, is slower, and takes 12 bytes a channel.
+
+What else the file holds (biases ...) is float32, or under scheme fp16 DEQUANTIZE(FLOAT16 constant).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobconv.backends import placement
+from mobconv.backends.placement import Placement
+from mobconv.backends.tflite.convert import MAP, TEMPLATE
+from mobconv.backends.tflite.graph import Graph
+from mobconv.backends.tflite.unpack import Unpacker
+from mobconv.errors import BackendError, OutputError
+from mobconv.quantize.packing import pack
+from mobconv.quantize.weights import FloatWeight, QuantizedWeight, Weight
+from mobconv.schemes import Scheme
+
+# width -> (TensorType, version of DEQUANTIZE that reads it per channel)
+NATIVE = {8: ("INT8", 5), 4: ("INT4", 6), 2: ("INT2", 6)}
+_FP16_VERSION = 3  # of DEQUANTIZE
+_BATCH_DIMS_VERSION = 5  # of GATHER
+
+
+def is_native(weight: QuantizedWeight) -> bool:
+    """Whether TFLite has a type that holds these codes, scales and zero points."""
+    return weight.table is None and weight.bits in NATIVE
+
+
+def encode(template: Path, weights: Mapping[str, Weight], scheme: Scheme, path: Path) -> int:
+    """Write `path`, whole or not at all; returns the bytes of its quantized weights.
+
+    template: the folder that `convert` filled. Under fp32 and fp16 all weights count as quantized,
+    otherwise those that a rule left float do not. Raises BackendError for a weight that is missing or
+    does not fit its place, OutputError when the file cannot be written.
+    """
+    places, extra = placement.load(template / MAP)
+    missing = [name for name in places if name not in weights]
+    if missing:
+        raise BackendError(f"no weights were given for {', '.join(missing)}")
+    graph = Graph((template / TEMPLATE).read_bytes())
+    if scheme.mode is None and scheme.bits == 16:
+        _halve_floats(graph, [int(key) for key in extra["floats"]])
+    counted = 0  # elements that stand as float32 in the template and shall count as nothing
+    quantized: list[tuple[QuantizedWeight, Placement]] = []
+    halves: list[tuple[FloatWeight, Placement]] = []
+    for name, found in places.items():
+        weight = weights[name]
+        for place in found:
+            if scheme.mode is None or isinstance(weight, QuantizedWeight):
+                counted += int(np.prod(place.shape))
+            if isinstance(weight, QuantizedWeight):
+                quantized.append((weight, place))
+            else:
+                graph.set_constant(int(place.key), place.place(weight.values))
+                if weight.bits == 16:
+                    halves.append((weight, place))
+    rest = len(graph.to_bytes()) - 4 * counted
+    for half, place in halves:
+        _store_half(graph, int(place.key), place.place(half.values))
+    _store_codes(graph, quantized)
+    data = graph.to_bytes()
+    _write(path, data)
+    return len(data) - rest
+
+
+def _halve_floats(graph: Graph, keys: list[int]) -> None:
+    """Biases as float16, but for those that overflow there."""
+    constants = dict(graph.constants())
+    for key in keys:
+        if np.abs(constants[key]).max(initial=0.0) <= np.finfo(np.float16).max:
+            _store_half(graph, key, constants[key])
+
+
+def _store_half(graph: Graph, key: int, values: NDArray[np.float32]) -> None:
+    constant = graph.constant(values.astype(np.float16))
+    graph.replace(key, graph.op("DEQUANTIZE", (constant,), values.shape, "FLOAT32", _FP16_VERSION))
+
+
+def _store_codes(graph: Graph, quantized: list[tuple[QuantizedWeight, Placement]]) -> None:
+    """Native constants one by one; what TFLite has no type for goes to one stream a width."""
+    unpacker = Unpacker(graph)
+    packed = [(weight, place) for weight, place in quantized if not is_native(weight)]
+    streams: dict[int, int] = {}
+    for bits in sorted({weight.bits for weight, _ in packed}):
+        codes = [place.place(weight.codes).reshape(-1) for weight, place in packed if weight.bits == bits]
+        streams[bits] = unpacker.stream(np.concatenate(codes), bits)
+    first = dict.fromkeys(streams, 0)
+    for weight, place in quantized:
+        axis = _channel_axis(weight, place)
+        if is_native(weight):
+            decoded = _native(graph, weight, place, axis)
+        else:
+            taken = unpacker.take(streams[weight.bits], first[weight.bits], place.shape)
+            first[weight.bits] += weight.codes.size
+            decoded = _from_table(graph, weight, taken, place.shape, axis)
+        graph.replace(int(place.key), decoded)
+
+
+def _channel_axis(weight: QuantizedWeight, place: Placement) -> int:
+    """The axis of the constant that groups run along; 0 where there is one group."""
+    if weight.axis is None:
+        return 0
+    if place.axis is None or place.shape[place.axis] != weight.groups:
+        raise BackendError(
+            f"{weight.name}: its {weight.groups} channels have no axis of their own in the converted network, whose "
+            f"constant is {list(place.shape)}; quantize it per tensor, or keep it float by a rule in the recipe"
+        )
+    return place.axis
+
+
+def _native(graph: Graph, weight: QuantizedWeight, place: Placement, axis: int) -> int:
+    assert weight.scale is not None
+    type_name, version = NATIVE[weight.bits]
+    half = 2 ** (weight.bits - 1)
+    zero = np.full(weight.groups, half, np.int64) if weight.zero_point is None else weight.zero_point.astype(np.int64)
+    # subtracting half is flipping the top bit, modulo 2^bits
+    stored = pack(place.place(weight.codes) ^ np.uint8(half), weight.bits)
+    constant = graph.constant(stored, type_name, place.shape, (weight.scale, zero - half, axis))
+    return graph.op("DEQUANTIZE", (constant,), place.shape, "FLOAT32", version)
+
+
+def _from_table(graph: Graph, weight: QuantizedWeight, codes: int, shape: tuple[int, ...], axis: int) -> int:
+    """The float32 tensor of a weight from its int32 codes."""
+    if weight.table is not None:
+        if weight.axis is None:
+            return graph.op("GATHER", (graph.constant(weight.table[0]), codes), shape, "FLOAT32")
+        before = shape[:axis]
+        table = graph.constant(weight.table, shape=(*[1] * axis, *weight.table.shape))
+        if np.prod(before, dtype=int) > 1:
+            multiples = graph.constant(np.array([*before, 1, 1], np.int32))
+            table = graph.op("TILE", (table, multiples), (*before, *weight.table.shape), "FLOAT32")
+        batch = {"axis": axis + 1, "batchDims": axis + 1}
+        return graph.op("GATHER", (table, codes), shape, "FLOAT32", _BATCH_DIMS_VERSION, **batch)
+    assert weight.scale is not None
+    side = tuple(weight.groups if i == axis else 1 for i in range(len(shape)))
+    if weight.zero_point is None:
+        factors = graph.constant(weight.factors()[0].astype(np.float32))
+        values = graph.op("GATHER", (factors, codes), shape, "FLOAT32")
+    else:
+        factors = graph.constant(np.arange(2**weight.bits, dtype=np.float32))
+        values = graph.op("GATHER", (factors, codes), shape, "FLOAT32")
+        zero = graph.constant(weight.zero_point.astype(np.float32), shape=side)
+        values = graph.op("SUB", (values, zero), shape, "FLOAT32")
+    return graph.op("MUL", (values, graph.constant(weight.scale, shape=side)), shape, "FLOAT32")
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Beside its place first, then renamed: a reader never sees half a file."""
+    partial = path.with_suffix(path.suffix + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(data)
+        partial.replace(path)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror}") from error
+    finally:
+        partial.unlink(missing_ok=True)

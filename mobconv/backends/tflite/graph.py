@@ -1,0 +1,232 @@
+"""A TFLite flatbuffer as objects: constants added once, ops put before the network, bytes written compactly.
+
+What the rest of the backend asks of a file, and no more: read it, walk its constants, add constants
+and ops that compute weights, let the network read these in place of its own, write it. Small networks
+have many small tensors, so every byte of bookkeeping counts: equal constants share one tensor, equal
+ops one op code, and only the tensors at the edge keep a name (a name is optional in the format).
+
+Source of the format: schema.fbs of LiteRT (tflite/converter/schema/schema.fbs), read and written
+through the classes that ai-edge-litert generates from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobconv.errors import BackendError
+
+# the numpy type of a constant's bytes -> its name in the schema's TensorType
+_TYPES = {
+    "float32": "FLOAT32",
+    "float16": "FLOAT16",
+    "int8": "INT8",
+    "int16": "INT16",
+    "int32": "INT32",
+    "int64": "INT64",
+}
+
+# op -> the class of its options, for the ops that mobconv writes
+_OPTIONS = {
+    "CONCATENATION": "ConcatenationOptions",
+    "DEQUANTIZE": "DequantizeOptions",
+    "GATHER": "GatherOptions",
+    "MUL": "MulOptions",
+    "RANGE": "RangeOptions",
+    "RESHAPE": "ReshapeOptions",
+    "STRIDED_SLICE": "StridedSliceOptions",
+    "SUB": "SubOptions",
+    "TILE": "TileOptions",
+}
+
+
+class Graph:
+    """The first subgraph of a TFLite model, editable.
+
+    data: the bytes of a .tflite file. Raises BackendError for a model of several subgraphs
+    (control flow), whose weights may be read where this class does not look.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        from ai_edge_litert import schema_py_generated as schema
+        from ai_edge_litert.tools import flatbuffer_utils
+
+        self._schema = schema
+        self.model = flatbuffer_utils.read_model_from_bytearray(bytearray(data))
+        if len(self.model.subgraphs) != 1:
+            raise BackendError(
+                f"the converted network has {len(self.model.subgraphs)} subgraphs (control flow such as loops or "
+                "branches); mobconv encodes networks of one"
+            )
+        self._graph = self.model.subgraphs[0]
+        self._decoders: list[Any] = []  # ops that run before the network
+        self._constants: dict[tuple[Any, ...], int] = {}
+        self._codes: dict[tuple[int, int], int] = {}
+
+    def constants(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """(tensor index, values) of every float32 constant."""
+        for index, tensor in enumerate(self._graph.tensors):
+            data = self.model.buffers[tensor.buffer].data
+            if data is None or tensor.type != self._schema.TensorType.FLOAT32:
+                continue
+            shape = [] if tensor.shape is None else list(tensor.shape)
+            yield index, np.frombuffer(bytes(data), np.float32).reshape(shape)
+
+    def set_constant(self, index: int, values: NDArray[np.float32]) -> None:
+        """Put other values of the same shape and type in a constant."""
+        self.model.buffers[self._graph.tensors[index].buffer].data = _bytes(values)
+
+    def constant(
+        self,
+        values: NDArray[Any],
+        type_name: str = "",
+        shape: Sequence[int] | None = None,
+        quantization: tuple[NDArray[np.float32], NDArray[np.int64], int] | None = None,
+    ) -> int:
+        """A constant tensor; equal ones are one tensor.
+
+        values        what the buffer holds, little-endian
+        type_name     its TensorType, by default that of the values; INT4 and INT2 come packed, as uint8
+        shape         by default that of the values
+        quantization  scales (groups,), zero points (groups,), and the axis that groups run along
+        """
+        type_name = type_name or _TYPES[values.dtype.name]
+        shape = tuple(values.shape if shape is None else shape)
+        data = _bytes(values)
+        extra = quantization and (quantization[0].tobytes(), quantization[1].tobytes(), quantization[2])
+        key = (type_name, shape, data.tobytes(), extra)
+        if key not in self._constants:
+            buffer = self._schema.BufferT()
+            buffer.data = data
+            self.model.buffers.append(buffer)
+            index = self._tensor(type_name, shape, len(self.model.buffers) - 1)
+            if quantization is not None:
+                self._graph.tensors[index].quantization = self._quantization(*quantization)
+            self._constants[key] = index
+        return self._constants[key]
+
+    def op(
+        self, code: str, inputs: Sequence[int], shape: Sequence[int], type_name: str, version: int = 1, **options: Any
+    ) -> int:
+        """An op that runs before the network; returns its output tensor. options: as the schema names them."""
+        operator = self._schema.OperatorT()
+        operator.opcodeIndex = self._op_code(code, version)
+        operator.inputs = list(inputs)
+        output = self._tensor(type_name, tuple(shape), 0)
+        operator.outputs = [output]
+        name = _OPTIONS[code]
+        operator.builtinOptionsType = getattr(self._schema.BuiltinOptions, name)
+        operator.builtinOptions = getattr(self._schema, name + "T")()
+        for option, value in options.items():
+            setattr(operator.builtinOptions, option, value)
+        self._decoders.append(operator)
+        return output
+
+    def replace(self, old: int, new: int) -> None:
+        """Whatever reads tensor `old` in the network reads `new`; what nothing reads is left out of the file."""
+        for operator in self._graph.operators:
+            operator.inputs = [new if index == old else index for index in operator.inputs]
+        self._graph.outputs = [new if index == old else index for index in self._graph.outputs]
+
+    def strip(self, inputs: dict[str, str], outputs: dict[str, str]) -> None:
+        """Rename the edges and drop what nobody reads: metadata, description, names of inner tensors.
+
+        inputs, outputs: the converter's name in the signature -> ours. The converter's metadata goes
+        too: its `min_runtime_version` is that of the float network, not of what is encoded from it.
+        """
+        self.model.metadata = None
+        self.model.metadataBuffer = None
+        self.model.description = None
+        for tensor in self._graph.tensors:
+            tensor.name = None
+        for signature in self.model.signatureDefs or []:
+            for entries, names in ((signature.inputs, inputs), (signature.outputs, outputs)):
+                for entry in entries:
+                    entry.name = names[entry.name.decode()].encode()
+                    self._graph.tensors[entry.tensorIndex].name = entry.name
+
+    def to_bytes(self) -> bytes:
+        """The file. The same edits always give the same bytes. The graph can be edited further."""
+        from ai_edge_litert.tools import flatbuffer_utils
+
+        graph, model = self._graph, self.model
+        kept = graph.operators, graph.tensors, model.buffers, graph.inputs, graph.outputs
+        ties = [(entry, entry.tensorIndex) for entry in self._signature_entries()]
+        graph.operators = [_copied(operator) for operator in [*self._decoders, *graph.operators]]
+        try:
+            self._drop_unused()
+            return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+        finally:
+            graph.operators, graph.tensors, model.buffers, graph.inputs, graph.outputs = kept
+            for entry, index in ties:
+                entry.tensorIndex = index
+
+    def _signature_entries(self) -> list[Any]:
+        return [
+            entry for sig in self.model.signatureDefs or [] for entry in [*(sig.inputs or []), *(sig.outputs or [])]
+        ]
+
+    def _drop_unused(self) -> None:
+        """Renumber tensors and buffers that something still reads, in the order they stand."""
+        graph, model = self._graph, self.model
+        used = {*graph.inputs, *graph.outputs}
+        for operator in graph.operators:
+            used.update(operator.inputs, operator.outputs)
+        tensors = {old: new for new, old in enumerate(i for i in range(len(graph.tensors)) if i in used)}
+        tensors[-1] = -1  # an optional input that is not there
+        graph.tensors = [_copied(graph.tensors[old]) for old in tensors if old >= 0]
+        for operator in graph.operators:
+            operator.inputs = [tensors[i] for i in operator.inputs]
+            operator.outputs = [tensors[i] for i in operator.outputs]
+        graph.inputs = [tensors[i] for i in graph.inputs]
+        graph.outputs = [tensors[i] for i in graph.outputs]
+        for entry in self._signature_entries():
+            entry.tensorIndex = tensors[entry.tensorIndex]
+        # buffer 0 is, by the format's rule, the empty one of tensors that are computed
+        buffers = {0: 0}
+        for tensor in graph.tensors:
+            if model.buffers[tensor.buffer].data is None:
+                tensor.buffer = 0
+            tensor.buffer = buffers.setdefault(tensor.buffer, len(buffers))
+        model.buffers = [model.buffers[old] for old in buffers]
+
+    def _tensor(self, type_name: str, shape: tuple[int, ...], buffer: int) -> int:
+        tensor = self._schema.TensorT()
+        tensor.type = getattr(self._schema.TensorType, type_name)
+        tensor.shape = [int(length) for length in shape]
+        tensor.buffer = buffer
+        self._graph.tensors.append(tensor)
+        return len(self._graph.tensors) - 1
+
+    def _quantization(self, scale: NDArray[np.float32], zero_point: NDArray[np.int64], axis: int) -> Any:
+        parameters = self._schema.QuantizationParametersT()
+        parameters.scale = scale
+        parameters.zeroPoint = zero_point
+        parameters.quantizedDimension = axis
+        return parameters
+
+    def _op_code(self, code: str, version: int) -> int:
+        number = getattr(self._schema.BuiltinOperator, code)
+        if (number, version) not in self._codes:
+            entry = self._schema.OperatorCodeT()
+            entry.builtinCode = number
+            entry.deprecatedBuiltinCode = min(number, 127)  # the one-byte field of old readers
+            entry.version = version
+            self.model.operatorCodes.append(entry)
+            self._codes[number, version] = len(self.model.operatorCodes) - 1
+        return self._codes[number, version]
+
+
+def _copied(table: Any) -> Any:
+    """A shallow copy of a schema object: its fields can be renumbered without changing the original."""
+    twin = type(table)()
+    twin.__dict__.update(table.__dict__)
+    return twin
+
+
+def _bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
+    little = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
+    return np.frombuffer(little.tobytes(), np.uint8)

@@ -1,0 +1,49 @@
+"""Keeps the vendors' chatter off the terminal, without losing what an error had to say.
+
+litert-torch prints progress, the converter and the interpreter log from C++ straight to file
+descriptor 2, and torch warns of its own internals. None of it is for the user of mobconv. Errors are
+exceptions and pass through; what was printed before one is its `printed` note.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+import threading
+import warnings
+from collections.abc import Iterator
+
+# descriptors belong to the whole process: one silence at a time
+_LOCK = threading.RLock()
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Send file descriptors 1 and 2, and Python warnings, to a scratch file.
+
+    An exception gets the last line that was printed as a note (PEP 678), since TFLite often says
+    there which op it stumbled on.
+    """
+    with _LOCK, tempfile.TemporaryFile() as scratch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        sys.stdout.flush()
+        sys.stderr.flush()
+        saved = [(target, os.dup(target)) for target in (1, 2)]
+        try:
+            for target, _ in saved:
+                os.dup2(scratch.fileno(), target)
+            yield
+        except Exception as error:
+            scratch.seek(0)
+            lines = scratch.read().decode(errors="replace").strip().splitlines()
+            if lines:
+                error.add_note(lines[-1].strip())
+            raise
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for target, copy in saved:
+                os.dup2(copy, target)
+                os.close(copy)

@@ -1,0 +1,181 @@
+"""A .tflite file from disk, run by the stock LiteRT interpreter (XNNPACK included, as it comes)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobconv.backends.base import TensorSpec
+from mobconv.backends.tflite.quiet import quiet
+from mobconv.errors import InputError
+
+# Examples an invocation, where the graph takes more than it declares. With one thread an invocation an
+# example is faster (its activations stay in the cache), with several the threads wait for each other at
+# the end of every op, which costs more than a small op itself: 18 ms against 2 an image on a busy machine.
+_BATCH = 32
+
+
+class TFLiteRunner:
+    """Satisfies `Runner`. Raises InputError for a file that is not TFLite or that the runtime refuses."""
+
+    verified = "runtime"
+
+    def __init__(self, path: Path, threads: int) -> None:
+        self._path = path
+        self._data = _checked(path)
+        self._threads = threads
+        self._declared = self._interpreter()
+        edges = _edge_names(self._data)
+        self._inputs = [(self._spec(detail, edges), detail["index"]) for detail in self._declared.get_input_details()]
+        self._outputs = [(self._spec(detail, edges), detail["index"]) for detail in self._declared.get_output_details()]
+        self._batched: Any = None  # an interpreter resized to _BATCH; None: not tried yet, False: cannot
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return tuple(spec for spec, _ in self._inputs)
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return tuple(spec for spec, _ in self._outputs)
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Named inputs (N, ...) -> named outputs (N, ...), for any N >= 1.
+
+        Raises InputError for missing or unknown names and for shapes that the file does not take.
+        """
+        count = self._check(feeds)
+        step = self._inputs[0][0].shape[0] if self._inputs[0][0].shape else 1
+        interpreter = self._declared
+        if self._threads > 1 and step == 1 and count >= _BATCH and self._can_batch(feeds):
+            interpreter, step = self._batched, _BATCH
+        if count == step:
+            return self._invoke(interpreter, feeds)
+        pieces = []
+        for start in range(0, count, step):
+            piece = {name: value[start : start + step] for name, value in feeds.items()}
+            short = step - min(step, count - start)
+            if short:  # the last piece is filled up with its own last example
+                piece = {name: np.concatenate([v, np.repeat(v[-1:], short, axis=0)]) for name, v in piece.items()}
+            found = self._invoke(interpreter, piece)
+            pieces.append({name: value[: step - short] for name, value in found.items()})
+        return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+    def close(self) -> None:
+        """Free the interpreters. Running afterwards is an error of the caller."""
+        self._declared = self._batched = None
+
+    def _interpreter(self, batch: int | None = None) -> Any:
+        from ai_edge_litert.interpreter import Interpreter
+
+        try:
+            with quiet():
+                interpreter = Interpreter(model_content=self._data, num_threads=self._threads or None)
+                if batch is not None:
+                    for spec, index in self._inputs:
+                        interpreter.resize_tensor_input(index, [batch, *spec.shape[1:]])
+                interpreter.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            notes = " ".join([str(error).splitlines()[0], *getattr(error, "__notes__", [])])
+            raise InputError(f"{self._path}: the TFLite runtime does not take this file: {notes}") from error
+        return interpreter
+
+    def _can_batch(self, feeds: Mapping[str, NDArray[Any]]) -> bool:
+        """Whether the graph, resized, gives what it gives for single examples. Tried once, on real ones."""
+        if self._batched is None:
+            self._batched = False
+            piece = {name: value[:_BATCH] for name, value in feeds.items()}
+            try:
+                resized = self._interpreter(_BATCH)
+                together = self._invoke(resized, piece)
+            except (InputError, ValueError, RuntimeError):  # a batch of one is built into the graph
+                return False
+            for i in (0, 1, _BATCH - 1):
+                alone = self._invoke(self._declared, {name: value[i : i + 1] for name, value in piece.items()})
+                if not all(_same(alone[name], together[name], i) for name in alone):
+                    return False
+            self._batched = resized
+        return self._batched is not False
+
+    def _invoke(self, interpreter: Any, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        for spec, index in self._inputs:
+            interpreter.set_tensor(index, np.ascontiguousarray(feeds[spec.name], spec.dtype))
+        interpreter.invoke()
+        return {spec.name: interpreter.get_tensor(index) for spec, index in self._outputs}
+
+    def _check(self, feeds: Mapping[str, NDArray[Any]]) -> int:
+        if set(feeds) != {spec.name for spec in self.inputs}:
+            wanted = ", ".join(spec.name for spec in self.inputs)
+            raise InputError(f"{self._path} takes {wanted}, and was given {', '.join(feeds) or 'nothing'}")
+        counts = set()
+        for spec in self.inputs:
+            shape = feeds[spec.name].shape
+            if len(shape) != len(spec.shape) or shape[1:] != spec.shape[1:] or not shape or shape[0] == 0:
+                raise InputError(
+                    f"{self._path}: {spec.name} is {list(spec.shape)} in the file, {list(shape)} was given"
+                )
+            counts.add(shape[0])
+        if len(counts) != 1:
+            raise InputError(f"{self._path}: its inputs were given different batches: {sorted(counts)}")
+        return int(counts.pop())
+
+    @staticmethod
+    def _spec(detail: Mapping[str, Any], edges: Mapping[int, str]) -> TensorSpec:
+        shape = tuple(int(length) for length in detail["shape"])
+        return TensorSpec(edges.get(detail["index"], detail["name"]), shape, np.dtype(detail["dtype"]).name)
+
+
+def _same(alone: NDArray[Any], together: NDArray[Any], i: int) -> bool:
+    if together.shape != (_BATCH, *alone.shape[1:]):
+        return False
+    # kernels may add in another order: a few units in the last place, as between two runtimes
+    return bool(np.abs(alone[0] - together[i]).max(initial=0.0) <= 1e-5 * np.abs(alone[0]).max(initial=0.0))
+
+
+def _checked(path: Path) -> bytes:
+    """The bytes of the file, if they are a TFLite flatbuffer whose every offset stays inside."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    if len(data) < 8 or data[4:8] != b"TFL3":
+        what = "is empty" if not data else "is no TFLite file (its identifier TFL3 is missing)"
+        raise InputError(f"{path} {what}")
+    try:
+        _model(data)
+    except Exception as error:  # whatever a reader of bytes meets in bytes that are not what it expects
+        raise InputError(f"{path} is damaged or cut short: its tables point outside the file") from error
+    return data
+
+
+def _model(data: bytes) -> Any:
+    """The flatbuffer as objects. Reading them all is what the runtime, which trusts offsets, does not do."""
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(data))
+    for graph in model.subgraphs:
+        count = len(graph.tensors)
+        touched = [*graph.inputs, *graph.outputs]
+        for operator in graph.operators:
+            touched += [*operator.inputs, *operator.outputs]
+            if not 0 <= operator.opcodeIndex < len(model.operatorCodes):
+                raise ValueError("an op without op code")
+        if any(not -1 <= index < count for index in touched):
+            raise ValueError("an op that reads a tensor that is not there")
+        if any(not 0 <= tensor.buffer < len(model.buffers) for tensor in graph.tensors):
+            raise ValueError("a tensor whose buffer is not there")
+    if not model.subgraphs:
+        raise ValueError("no subgraph")
+    return model
+
+
+def _edge_names(data: bytes) -> dict[int, str]:
+    """Tensor number -> name in the signature, for files that have one signature."""
+    signatures = _model(data).signatureDefs or []
+    if len(signatures) != 1:
+        return {}
+    entries = [*(signatures[0].inputs or []), *(signatures[0].outputs or [])]
+    return {entry.tensorIndex: entry.name.decode() for entry in entries}
