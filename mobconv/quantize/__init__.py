@@ -1,0 +1,62 @@
+"""The quantizer: decides codes and parameters once, in numpy, for every backend alike."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mobconv.quantize import kmeans, linear, symmetric
+from mobconv.quantize.scales import fits_fp16, round_to
+from mobconv.quantize.weights import Floats, FloatWeight, QuantizedWeight, Weight
+from mobconv.schemes import Granularity, Mode, Scheme
+
+
+def quantize(name: str, values: Floats, axis: int, scheme: Scheme) -> Weight:
+    """Quantize one parameter.
+
+    values: float32, any shape; axis: its output-channel axis. Under fp32 and fp16 the result is a
+    FloatWeight (fp16: rounded to it). Scales and tables are rounded to fp16 before codes are chosen;
+    where one would be subnormal or overflow in fp16, all of the tensor's stay fp32, and `fp16` says so.
+    """
+    values = np.ascontiguousarray(values, np.float32)
+    if scheme.mode is None:
+        if scheme.bits == 16:
+            return FloatWeight(name, round_to(values, fp16=True), 16)
+        return FloatWeight(name, values, 32)
+    found = _fit(name, values, axis, scheme, fp16=True)
+    if not found.fp16:
+        found = _fit(name, values, axis, scheme, fp16=False)
+    return found
+
+
+def _fit(name: str, values: Floats, axis: int, scheme: Scheme, fp16: bool) -> QuantizedWeight:
+    assert scheme.mode is not None
+    per_channel = scheme.granularity is Granularity.CHANNEL
+    moved = np.moveaxis(values, axis, 0) if per_channel else values
+    grouped = np.ascontiguousarray(moved.reshape(values.shape[axis] if per_channel else 1, -1))
+    scale = zero_point = table = None
+    if scheme.mode is Mode.KMEANS:
+        codes, table = kmeans.fit(grouped, scheme.bits, fp16)
+    elif scheme.mode is Mode.SYMMETRIC:
+        codes, scale = symmetric.fit(grouped, scheme.bits, scheme.algorithm, fp16)
+    elif scheme.bits == 1:
+        codes, table = linear.fit_one_bit(grouped, scheme.algorithm, fp16)
+    else:
+        codes, scale, zero_point = linear.fit(grouped, scheme.bits, scheme.algorithm, fp16)
+    shaped = codes.reshape(moved.shape)
+    codes = np.ascontiguousarray(np.moveaxis(shaped, 0, axis) if per_channel else shaped)
+    parameters = table if table is not None else scale
+    assert parameters is not None
+    return QuantizedWeight(
+        name,
+        scheme.bits,
+        scheme.mode,
+        axis if per_channel else None,
+        codes,
+        scale,
+        zero_point,
+        table,
+        fp16 and fits_fp16(parameters),
+    )
+
+
+__all__ = ["FloatWeight", "QuantizedWeight", "Weight", "quantize"]

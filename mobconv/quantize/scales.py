@@ -1,0 +1,104 @@
+"""What linear and symmetric share: rounding of parameters, and the search grid for scales.
+
+Squared error as a function of the scale is a row of basins, one each time a weight changes its
+code; neighbouring basins are about 1 / (largest factor) of the scale apart. A grid a few times finer
+than that finds the best basins, least squares inside a basin (fixed codes) finds its bottom, and a
+look at the next few fp16 numbers accounts for rounding.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Grouped = NDArray[np.float32]  # (groups, weights per group)
+
+FP16_SMALLEST_NORMAL = 2.0**-14
+FP16_LARGEST = 65504.0
+
+
+def round_to(values: NDArray[np.floating], fp16: bool) -> Floats:
+    """Parameters as the files hold them: the nearest fp16 number, or the nearest fp32 one."""
+    if not fp16:
+        return values.astype(np.float32)
+    with np.errstate(over="ignore"):
+        return values.astype(np.float16).astype(np.float32)
+
+
+def fits_fp16(values: Floats) -> bool:
+    """Whether every value is zero or a normal, finite fp16 number's magnitude."""
+    size = np.abs(values[values != 0])
+    return bool(size.size == 0 or (size.min() >= FP16_SMALLEST_NORMAL and size.max() <= FP16_LARGEST))
+
+
+def ratios(largest: int, short: bool) -> NDArray[np.float64]:
+    """Scales to try, relative to that of min/max, for factors up to `largest` on either side.
+
+    A few for each basin. Short groups have ragged basins, and luck may favour a wider scale.
+    """
+    lowest = max(0.2, 1 - 3 / (largest + 2)) - (0.05 if short else 0)
+    highest = 1.6 if short else 1.25
+    each = 6 if short else 5
+    count = int(np.clip(np.ceil((highest - lowest) * largest * each), 64, 480 if short else 240))
+    return np.geomspace(lowest, highest, count)
+
+
+def is_short(weights: Grouped) -> bool:
+    """Whether groups are so short (a depthwise filter, a narrow layer) that a finer search pays."""
+    return weights.shape[1] <= 64
+
+
+def neighbours(scale: Floats, fp16: bool) -> list[Floats]:
+    """The scale and the representable numbers on both sides of it (in fp16; in fp32 itself alone)."""
+    if not fp16:
+        return [scale]
+    half = scale.astype(np.float16)
+    return [
+        scale,
+        np.nextafter(half, np.float16(0)).astype(np.float32),
+        np.nextafter(half, np.float16(np.inf)).astype(np.float32),
+    ]
+
+
+def squared_error(weights: Grouped, scale: Floats, factors: Grouped) -> NDArray[np.float64]:
+    """Sum over each group of (w - scale * factor)^2, float64 (groups,)."""
+    difference = weights - scale[:, None] * factors
+    error: NDArray[np.float64] = np.einsum("gk,gk->g", difference, difference, dtype=np.float64)
+    return error
+
+
+def least_squares(weights: Grouped, factors: Grouped, otherwise: Floats, fp16: bool) -> Floats:
+    """The scale (groups,) that fits fixed factors best; `otherwise` where all factors are zero."""
+    above = np.einsum("gk,gk->g", weights, factors, dtype=np.float64)
+    below = np.einsum("gk,gk->g", factors, factors, dtype=np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        fitted = round_to(above / below, fp16)
+    usable = (below > 0) & (fitted > 0) & np.isfinite(fitted)
+    return np.where(usable, fitted, otherwise).astype(np.float32)
+
+
+class Best:
+    """The best few (error, scale, zero point) of each group seen so far, distinct scales, best first."""
+
+    def __init__(self, groups: int, kept: int) -> None:
+        self.error = np.full((kept, groups), np.inf)
+        self.scale = np.ones((kept, groups), np.float32)
+        self.zero_point = np.zeros((kept, groups), np.float32)
+
+    def offer(self, error: NDArray[np.float64], scale: Floats, zero_point: Floats | None = None) -> None:
+        """Take in one candidate of each group. The first of equals stays, so results do not wander."""
+        if not (error < self.error[-1]).any():
+            return
+        new = [error, scale, np.zeros_like(scale) if zero_point is None else zero_point]
+        held = (self.error, self.scale, self.zero_point)
+        for rank in range(len(self.error)):
+            same = (new[1] == self.scale[rank]) & (new[2] == self.zero_point[rank])
+            new[0] = np.where(same, np.inf, new[0])
+            better = new[0] < self.error[rank]
+            if not better.any():
+                continue
+            for position, array in enumerate(held):
+                pushed = np.where(better, array[rank], new[position])
+                array[rank] = np.where(better, new[position], array[rank])
+                new[position] = pushed
