@@ -1,0 +1,71 @@
+"""Template and weights -> .mlpackage, and what the weights take in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from mobconv.backends import placement
+from mobconv.backends.base import Encoded
+from mobconv.backends.coreml import package, support
+from mobconv.backends.coreml.convert import TARGETS
+from mobconv.backends.coreml.forms import native_ios16
+from mobconv.backends.coreml.rewrite import build, held_count
+from mobconv.errors import BackendError, CellError
+from mobconv.quantize.weights import FloatWeight, QuantizedWeight, Weight
+from mobconv.schemes import Cell
+
+
+def encode(template: Path, weights: Mapping[str, Weight], cell: Cell, path: Path) -> Encoded:
+    """Write the artifact of a cell. weight_bytes is the package less what it would be without the
+    quantized weights (for the float schemes: without all quantizable weights).
+
+    Raises BackendError for a weight that cannot be placed or held, OutputError when nothing can be written.
+    """
+    declared = support.support(cell)
+    if declared.stored_bits is None:
+        raise BackendError(f"{cell}: {declared.reason}")
+    places, extra = placement.load(template / "map.json")
+    if extra["compute"] != cell.compute.value:
+        raise CellError(f"{cell}: the template in {template} computes in {extra['compute']}")
+    missing = sorted(set(places) ^ set(weights))
+    if missing:
+        raise BackendError(f"{cell}: the template and the weights do not agree on {', '.join(missing)}")
+    targets = extra["targets"]
+    target = targets[0] if all(native_ios16(weight) for weight in weights.values()) else "iOS18"
+    source = package.read(template / f"{target}.mlpackage")
+    half = cell.scheme.mode is None and cell.scheme.bits == 16
+    floats = extra["floats"] if half else ()
+    files = build(source, places, weights, floats)
+    package.write(path, files)
+
+    size = sum(map(len, files.values()))
+    base = extra["base"][target]
+    if half:
+        # what the other parameters save is not the weights' doing: the base again, with those in fp16
+        whole: dict[str, Weight] = {n: FloatWeight(n, w.dequantize()) for n, w in weights.items()}
+        width = 2 if cell.compute.value == "fp16" else 4
+        base = sum(map(len, build(source, places, whole, floats).values())) - width * held_count(places)
+    if cell.scheme.mode is not None:
+        size -= _float_bytes(weights, places, cell)
+    oldest = max(targets[0], target, declared.requires if _any_quantized(weights) else "", key=_version)
+    return Encoded(size - base, replace(declared, requires=oldest))
+
+
+def _float_bytes(weights: Mapping[str, Weight], places: placement.Places, cell: Cell) -> int:
+    """Bytes of the weights that rules keep float."""
+    total = 0
+    for name, weight in weights.items():
+        if isinstance(weight, FloatWeight):
+            width = 2 if cell.compute.value == "fp16" else weight.bits // 8
+            total += width * held_count(places, [name])
+    return total
+
+
+def _any_quantized(weights: Mapping[str, Weight]) -> bool:
+    return any(isinstance(weight, QuantizedWeight) for weight in weights.values())
+
+
+def _version(target: str) -> int:
+    return TARGETS.get(target, 0)

@@ -1,0 +1,265 @@
+"""How a weight is held in an ML Program: the operations that take the place of its float constant.
+
+Q is the shape of the constant, n the width, F the float type of the program (fp32 or fp16). G is the
+shape of the groups: all ones, with the number of channels at the channel axis for granularity channel.
+Codes are stored in the constant's layout, C order, as a bit stream with the least significant bit first.
+What is written in capitals is an operation; its output feeds the next, the last one has the name of the
+constant that it replaces. "iOS16" forms hold their parameters as attributes, "iOS18" ones as inputs.
+
+| mode, width            | operations                                                                    |
+|------------------------|-------------------------------------------------------------------------------|
+| fp32, or fp16 in fp16  | CONST of F                                                                    |
+| fp16 in an fp32 program| CONSTEXPR_CAST(source_val fp16, output_dtype "fp32")                          |
+| kmeans 8 6 4 2 1,      | iOS16 CONSTEXPR_LUT_TO_DENSE(indices uint8 bit stream, lut F [2^n], shape)    |
+|   tensor, iOS16 program|                                                                               |
+| kmeans 8 6 4 3 2 1     | iOS18 CONSTEXPR_LUT_TO_DENSE(indices uint<n> Q, lut F [G, 2^n, 1])            |
+| kmeans 7 5             | D = A[lo] * (1 - hi), O = B[lo] * -hi, w = 1 * (D - O): see `_split_table`    |
+| linear, symmetric at 1 | as kmeans, table {t0, t1} or {-scale, scale}                                  |
+| linear 8, iOS16        | CONSTEXPR_AFFINE_DEQUANTIZE(uint8 codes, uint8 zero_point, F scale, axis)     |
+| symmetric 8, iOS16     | the same with int8 codes minus 128, int8 zero_point 0                         |
+| linear 8 4             | CONSTEXPR_BLOCKWISE_SHIFT_SCALE(data uint<n> codes, scale F G, offset uint<n>)|
+| symmetric 8 4          | the same with data int<n>, codes minus 2^(n-1), and no offset                 |
+| linear 6 3 2           | LUT_TO_DENSE(indices uint<n>, lut uint8 0 .. 2^n-1),                          |
+|                        |   SHIFT_SCALE(data that, scale F G, offset uint8 G): the chain                |
+| symmetric 6 3 2        | the same with lut int8 -2^(n-1) .. 2^(n-1)-1 and no offset                    |
+| linear, symmetric 7 5  | codes = lo + 2^(n-1) * hi, then SHIFT_SCALE: see `_split_codes`               |
+
+In the two splits lo = code mod 2^(n-1) is stored as uint<n-1> (6 or 4 bits) and hi = code >> (n-1)
+as uint1, both of shape Q: code = lo + hi * 2^(n-1), n bits in all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobconv.backends.coreml import mil
+from mobconv.backends.coreml.weights_file import DTYPES, BlobWriter
+from mobconv.backends.placement import Placement
+from mobconv.errors import BackendError
+from mobconv.quantize import packing
+from mobconv.quantize.weights import FloatWeight, QuantizedWeight, Weight
+from mobconv.schemes import Mode
+
+# Constants of fewer elements stand in the program, as coremltools has it (a blob starts with 64 bytes).
+_FEW = 10
+# Scales, zero points and tables up to this many bytes stand in the program too. coremltools would put
+# them into weight.bin, where each takes 64 bytes of header, up to 63 of padding and 36 of reference.
+_INLINE_BYTES = 8192
+_FLOATS = {"FLOAT32": np.float32, "FLOAT16": np.float16}
+
+
+def native_ios16(weight: Weight) -> bool:
+    """Whether an iOS16 program holds this weight."""
+    if isinstance(weight, FloatWeight):
+        return True
+    if weight.mode is Mode.KMEANS or weight.bits == 1:
+        return weight.axis is None and weight.bits in (1, 2, 4, 6, 8)
+    return weight.bits == 8
+
+
+@dataclass
+class Encoder:
+    """Writes weights as operations.
+
+    floats: the program's float type; ios18: use the forms of iOS18; taken: names that are in use.
+    """
+
+    blobs: BlobWriter
+    floats: str
+    ios18: bool
+    taken: Collection[str] = ()
+    operations: list[Any] = field(default_factory=list)
+    _count: int = 0
+
+    def weight(self, weight: Weight, place: Placement) -> list[Any]:
+        """The operations that hold `weight` at `place`, the last of which is named place.key.
+
+        Raises BackendError for a weight whose parameters this program cannot hold exactly.
+        """
+        self.operations = []
+        if isinstance(weight, FloatWeight):
+            self.float_constant(place.key, place.place(weight.values), half=weight.bits == 16)
+        else:
+            self._check(weight, place)
+            self._quantized(weight, place)
+        return self.operations
+
+    def float_constant(self, name: str, values: NDArray[np.float32], half: bool) -> list[Any]:
+        """A float constant; half: fp16 on disk, whatever the program computes in."""
+        self.operations = []
+        if half and self.floats == "FLOAT32":
+            source = self._stored("FLOAT16", values.astype(np.float16))
+            self._add("constexpr_cast", name, values.shape, source_val=source, output_dtype=mil.string("fp32"))
+        else:
+            value = self._stored(self.floats, values.astype(_FLOATS[self.floats]))
+            self.operations.append(mil.operation("const", name, (self.floats, values.shape), attributes={"val": value}))
+        return self.operations
+
+    def _quantized(self, weight: QuantizedWeight, place: Placement) -> None:
+        name, codes = place.key, place.place(weight.codes)
+        if weight.table is not None or weight.bits == 1:
+            tables = weight.levels().astype(_FLOATS[self.floats])
+            grouped = _grouped(tables, place, weight.axis)
+            if weight.bits in (5, 7):
+                self._split_table(name, codes, weight.bits, grouped)
+            elif self.ios18:
+                self._lut(name, (self._stored(f"UINT{weight.bits}", codes), codes.shape), self.floats, grouped)
+            else:
+                self._lut_ios16(name, codes, weight.bits, tables[0])
+            return
+        assert weight.scale is not None
+        scale = weight.scale.astype(_FLOATS[self.floats])
+        if weight.bits == 8 and not self.ios18:
+            self._affine_ios16(name, codes, weight, scale, place)
+            return
+        scale = _grouped(scale, place, weight.axis)
+        zero = None if weight.zero_point is None else _grouped(weight.zero_point, place, weight.axis)
+        data: Any
+        if weight.bits in (5, 7):
+            data, zero = self._split_codes(codes, weight.bits, zero)
+        elif weight.bits in (4, 8):
+            data_type = f"INT{weight.bits}" if zero is None else f"UINT{weight.bits}"
+            signed = codes if zero is not None else (codes.astype(np.int16) - 2 ** (weight.bits - 1)).astype(np.int8)
+            data = self._stored(data_type, signed)
+            zero = None if zero is None else self._parameter(data_type, zero)
+        else:
+            first, table_type = (-(2 ** (weight.bits - 1)), "INT8") if zero is None else (0, "UINT8")
+            table = _table(range(first, first + 2**weight.bits), DTYPES[table_type].numpy, codes.ndim)
+            indices = (self._stored(f"UINT{weight.bits}", codes), codes.shape)
+            data = self._lut(self._name(), indices, table_type, table)
+            zero = None if zero is None else self._parameter("UINT8", zero)
+        self._shift_scale(name, codes.shape, data, self._parameter(self.floats, scale), zero)
+
+    def _split_codes(self, codes: NDArray[np.uint8], bits: int, zero: Any) -> tuple[str, Any]:
+        """5 and 7 bits: codes as floats, small integers and so exact, from lo and hi.
+
+        codes = {1, 1}[hi] * (lo - {0, -2^(n-1)}[hi]), symmetric ones less 2^(n-1) by the table {2^(n-1), 0}.
+        The ones are a table of hi since scale and offset must have one shape. Zero points follow as fp16
+        offsets of the last operation, whose data are floats here.
+        """
+        half = 2 ** (bits - 1)
+        low: Any = self._stored(f"UINT{bits - 1}", codes & np.uint8(half - 1))
+        high = (self._stored("UINT1", codes >> (bits - 1)), codes.shape)
+        if bits == 7:
+            # shift_scale takes 4 and 8 bits only: six are widened by the identity table
+            low = self._lut(self._name(), (low, codes.shape), "UINT8", _table(range(64), np.uint8, codes.ndim))
+        kind = _FLOATS[self.floats]
+        pair = [half, 0] if zero is None else [0, -half]
+        ones = self._lut(self._name(), high, self.floats, _table([1, 1], kind, codes.ndim))
+        offsets = self._lut(self._name(), high, self.floats, _table(pair, kind, codes.ndim))
+        data = self._shift_scale(self._name(), codes.shape, low, ones, offsets)
+        return data, None if zero is None else self._parameter("FLOAT16", zero.astype(np.float16))
+
+    def _split_table(self, name: str, codes: NDArray[np.uint8], bits: int, tables: NDArray[Any]) -> None:
+        """5 and 7 bits: A is the lower half of the table, B the upper.
+
+        D = A[lo] * {1, 0}[hi], O = B[lo] * {0, -1}[hi], w = {1, 1}[hi] * (D - O). One of D and O is
+        always zero and the factors are 0 and 1, so that no rounding takes place in any float type.
+        """
+        half, size = 2 ** (bits - 1), codes.shape
+        low = (self._stored(f"UINT{bits - 1}", codes & np.uint8(half - 1)), size)
+        high = (self._stored("UINT1", codes >> (bits - 1)), size)
+        lower, upper = (
+            self._lut(self._name(), low, self.floats, part) for part in (tables[..., :half, :], tables[..., half:, :])
+        )
+        keep, drop, ones = (
+            self._lut(self._name(), high, self.floats, _table(pair, tables.dtype, codes.ndim))
+            for pair in ([1, 0], [0, -1], [1, 1])
+        )
+        lower = self._shift_scale(self._name(), size, lower, keep, None)
+        upper = self._shift_scale(self._name(), size, upper, drop, None)
+        self._shift_scale(name, size, lower, ones, upper)
+
+    def _lut(self, name: str, indices: tuple[Any, tuple[int, ...]], dtype: str, table: NDArray[Any]) -> str:
+        """iOS18 constexpr_lut_to_dense. indices: their value and shape; dtype: of the table."""
+        lut = self._parameter(dtype, table)
+        return self._add("constexpr_lut_to_dense", name, indices[1], dtype, indices=indices[0], lut=lut)
+
+    def _lut_ios16(self, name: str, codes: NDArray[np.uint8], bits: int, table: NDArray[Any]) -> None:
+        self._add(
+            "constexpr_lut_to_dense",
+            name,
+            codes.shape,
+            indices=self._stored("UINT8", packing.pack(codes, bits)),
+            lut=self._parameter(self.floats, table),
+            shape=mil.immediate("UINT32", np.array(codes.shape, np.uint32)),
+        )
+
+    def _affine_ios16(
+        self, name: str, codes: NDArray[np.uint8], weight: QuantizedWeight, scale: NDArray[Any], place: Placement
+    ) -> None:
+        kind = "UINT8"
+        data: NDArray[Any] = codes
+        zero: NDArray[Any] = np.zeros(len(scale), np.int8) if weight.zero_point is None else weight.zero_point
+        if weight.zero_point is None:
+            kind, data = "INT8", (codes.astype(np.int16) - 128).astype(np.int8)
+        if weight.axis is None:
+            scale, zero = scale.reshape(()), zero.reshape(())
+        self._add(
+            "constexpr_affine_dequantize",
+            name,
+            codes.shape,
+            quantized_data=self._stored(kind, data),
+            zero_point=self._parameter(kind, zero),
+            scale=self._parameter(self.floats, scale),
+            axis=mil.immediate("INT32", np.array(place.axis or 0, np.int32)),
+        )
+
+    def _shift_scale(self, name: str, shape: tuple[int, ...], data: Any, scale: Any, offset: Any) -> str:
+        inputs = {"data": data, "scale": scale} | ({} if offset is None else {"offset": offset})
+        return self._add("constexpr_blockwise_shift_scale", name, shape, **inputs)
+
+    def _add(self, kind: str, name: str, size: tuple[int, ...], dtype: str | None = None, /, **values: Any) -> str:
+        """Append an operation, give its name; parameters are inputs from iOS18 on, attributes before."""
+        where = {"inputs": values} if self.ios18 else {"attributes": values}
+        self.operations.append(mil.operation(kind, name, (dtype or self.floats, size), **where))
+        return name
+
+    def _stored(self, dtype: str, values: NDArray[Any]) -> Any:
+        if values.size < _FEW:
+            return mil.immediate(dtype, values)
+        return mil.stored(dtype, values, self.blobs)
+
+    def _parameter(self, dtype: str, values: NDArray[Any]) -> Any:
+        if values.nbytes <= _INLINE_BYTES:
+            return mil.immediate(dtype, values)
+        return mil.stored(dtype, values, self.blobs)
+
+    def _name(self) -> str:
+        """A short free name for a step in between."""
+        while True:
+            self._count += 1
+            name = f"q{self._count}"
+            if name not in self.taken:
+                return name
+
+    def _check(self, weight: QuantizedWeight, place: Placement) -> None:
+        if weight.axis is not None and place.axis is None:
+            raise BackendError(
+                f"{weight.name}: its channels run along no single axis of the converted constant (shape "
+                f"{place.shape}), so Core ML holds no parameters per channel; use granularity tensor"
+            )
+        if self.floats == "FLOAT16" and not weight.fp16:
+            raise BackendError(
+                f"{weight.name}: its scales or table entries are beyond fp16 (too small or too large), and a program "
+                "that computes in fp16 holds no others; use compute fp32, or keep this layer float"
+            )
+
+
+def _table(entries: Iterable[float], dtype: Any, rank: int) -> NDArray[Any]:
+    """One table for a whole tensor of that rank, in the shape of an iOS18 lut."""
+    return np.array(list(entries), dtype).reshape((1,) * rank + (-1, 1))
+
+
+def _grouped(values: NDArray[Any], place: Placement, axis: int | None) -> NDArray[Any]:
+    """(groups,) or (groups, entries) -> G, or G with the entries and a 1 behind."""
+    shape = [1] * len(place.shape)
+    if axis is not None:
+        assert place.axis is not None
+        shape[place.axis] = values.shape[0]
+    return values.reshape([*shape, *([values.shape[1], 1] if values.ndim == 2 else [])])

@@ -1,0 +1,142 @@
+"""Building and reading the messages of MIL.proto: types, values, operations.
+
+The vendor's classes come from coremltools.proto, which is imported inside the functions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobconv.backends.coreml.vendor import proto
+from mobconv.backends.coreml.weights_file import DTYPES, BlobWriter, Dtype
+from mobconv.errors import InputError
+
+WEIGHTS_NAME = "@model_path/weights/weight.bin"
+
+# How a program holds immediate values of each type (coremltools: backend/mil/helper.py).
+_FIELDS = {
+    "FLOAT32": "floats",
+    "FLOAT64": "doubles",
+    "INT32": "ints",
+    "INT16": "ints",
+    "UINT16": "ints",
+    "INT64": "longInts",
+    "UINT64": "longInts",
+    "BOOL": "bools",
+}
+
+# A value that is not held by the program: the dtype, the offset and the count of a blob -> flat values.
+ReadBlob = Callable[[str, int, Dtype, int], NDArray[Any]]
+
+
+def value_type(dtype: str, shape: Iterable[int]) -> Any:
+    """ValueType of a tensor."""
+    mil = proto().MIL_pb2
+    shape = tuple(shape)
+    message = mil.ValueType()
+    message.tensorType.dataType = mil.DataType.Value(dtype)
+    message.tensorType.rank = len(shape)
+    for size in shape:
+        message.tensorType.dimensions.add().constant.size = size
+    return message
+
+
+def immediate(dtype: str, values: NDArray[Any]) -> Any:
+    """A value inside the program; a 0-dimensional array is a scalar."""
+    message = proto().MIL_pb2.Value(type=value_type(dtype, values.shape))
+    tensor = message.immediateValue.tensor
+    if dtype in _FIELDS:
+        getattr(tensor, _FIELDS[dtype]).values.extend(values.reshape(-1).tolist())
+    else:
+        tensor.bytes.values = DTYPES[dtype].pack(values)
+    return message
+
+
+def string(text: str) -> Any:
+    """A scalar string."""
+    message = proto().MIL_pb2.Value(type=value_type("STRING", ()))
+    message.immediateValue.tensor.strings.values.append(text)
+    return message
+
+
+def stored(dtype: str, values: NDArray[Any], blobs: BlobWriter) -> Any:
+    """A value in weight.bin."""
+    message = proto().MIL_pb2.Value(type=value_type(dtype, values.shape))
+    message.blobFileValue.fileName = WEIGHTS_NAME
+    message.blobFileValue.offset = blobs.add(DTYPES[dtype], values)
+    return message
+
+
+def operation(
+    kind: str,
+    name: str,
+    output: tuple[str, Iterable[int]],
+    inputs: Mapping[str, Any] | None = None,
+    attributes: Mapping[str, Any] | None = None,
+) -> Any:
+    """An operation with one output of the same name. inputs: Value messages, or names of other outputs."""
+    mil = proto().MIL_pb2
+    message = mil.Operation(type=kind)
+    message.attributes["name"].CopyFrom(string(name))
+    for key, value in (attributes or {}).items():
+        message.attributes[key].CopyFrom(value)
+    for key, value in (inputs or {}).items():
+        binding = message.inputs[key].arguments.add()
+        if isinstance(value, str):
+            binding.name = value
+        else:
+            binding.value.CopyFrom(value)
+    message.outputs.add(name=name, type=value_type(*output))
+    return message
+
+
+def dtype_name(type_message: Any) -> str:
+    """'FLOAT32' and so on; '' for what is no tensor (a list, a dictionary, a state)."""
+    if type_message.WhichOneof("type") != "tensorType":
+        return ""
+    return str(proto().MIL_pb2.DataType.Name(type_message.tensorType.dataType))
+
+
+def shape_of(type_message: Any) -> tuple[int, ...]:
+    """The declared shape; -1 for a size that is left open."""
+    return tuple(
+        int(dim.constant.size) if dim.WhichOneof("dimension") == "constant" else -1
+        for dim in type_message.tensorType.dimensions
+    )
+
+
+def read_value(message: Any, read_blob: ReadBlob) -> Any:
+    """A Value message -> numpy array of the declared shape, or str, or list of either.
+
+    Sub-byte types come as uint8 (int4 as int8). Raises InputError for what the format does not have.
+    """
+    if message.type.WhichOneof("type") == "listType":
+        return [read_value(item, read_blob) for item in message.immediateValue.list.values]
+    name, shape = dtype_name(message.type), shape_of(message.type)
+    if message.WhichOneof("value") == "blobFileValue":
+        blob = message.blobFileValue
+        return read_blob(blob.fileName, blob.offset, _known(name), math.prod(shape)).reshape(shape)
+    tensor = message.immediateValue.tensor
+    field = tensor.WhichOneof("value")
+    if field is None:
+        raise InputError(f"a constant of type {name or 'unknown'} has no value")
+    held = getattr(tensor, field).values
+    if name == "STRING":
+        return held[0] if not shape else list(held)
+    dtype = _known(name)
+    try:
+        flat = dtype.unpack(held, math.prod(shape)) if field == "bytes" else np.array(held, dtype.numpy)
+        return flat.reshape(shape)
+    except ValueError as error:
+        raise InputError(f"a constant of type {name} and shape {shape} is damaged: {error}") from error
+
+
+def _known(name: str) -> Dtype:
+    if name not in DTYPES:
+        raise InputError(f"a constant has the type {name or 'unknown'}, which mobconv does not read")
+    return DTYPES[name]

@@ -1,0 +1,105 @@
+"""A template with other constants in place: the whole package, in memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+
+from mobconv.backends.coreml import mil, package
+from mobconv.backends.coreml.forms import Encoder
+from mobconv.backends.coreml.package import Package
+from mobconv.backends.coreml.vendor import proto
+from mobconv.backends.coreml.weights_file import DTYPES, BlobWriter
+from mobconv.backends.placement import Places
+from mobconv.errors import BackendError, InputError
+from mobconv.quantize.weights import Weight
+
+
+def main_block(spec: Any) -> Any:
+    """The block of the main function. Raises InputError where there is none."""
+    if spec.WhichOneof("Type") != "mlProgram":
+        kind = spec.WhichOneof("Type")
+        raise InputError(f"the model is of type {kind}, and mobconv runs ML Programs only")
+    functions = spec.mlProgram.functions
+    if "main" not in functions:
+        raise InputError(f"the program has no function 'main', but {', '.join(functions) or 'none'}")
+    main = functions["main"]
+    if main.opset not in main.block_specializations:
+        raise InputError(f"the program has no block for its opset {main.opset!r}")
+    return main.block_specializations[main.opset]
+
+
+def build(
+    template: Package, places: Places, weights: Mapping[str, Weight], floats: Collection[str]
+) -> dict[str, bytes]:
+    """The files of a package: `weights` at their places, the constants named in `floats` kept as fp16.
+
+    All else is copied. Raises BackendError for a weight that this program cannot hold.
+    """
+    by_key = {found.key: (weights[name], found) for name, held in places.items() for found in held if name in weights}
+    spec = proto().Model_pb2.Model()
+    spec.CopyFrom(template.spec)
+    block = main_block(spec)
+    blobs = BlobWriter()
+    encoder = Encoder(
+        blobs,
+        floats=_float_type(block, by_key),
+        ios18=spec.specificationVersion >= 9,
+        taken={output.name for op in block.operations for output in op.outputs},
+    )
+    done: list[Any] = []
+    for op in block.operations:
+        key = op.outputs[0].name if op.outputs else ""
+        if op.type == "const" and key in by_key:
+            weight, place = by_key[key]
+            if mil.shape_of(op.outputs[0].type) != place.shape or weight.dequantize().size != math.prod(place.shape):
+                raise BackendError(f"{weight.name}: does not fit its place {key} of shape {place.shape}")
+            done += encoder.weight(weight, place)
+        elif op.type == "const" and key in floats:
+            values = mil.read_value(op.attributes["val"], template.read_blob)
+            done += encoder.float_constant(key, np.asarray(values, np.float32), half=True)
+        else:
+            copy_blobs(op, template, blobs)
+            done.append(op)
+    # field by field, for `block` is itself part of the message that is filled
+    kept = [type(op).FromString(op.SerializeToString(deterministic=True)) for op in done]
+    del block.operations[:]
+    block.operations.extend(kept)
+    return package.contents(spec, blobs.finish())
+
+
+def copy_blobs(op: Any, source: Package, blobs: BlobWriter) -> None:
+    """Point every value of an operation that lies in weight.bin at a copy of it in `blobs`."""
+    values = [*op.attributes.values()]
+    values += [
+        b.value for argument in op.inputs.values() for b in argument.arguments if b.WhichOneof("binding") == "value"
+    ]
+    for value in values:
+        if value.WhichOneof("value") == "blobFileValue":
+            dtype = DTYPES[mil.dtype_name(value.type)]
+            data = mil.read_value(value, source.read_blob)
+            value.blobFileValue.fileName = mil.WEIGHTS_NAME
+            value.blobFileValue.offset = blobs.add(dtype, data)
+
+
+def _float_type(block: Any, by_key: Mapping[str, Any]) -> str:
+    """The float type of the weights' constants: fp32, or fp16 where the program computes in it."""
+    types = {
+        mil.dtype_name(op.outputs[0].type) for op in block.operations if op.outputs and op.outputs[0].name in by_key
+    }
+    if len(types) > 1:
+        raise BackendError(f"the weights of this program are of several types: {', '.join(sorted(types))}")
+    return types.pop() if types else "FLOAT32"
+
+
+def held_count(places: Places, names: Collection[str] | None = None) -> int:
+    """Weights as often as the file holds them: a tensor once in each layout that it is used in."""
+    return sum(
+        math.prod(shape)
+        for name, held in places.items()
+        if names is None or name in names
+        for _, shape in {(found.perm, found.shape) for found in held}
+    )

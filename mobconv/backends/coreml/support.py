@@ -1,0 +1,29 @@
+"""What an ML Program can hold; needs no coremltools."""
+
+from __future__ import annotations
+
+from mobconv.backends.base import Support
+from mobconv.schemes import Cell, Granularity, Mode, Storage
+
+_NOTE = (
+    "decoded in {0} steps at load; coremltools PR 2688 reports a chain with an fp16 table failing on the Neural "
+    "Engine of macOS 26 (CPU and GPU are fine)"
+)
+
+
+def support(cell: Cell) -> Support:
+    """Stored bits are the bits asked, at every width. Storage native: not in this release."""
+    scheme = cell.scheme
+    if cell.storage is Storage.NATIVE:
+        return Support(
+            None, reason="native storage is not in this release: the packed forms are native but at 7 and 5 bits"
+        )
+    if scheme.mode is None:
+        return Support(scheme.bits, requires="iOS16")
+    one_table = scheme.mode is Mode.KMEANS or scheme.bits == 1
+    steps = {7: 9 if one_table else 6, 5: 9 if one_table else 5}.get(scheme.bits, 1)
+    if not one_table and scheme.bits in (6, 3, 2):
+        steps = 2
+    tables = scheme.bits in (8, 6, 4, 2, 1) and scheme.granularity is Granularity.TENSOR
+    old = tables if one_table else scheme.bits == 8
+    return Support(scheme.bits, requires="iOS16" if old else "iOS18", note=_NOTE.format(steps) if steps > 1 else "")

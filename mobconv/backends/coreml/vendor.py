@@ -1,0 +1,53 @@
+"""coremltools, imported late and kept quiet."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import Any
+
+from mobconv.errors import BackendError
+
+HINT = 'Core ML needs coremltools: pip install "mobconv[coreml]"'
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence progress bars, version notices and warnings of coremltools; errors still raise."""
+    logger = logging.getLogger("coremltools")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # bars go to stderr
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+@functools.cache
+def coremltools() -> Any:
+    """The package. Raises BackendError with what to install when it is not there."""
+    if find_spec("coremltools") is None:
+        raise BackendError(HINT)
+    with quiet():
+        # Its import sets its own logger to INFO and tells which torch and scikit-learn it was not tried with.
+        previous = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+        try:
+            import coremltools
+        except Exception as error:
+            raise BackendError(f"coremltools is installed but cannot be imported: {error}") from error
+        finally:
+            logging.disable(previous)
+    return coremltools
+
+
+def proto() -> Any:
+    """coremltools.proto, the message classes. Raises BackendError as `coremltools` does."""
+    return coremltools().proto
