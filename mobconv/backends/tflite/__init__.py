@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from mobconv.trace import Program
 
 _PACKAGES = {"litert-torch": "litert_torch", "ai-edge-litert": "ai_edge_litert"}
+# The oldest runtime whose kernels have the version of each op that a scheme adds, by LiteRT's own table
+# (tflite/tools/versioning/runtime_version.cc): FULLY_CONNECTED 5, DEQUANTIZE 5 (INT8 per channel),
+# GATHER 6 (int16 positions), DEQUANTIZE 6 (INT4). INT2 is not in it: LiteRT 2.0 refuses it, 2.1 runs it.
+_FLOAT, _INT8, _LUT16, _INT4, _INT2 = "TFLite 2.0", "TFLite 2.7", "TFLite 2.13", "TFLite 2.18", "LiteRT 2.1"
 _UNPACKED = "the weights are decoded at load, and convolutions then run in TFLite's builtin kernels, not in XNNPACK"
 
 
@@ -58,12 +62,12 @@ class _TFLite:
         if cell.compute is Compute.FP16:
             return Support(None, reason="TFLite computes in fp32 on CPUs; to store weights in 16 bits use scheme fp16")
         if scheme.mode is None:
-            return Support(scheme.bits, requires="TFLite 2.3")
+            return Support(scheme.bits, requires=_FLOAT)
         if scheme.mode is Mode.KMEANS or scheme.bits not in (8, 4, 2):
-            return Support(scheme.bits, requires="TFLite 2.13", note=_UNPACKED)
+            return Support(scheme.bits, requires=_LUT16, note=_UNPACKED)
         if scheme.bits == 8:
-            return Support(8, requires="TFLite 2.7")
-        return Support(scheme.bits, requires="TFLite 2.18" if scheme.bits == 4 else "LiteRT 2.1", note=_UNPACKED)
+            return Support(8, requires=_INT8)
+        return Support(scheme.bits, requires=_INT4 if scheme.bits == 4 else _INT2, note=_UNPACKED)
 
     def convert(self, program: Program, compute: Compute, directory: Path) -> None:
         from mobconv.backends.tflite.convert import convert
@@ -73,14 +77,16 @@ class _TFLite:
             raise BackendError(self.support(Cell.parse("tflite/fp32@fp16")).reason)
         convert(program, directory)
 
-    def encode(self, template: Path, weights: Mapping[str, Weight], cell: Cell, path: Path) -> Encoded:
+    def encode(
+        self, template: Path, weights: Mapping[str, Weight], cell: Cell, path: Path, record: str = ""
+    ) -> Encoded:
         from mobconv.backends.tflite.encode import encode
 
         self._require()
         support = self.support(cell)
         if support.stored_bits is None:
             raise BackendError(f"{cell}: {support.reason}")
-        return Encoded(encode(template, weights, cell.scheme, path), support)
+        return Encoded(encode(template, weights, cell.scheme, path, record), support)
 
     def open(self, path: Path, threads: int = 0) -> Runner:
         from mobconv.backends.tflite.runner import TFLiteRunner

@@ -11,7 +11,8 @@ number of groups: of channels, or 1 for granularity `tensor`. An arrow is an op,
 | linear, symmetric at 8, 4, 2 bits | DEQUANTIZE(INT8, INT4 or INT2 constant)    | scale, zero point, in    |
 |                                   |                                            | the constant's tensor    |
 | symmetric at 7, 6, 5, 3, 1 bits   | MUL(GATHER(factors, codes), scale)         | scale: float32, C values |
-| linear at 7, 6, 5, 3 bits         | MUL(SUB(GATHER(factors, codes), z), scale) | scale and z: float32, C  |
+| linear at 7, 6, 5, 3 bits         | MUL(SUB(GATHER(factors, codes),            | scale: float32, C values |
+|                                   | DEQUANTIZE(z)), scale)                     | z: INT8, C values        |
 | kmeans, one table                 | GATHER(table, codes)                       | table: float32 [2^n]     |
 | kmeans, linear at 1 bit, tables   | GATHER(table, codes, batch_dims)           | table: float32 [C, 2^n]  |
 
@@ -23,25 +24,27 @@ channel axis. INT4 and INT2 are a little-endian bit stream, lowest bits first, a
     bit       |0 1 2 3 4 5 6 7|        INT2: code 0 is bits 0-1 .. code 3 bits 6-7
     stored    k - 2^(n-1) mod 2^n, that is k with its top bit flipped; unused bits are 0
 
-**codes** is an int32 tensor in the op's layout: RESHAPE(STRIDED_SLICE(stream, [first], [last], [1])) of the
-stream of all codes of that width in the file (bit layout: unpack.py). **factors** is a float32 constant of
-2^n values shared by all weights of a width: code k stands for k (linear), k - 2^(n-1) (symmetric) or 2 k - 1
-(symmetric at 1 bit). scale and z have the rank of the weight, with C on the channel axis and 1 elsewhere. Their
-products are exact in float32. A [C, 2^n] table is a constant [1, .., C, 2^n], the 1s for the axes before the
-channel's; where such an axis is longer TILE repeats it, so that GATHER can take all of them as batch dims.
+**codes** is an int32 tensor in the op's layout: RESHAPE(STRIDED_SLICE(stream, [first], [last], [1])) of
+the stream of all codes of that width in the file (bit layout: unpack.py). **factors** is a float32
+constant of 2^n values shared by all weights of a width: code k stands for k (linear), k - 2^(n-1)
+(symmetric) or 2 k - 1 (symmetric at 1 bit). **z** is the zero point itself, 0 .. 2^n - 1, with scale 1. scale and z
+have the rank of the weight, with C on the channel axis and 1 elsewhere. The products are exact in
+float32. A [C, 2^n] table is a constant [1, .., C, 2^n], the 1s for the axes before the channel's;
+where such an axis is longer, TILE repeats the table, so that GATHER can take all of them as batch dims.
 
-All but SUB and MUL is computed once, when tensors are allocated. These two are float, so the XNNPACK
-delegate claims them and computes them at every inference; they are the last ops of a weight and stand
-before the network, and so are one delegated block: 2 % of the fixture's latency (measured, one thread).
-An integer form of them has no kernel that folds; DEQUANTIZE(GATHER(int8)) with per-channel parameters is not
-folded either, is slower, and takes 12 bytes a channel.
+All but SUB and MUL is computed once, when tensors are allocated (DEQUANTIZE: at the first inference). These two
+are float, so the XNNPACK delegate claims them and computes them at every inference; they are the last
+ops of a weight and stand before the network, and so are one delegated block: 3 % of the latency of the
+fixture (one thread). What else could do it per channel: DEQUANTIZE(GATHER(int8)) is not computed once
+either (its kernel asks for a constant), is no faster, and takes 12 bytes a channel in place of 5.
 
 What else the file holds (biases ...) is float32, or under scheme fp16 DEQUANTIZE(FLOAT16 constant).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -52,14 +55,15 @@ from mobconv.backends.placement import Placement
 from mobconv.backends.tflite.convert import MAP, TEMPLATE
 from mobconv.backends.tflite.graph import Graph
 from mobconv.backends.tflite.unpack import Unpacker
-from mobconv.errors import BackendError, OutputError
+from mobconv.errors import BackendError
+from mobconv.files import write_whole
 from mobconv.quantize.packing import pack
 from mobconv.quantize.weights import FloatWeight, QuantizedWeight, Weight
 from mobconv.schemes import Scheme
 
 # width -> (TensorType, version of DEQUANTIZE that reads it per channel)
 NATIVE = {8: ("INT8", 5), 4: ("INT4", 6), 2: ("INT2", 6)}
-_FP16_VERSION = 3  # of DEQUANTIZE
+_FP16_VERSION, _INT8_VERSION = 3, 2  # of DEQUANTIZE, per tensor
 _BATCH_DIMS_VERSION = 5  # of GATHER
 
 
@@ -68,7 +72,7 @@ def is_native(weight: QuantizedWeight) -> bool:
     return weight.table is None and weight.bits in NATIVE
 
 
-def encode(template: Path, weights: Mapping[str, Weight], scheme: Scheme, path: Path) -> int:
+def encode(template: Path, weights: Mapping[str, Weight], scheme: Scheme, path: Path, record: str) -> int:
     """Write `path`, whole or not at all; returns the bytes of its quantized weights.
 
     template: the folder that `convert` filled. Under fp32 and fp16 all weights count as quantized,
@@ -80,29 +84,49 @@ def encode(template: Path, weights: Mapping[str, Weight], scheme: Scheme, path: 
     if missing:
         raise BackendError(f"no weights were given for {', '.join(missing)}")
     graph = Graph((template / TEMPLATE).read_bytes())
+    if record:
+        graph.set_record(record)
     if scheme.mode is None and scheme.bits == 16:
         _halve_floats(graph, [int(key) for key in extra["floats"]])
-    counted = 0  # elements that stand as float32 in the template and shall count as nothing
-    quantized: list[tuple[QuantizedWeight, Placement]] = []
-    halves: list[tuple[FloatWeight, Placement]] = []
+    counted: list[int] = []  # constants of the template that shall count as nothing
     for name, found in places.items():
         weight = weights[name]
         for place in found:
+            _check_shape(weight, place)
             if scheme.mode is None or isinstance(weight, QuantizedWeight):
-                counted += int(np.prod(place.shape))
-            if isinstance(weight, QuantizedWeight):
-                quantized.append((weight, place))
-            else:
+                counted.append(int(place.key))
+            if isinstance(weight, FloatWeight):
                 graph.set_constant(int(place.key), place.place(weight.values))
-                if weight.bits == 16:
-                    halves.append((weight, place))
-    rest = len(graph.to_bytes()) - 4 * counted
-    for half, place in halves:
-        _store_half(graph, int(place.key), place.place(half.values))
-    _store_codes(graph, quantized)
+    rest = len(graph.to_bytes()) - graph.constant_bytes(counted)
+    layouts = [(weights[name], layout) for name, found in places.items() for layout in _layouts(found)]
+    for weight, layout in layouts:
+        if isinstance(weight, FloatWeight) and weight.bits == 16:
+            _store_half(graph, layout.keys, layout.place.place(weight.values))
+    _store_codes(graph, [(weight, layout) for weight, layout in layouts if isinstance(weight, QuantizedWeight)])
     data = graph.to_bytes()
-    _write(path, data)
+    write_whole(path, data)
     return len(data) - rest
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """One layout of a weight, and the constants of the template that have it: stored once for all."""
+
+    place: Placement
+    keys: tuple[int, ...]
+
+
+def _layouts(places: list[Placement]) -> list[_Layout]:
+    found: dict[tuple[tuple[int, ...], tuple[int, ...]], list[Placement]] = {}
+    for place in places:
+        found.setdefault((place.perm, place.shape), []).append(place)
+    return [_Layout(same[0], tuple(int(place.key) for place in same)) for same in found.values()]
+
+
+def _check_shape(weight: Weight, place: Placement) -> None:
+    shape = weight.values.shape if isinstance(weight, FloatWeight) else weight.shape
+    if len(shape) != len(place.perm) or np.prod(shape, dtype=int) != np.prod(place.shape, dtype=int):
+        raise BackendError(f"{weight.name}: {list(shape)} does not fit its place {list(place.shape)} in the template")
 
 
 def _halve_floats(graph: Graph, keys: list[int]) -> None:
@@ -110,24 +134,27 @@ def _halve_floats(graph: Graph, keys: list[int]) -> None:
     constants = dict(graph.constants())
     for key in keys:
         if np.abs(constants[key]).max(initial=0.0) <= np.finfo(np.float16).max:
-            _store_half(graph, key, constants[key])
+            _store_half(graph, (key,), constants[key])
 
 
-def _store_half(graph: Graph, key: int, values: NDArray[np.float32]) -> None:
+def _store_half(graph: Graph, keys: Sequence[int], values: NDArray[np.float32]) -> None:
     constant = graph.constant(values.astype(np.float16))
-    graph.replace(key, graph.op("DEQUANTIZE", (constant,), values.shape, "FLOAT32", _FP16_VERSION))
+    decoded = graph.op("DEQUANTIZE", (constant,), values.shape, "FLOAT32", _FP16_VERSION)
+    for key in keys:
+        graph.replace(key, decoded)
 
 
-def _store_codes(graph: Graph, quantized: list[tuple[QuantizedWeight, Placement]]) -> None:
+def _store_codes(graph: Graph, quantized: list[tuple[QuantizedWeight, _Layout]]) -> None:
     """Native constants one by one; what TFLite has no type for goes to one stream a width."""
     unpacker = Unpacker(graph)
-    packed = [(weight, place) for weight, place in quantized if not is_native(weight)]
+    packed = [(weight, layout.place) for weight, layout in quantized if not is_native(weight)]
     streams: dict[int, int] = {}
     for bits in sorted({weight.bits for weight, _ in packed}):
         codes = [place.place(weight.codes).reshape(-1) for weight, place in packed if weight.bits == bits]
         streams[bits] = unpacker.stream(np.concatenate(codes), bits)
     first = dict.fromkeys(streams, 0)
-    for weight, place in quantized:
+    for weight, layout in quantized:
+        place = layout.place
         axis = _channel_axis(weight, place)
         if is_native(weight):
             decoded = _native(graph, weight, place, axis)
@@ -135,7 +162,8 @@ def _store_codes(graph: Graph, quantized: list[tuple[QuantizedWeight, Placement]
             taken = unpacker.take(streams[weight.bits], first[weight.bits], place.shape)
             first[weight.bits] += weight.codes.size
             decoded = _from_table(graph, weight, taken, place.shape, axis)
-        graph.replace(int(place.key), decoded)
+        for key in layout.keys:
+            graph.replace(key, decoded)
 
 
 def _channel_axis(weight: QuantizedWeight, place: Placement) -> int:
@@ -181,19 +209,8 @@ def _from_table(graph: Graph, weight: QuantizedWeight, codes: int, shape: tuple[
     else:
         factors = graph.constant(np.arange(2**weight.bits, dtype=np.float32))
         values = graph.op("GATHER", (factors, codes), shape, "FLOAT32")
-        zero = graph.constant(weight.zero_point.astype(np.float32), shape=side)
+        unit = np.ones(1, np.float32), np.zeros(1, np.int64), 0
+        stored = graph.constant(weight.zero_point.astype(np.int8), shape=side, quantization=unit)
+        zero = graph.op("DEQUANTIZE", (stored,), side, "FLOAT32", _INT8_VERSION)
         values = graph.op("SUB", (values, zero), shape, "FLOAT32")
     return graph.op("MUL", (values, graph.constant(weight.scale, shape=side)), shape, "FLOAT32")
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Beside its place first, then renamed: a reader never sees half a file."""
-    partial = path.with_suffix(path.suffix + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(data)
-        partial.replace(path)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        partial.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ through the classes that ai-edge-litert generates from it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,12 +35,14 @@ _OPTIONS = {
     "DEQUANTIZE": "DequantizeOptions",
     "GATHER": "GatherOptions",
     "MUL": "MulOptions",
-    "RANGE": "RangeOptions",
     "RESHAPE": "ReshapeOptions",
     "STRIDED_SLICE": "StridedSliceOptions",
     "SUB": "SubOptions",
     "TILE": "TileOptions",
 }
+
+
+RECORD_KEY = "mobconv"  # of the metadata entry that holds our record
 
 
 class Graph:
@@ -78,6 +80,11 @@ class Graph:
     def set_constant(self, index: int, values: NDArray[np.float32]) -> None:
         """Put other values of the same shape and type in a constant."""
         self.model.buffers[self._graph.tensors[index].buffer].data = _bytes(values)
+
+    def constant_bytes(self, indices: Iterable[int]) -> int:
+        """Bytes of these constants' values in the file; those that share a buffer count once."""
+        buffers = {self._graph.tensors[index].buffer for index in indices}
+        return sum(len(self.model.buffers[buffer].data) for buffer in buffers)
 
     def constant(
         self,
@@ -148,19 +155,28 @@ class Graph:
                     entry.name = names[entry.name.decode()].encode()
                     self._graph.tensors[entry.tensorIndex].name = entry.name
 
+    def set_record(self, text: str) -> None:
+        """Put `text` into the file's metadata under the key `mobconv`."""
+        buffer = self._schema.BufferT()
+        buffer.data = np.frombuffer(text.encode(), np.uint8)
+        self.model.buffers.append(buffer)
+        entry = self._schema.MetadataT()
+        entry.name, entry.buffer = RECORD_KEY, len(self.model.buffers) - 1
+        self.model.metadata = [entry]
+
     def to_bytes(self) -> bytes:
         """The file. The same edits always give the same bytes. The graph can be edited further."""
         from ai_edge_litert.tools import flatbuffer_utils
 
         graph, model = self._graph, self.model
-        kept = graph.operators, graph.tensors, model.buffers, graph.inputs, graph.outputs
+        kept = graph.operators, graph.tensors, model.buffers, model.metadata, graph.inputs, graph.outputs
         ties = [(entry, entry.tensorIndex) for entry in self._signature_entries()]
         graph.operators = [_copied(operator) for operator in [*self._decoders, *graph.operators]]
         try:
             self._drop_unused()
             return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
         finally:
-            graph.operators, graph.tensors, model.buffers, graph.inputs, graph.outputs = kept
+            graph.operators, graph.tensors, model.buffers, model.metadata, graph.inputs, graph.outputs = kept
             for entry, index in ties:
                 entry.tensorIndex = index
 
@@ -191,6 +207,9 @@ class Graph:
             if model.buffers[tensor.buffer].data is None:
                 tensor.buffer = 0
             tensor.buffer = buffers.setdefault(tensor.buffer, len(buffers))
+        model.metadata = model.metadata and [_copied(entry) for entry in model.metadata]
+        for entry in model.metadata or []:
+            entry.buffer = buffers.setdefault(entry.buffer, len(buffers))
         model.buffers = [model.buffers[old] for old in buffers]
 
     def _tensor(self, type_name: str, shape: tuple[int, ...], buffer: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobconv.backends.base import TensorSpec
+from mobconv.backends.tflite.graph import RECORD_KEY
 from mobconv.backends.tflite.quiet import quiet
 from mobconv.errors import InputError
 
@@ -26,10 +27,9 @@ class TFLiteRunner:
 
     def __init__(self, path: Path, threads: int) -> None:
         self._path = path
-        self._data = _checked(path)
         self._threads = threads
+        self._data, edges, self._record = _checked(path)
         self._declared = self._interpreter()
-        edges = _edge_names(self._data)
         self._inputs = [(self._spec(detail, edges), detail["index"]) for detail in self._declared.get_input_details()]
         self._outputs = [(self._spec(detail, edges), detail["index"]) for detail in self._declared.get_output_details()]
         self._batched: Any = None  # an interpreter resized to _BATCH; None: not tried yet, False: cannot
@@ -41,6 +41,10 @@ class TFLiteRunner:
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
         return tuple(spec for spec, _ in self._outputs)
+
+    @property
+    def record(self) -> str:
+        return self._record
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Named inputs (N, ...) -> named outputs (N, ...), for any N >= 1.
@@ -91,7 +95,7 @@ class TFLiteRunner:
             try:
                 resized = self._interpreter(_BATCH)
                 together = self._invoke(resized, piece)
-            except (InputError, ValueError, RuntimeError):  # a batch of one is built into the graph
+            except (InputError, ValueError):  # a batch of one is built into the graph
                 return False
             for i in (0, 1, _BATCH - 1):
                 alone = self._invoke(self._declared, {name: value[i : i + 1] for name, value in piece.items()})
@@ -103,7 +107,10 @@ class TFLiteRunner:
     def _invoke(self, interpreter: Any, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         for spec, index in self._inputs:
             interpreter.set_tensor(index, np.ascontiguousarray(feeds[spec.name], spec.dtype))
-        interpreter.invoke()
+        try:
+            interpreter.invoke()
+        except RuntimeError as error:
+            raise InputError(f"{self._path}: the TFLite runtime cannot run this file: {error}") from error
         return {spec.name: interpreter.get_tensor(index) for spec, index in self._outputs}
 
     def _check(self, feeds: Mapping[str, NDArray[Any]]) -> int:
@@ -135,8 +142,8 @@ def _same(alone: NDArray[Any], together: NDArray[Any], i: int) -> bool:
     return bool(np.abs(alone[0] - together[i]).max(initial=0.0) <= 1e-5 * np.abs(alone[0]).max(initial=0.0))
 
 
-def _checked(path: Path) -> bytes:
-    """The bytes of the file, if they are a TFLite flatbuffer whose every offset stays inside."""
+def _checked(path: Path) -> tuple[bytes, dict[int, str], str]:
+    """The bytes of the file, if its every offset stays inside; tensor number -> name at its edges; our record."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -145,37 +152,38 @@ def _checked(path: Path) -> bytes:
         what = "is empty" if not data else "is no TFLite file (its identifier TFL3 is missing)"
         raise InputError(f"{path} {what}")
     try:
-        _model(data)
+        return (data, *_parsed(data))
     except Exception as error:  # whatever a reader of bytes meets in bytes that are not what it expects
         raise InputError(f"{path} is damaged or cut short: its tables point outside the file") from error
-    return data
 
 
-def _model(data: bytes) -> Any:
-    """The flatbuffer as objects. Reading them all is what the runtime, which trusts offsets, does not do."""
+def _parsed(data: bytes) -> tuple[dict[int, str], str]:
+    """Tensor number -> name in the signature, where there is one signature; and our record.
+
+    Reads every table of the flatbuffer on the way and checks every number that points at another, which
+    the runtime, trusting them, does not do. Raises whatever Python meets in bytes of another kind.
+    """
     from ai_edge_litert.tools import flatbuffer_utils
 
     model = flatbuffer_utils.read_model_from_bytearray(bytearray(data))
+    _check_range([0], len(model.subgraphs))
     for graph in model.subgraphs:
-        count = len(graph.tensors)
-        touched = [*graph.inputs, *graph.outputs]
+        _check_range((tensor.buffer for tensor in graph.tensors), len(model.buffers))
+        _check_range([*graph.inputs, *graph.outputs], len(graph.tensors))
+        _check_range((operator.opcodeIndex for operator in graph.operators), len(model.operatorCodes))
         for operator in graph.operators:
-            touched += [*operator.inputs, *operator.outputs]
-            if not 0 <= operator.opcodeIndex < len(model.operatorCodes):
-                raise ValueError("an op without op code")
-        if any(not -1 <= index < count for index in touched):
-            raise ValueError("an op that reads a tensor that is not there")
-        if any(not 0 <= tensor.buffer < len(model.buffers) for tensor in graph.tensors):
-            raise ValueError("a tensor whose buffer is not there")
-    if not model.subgraphs:
-        raise ValueError("no subgraph")
-    return model
-
-
-def _edge_names(data: bytes) -> dict[int, str]:
-    """Tensor number -> name in the signature, for files that have one signature."""
-    signatures = _model(data).signatureDefs or []
+            # -1 is an optional input that is not there
+            _check_range((i for i in [*operator.inputs, *operator.outputs] if i != -1), len(graph.tensors))
+    records = [model.buffers[e.buffer].data for e in model.metadata or [] if e.name == RECORD_KEY.encode()]
+    record = bytes(records[0]).decode() if records else ""
+    signatures = model.signatureDefs or []
     if len(signatures) != 1:
-        return {}
+        return {}, record
     entries = [*(signatures[0].inputs or []), *(signatures[0].outputs or [])]
-    return {entry.tensorIndex: entry.name.decode() for entry in entries}
+    return {entry.tensorIndex: entry.name.decode() for entry in entries}, record
+
+
+def _check_range(indices: Iterable[int], count: int) -> None:
+    for index in indices:
+        if not 0 <= index < count:
+            raise ValueError(f"{index} of {count}")

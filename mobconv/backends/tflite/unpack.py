@@ -28,8 +28,8 @@ XNNPACK delegate claims float ones away, and would compute them at every inferen
     a weight  STRIDED_SLICE [first : last] of the codes -> RESHAPE to the shape of its constant
 
 The one stream matters: 53 tensors of their own planes would pay the ops 53 times. GATHER, RESHAPE,
-STRIDED_SLICE, TILE, CONCATENATION and RANGE are computed in AllocateTensors when their inputs are constant or
-themselves so computed (IsConstantOrPersistentTensor in LiteRT's kernels); measured, not assumed: tests.
+STRIDED_SLICE, TILE and CONCATENATION are computed in AllocateTensors when their inputs are constant or
+themselves so computed (IsConstantOrPersistentTensor in LiteRT's kernels); tests hold it.
 """
 
 from __future__ import annotations
@@ -144,5 +144,5 @@ class Unpacker:
         return self._graph.constant(np.arange(count, dtype=np.int32))
 
     def _reshape(self, tensor: int, shape: Sequence[int]) -> int:
-        target = self._graph.constant(np.array(shape, np.int32))
-        return self._graph.op("RESHAPE", (tensor, target), shape, "INT32")
+        # the shape in the options of the op: as a second input it would be a tensor and a buffer more
+        return self._graph.op("RESHAPE", (tensor,), shape, "INT32", newShape=[int(length) for length in shape])
