@@ -34,7 +34,9 @@ def convert(program: Program, directory: Path) -> None:
     Raises BackendError when litert-torch refuses the network, and for a weight that is not found in
     what it made (naming it).
     """
-    converted = Graph(_litert_torch(placement.placeholder(program)))
+    with quiet():
+        marked = placement.placeholder(program)
+    converted = Graph(_litert_torch(marked))
     converted.strip(
         {f"args_{i}": name for i, name in enumerate(program.example)},
         {f"output_{i}": name for i, name in enumerate(program.outputs)},

@@ -2,7 +2,7 @@
 
 litert-torch prints progress, the converter and the interpreter log from C++ straight to file
 descriptor 2, and torch warns of its own internals. None of it is for the user of mobconv. Errors are
-exceptions and pass through; what was printed before one is its `printed` note.
+exceptions and pass through, with the last thing that was printed before them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LOCK = threading.RLock()
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Send file descriptors 1 and 2, and Python warnings, to a scratch file.
+    """Send standard output and error, Python's and the process's, to a scratch file; hush warnings.
 
     An exception gets the last line that was printed as a note (PEP 678), since TFLite often says
     there which op it stumbled on.
@@ -34,7 +34,13 @@ def quiet() -> Iterator[None]:
         try:
             for target, _ in saved:
                 os.dup2(scratch.fileno(), target)
-            yield
+            # sys.stdout need not be descriptor 1: a notebook or a test has put its own there
+            with (
+                os.fdopen(os.dup(scratch.fileno()), "w", errors="replace") as text,
+                contextlib.redirect_stdout(text),
+                contextlib.redirect_stderr(text),
+            ):
+                yield
         except Exception as error:
             scratch.seek(0)
             lines = scratch.read().decode(errors="replace").strip().splitlines()
