@@ -65,6 +65,11 @@ class Runner(Protocol):
         """How it is run: 'runtime' (its own), 'emulated' (ours, for Core ML), 'macos' (Core ML itself)."""
         ...
 
+    @property
+    def record(self) -> str:
+        """The text that `encode` put into the file's metadata; empty in a file that is not ours."""
+        ...
+
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Named inputs with any leading batch N -> named outputs with the same N.
 
@@ -100,10 +105,13 @@ class Backend(Protocol):
         """
         ...
 
-    def encode(self, template: Path, weights: Mapping[str, Weight], cell: Cell, path: Path) -> Encoded:
+    def encode(
+        self, template: Path, weights: Mapping[str, Weight], cell: Cell, path: Path, record: str = ""
+    ) -> Encoded:
         """Template and all its quantizable weights -> artifact at `path`, whole or not at all.
 
-        `weights` has an entry for every site of the program, float or quantized, keyed by name.
+        `weights` has an entry for every site of the program, float or quantized, keyed by name; `record`
+        is text that travels in the file's own metadata, under the key `mobconv`, and counts for no weight.
         Raises BackendError for a weight that cannot be placed or encoded, naming it.
         """
         ...

@@ -1,0 +1,107 @@
+"""Program -> float ONNX template: one run of torch's exporter, stripped of what nobody reads."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mobconv.backends import placement
+from mobconv.backends.onnx.functions import OPSET
+from mobconv.errors import BackendError
+from mobconv.files import write_whole
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from mobconv.trace import Program
+
+# What ONNX Runtime 1.17 and later read; onnx itself would write the newest, which no runtime reads yet.
+IR_VERSION = 8
+TEMPLATE = "template.onnx"
+MAP = "map.json"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter warns of packages that it could use, and prints its progress."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def convert(program: Program, directory: Path) -> None:
+    """Write ``template.onnx`` and ``map.json``. Raises BackendError with the exporter's own words."""
+    import onnx_ir as ir
+    import torch
+
+    with _quiet():
+        try:
+            exported = torch.onnx.export(
+                placement.placeholder(program).exported(),
+                dynamo=True,
+                opset_version=OPSET,
+                external_data=False,
+                verbose=False,
+                input_names=list(program.example),
+                output_names=list(program.outputs),
+            )
+        except Exception as error:  # the exporter raises its own, torch's and onnx's types
+            raise BackendError(f"the ONNX exporter refuses this network: {error}") from error
+    assert exported is not None
+    model = exported.model
+    _name_edges(model, program)
+    _strip(model)
+    if model.opset_imports.get("") != OPSET:
+        raise BackendError(f"the exporter wrote opset {model.opset_imports.get('')}, not {OPSET}: update onnxscript")
+    model.ir_version = IR_VERSION
+    constants = [
+        (name, value.const_value.numpy()) for name, value in model.graph.initializers.items() if value.const_value
+    ]
+    places = placement.locate(constants, program.sites)
+    held = {place.key for found in places.values() for place in found}
+    parameters = {v.tobytes() for name, v in program.floats().items() if name not in program.sites}
+    floats = [name for name, value in constants if name not in held and value.tobytes() in parameters]
+    proto = ir.to_proto(model)
+    del proto.graph.value_info[:]
+    content = proto.SerializeToString(deterministic=True)
+    weights = sum(4 * len(found) * program.floats()[name].size for name, found in places.items())
+    write_whole(directory / TEMPLATE, content)
+    placement.save(
+        directory / MAP,
+        places,
+        {"base_bytes": len(content) - weights, "floats": floats},
+    )
+
+
+def _name_edges(model: ir.Model, program: Program) -> None:
+    for value, name in zip(model.graph.inputs, program.example, strict=True):
+        value.name = name
+    for value, name in zip(model.graph.outputs, program.outputs, strict=True):
+        value.name = name
+
+
+def _strip(model: ir.Model) -> None:
+    """Drop the exporter's metadata: 300 KB of stack traces and names, more than 1-bit weights take."""
+    graph = model.graph
+    for holder in (model, graph):
+        holder.metadata_props.clear()
+        holder.doc_string = None
+    for value in [*graph.inputs, *graph.outputs, *graph.initializers.values()]:
+        value.metadata_props.clear()
+    for node in graph:
+        node.metadata_props.clear()
+        node.doc_string = None
+        node.name = ""
+        for value in node.outputs:
+            value.metadata_props.clear()
+    model.functions.clear()

@@ -1,0 +1,150 @@
+"""The local functions (ONNX ``FunctionProto``, domain `mobconv`) that decode packed weights.
+
+They are standard ops of opset 18 through and through, so any runtime reads them; ONNX Runtime inlines
+and folds them when a session is created (optimization level BASIC and up), so that the graph that runs
+is the float one. A file holds one function for each form and width that it uses.
+
+How a weight lies on disk. Its node is named as the parameter, the attribute `d` is the weight's shape,
+C its number of channels (1 per tensor); scales and tables are fp16, or fp32 where fp16 cannot hold them:
+
+| node                       | scale or table              | codes in the stream   | weight                |
+|----------------------------|-----------------------------|-----------------------|-----------------------|
+| Linear<n>(stream, scale)   | (1, .., C, .., 1) or ()     | C zero points, codes  | scale * (code - zero) |
+| Symmetric<n>(stream, scale)| (1, .., C, .., 1) or ()     | codes                 | scale * (code - 2^(n-1)) |
+| Table<n>(stream, table)    | (entries,)                  | codes                 | table[code]           |
+| Tables<n>(stream, table)   | (1, .., C, .., 1, entries)  | codes                 | table[channel, code]  |
+
+`stream` is a uint8 vector, a little-endian bit stream of n-bit codes in C order, zero bits at its end up to
+the fewest bytes that hold a whole number of codes (n bytes where n is odd):
+
+    n = 3     |   byte 0      |   byte 1      |   byte 2      |
+    bit       |0 1 2 3 4 5 6 7|0 1 2 3 4 5 6 7|0 1 2 3 4 5 6 7|
+    code      |  0  |  1  |  2  |  3  |  4  |  5  |  6  |  7  |
+
+At n = 1 `Symmetric` is scale * (2 code - 1). A table holds as many entries as the tensor uses, at most 2^n.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobconv.quantize.packing import pack
+
+DOMAIN = "mobconv"
+OPSET = 18
+
+
+def stream(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """Codes of any shape -> the byte vector that the functions read."""
+    packed = pack(codes, bits)
+    unit = bits // math.gcd(bits, 8)  # the fewest bytes that hold whole codes
+    return np.pad(packed, (0, -len(packed) % unit))
+
+
+def function(form: str, bits: int) -> str:
+    """The text, as onnx.parser reads it, of `Linear`, `Symmetric`, `Table` or `Tables` at a width."""
+    parameter = "t" if form.startswith("Table") else "s"
+    lines = [
+        "o = Constant <value_ints: ints = [0]> ()",
+        "h = Constant <value_ints: ints = @d> ()",
+        "k = ReduceProd <keepdims: int = 1> (h)",
+        *_unpacked(bits),
+        *_FORMS[form],
+    ]
+    if form == "Symmetric" and bits == 1:
+        lines[-1:] = ["n = Add (g, g)", "w = Mul (n, x)"]  # code - 1/2, twice
+    lines = [line.replace("MIDDLE", "0.5" if bits == 1 else f"{2 ** (bits - 1)}.0") for line in lines]
+    body = "\n".join(f"  {line}" for line in lines)
+    return (
+        f'<domain: "{DOMAIN}", opset_import: ["" : {OPSET}]>\n{form}{bits} <d> (p, {parameter}) => (w)\n{{\n{body}\n}}'
+    )
+
+
+def _unpacked(bits: int) -> list[str]:
+    """Lines that turn the byte vector `p` into `c`: codes in a row, float32, some of them padding."""
+    if bits == 8:
+        return ["c = Cast <to: int = 1> (p)"]
+    if 8 % bits == 0:
+        lanes = ",".join(str(lane) for lane in range(0, 8, bits))
+        return [
+            "i = Constant <value_ints: ints = [-1,1]> ()",
+            "r = Reshape (p, i)",
+            f"l = Constant <value = uint8[{8 // bits}] {{{lanes}}}> ()",
+            'a = BitShift <direction: string = "RIGHT"> (r, l)',
+            f"y = Constant <value = uint8 {{{2**bits - 1}}}> ()",
+            "b = BitwiseAnd (a, y)",
+            "m = Constant <value_ints: ints = [-1]> ()",
+            "e = Reshape (b, m)",
+            "c = Cast <to: int = 1> (e)",
+        ]
+    # One row for each bit of the stream, n of them weighed by powers of two make a code: exact in fp32.
+    powers = ",".join(f"{2**bit}.0" for bit in range(bits))
+    return [
+        "i = Constant <value_ints: ints = [-1,1]> ()",
+        "r = Reshape (p, i)",
+        "l = Constant <value = uint8[8] {0,1,2,3,4,5,6,7}> ()",
+        'a = BitShift <direction: string = "RIGHT"> (r, l)',
+        "y = Constant <value = uint8 {1}> ()",
+        "b = BitwiseAnd (a, y)",
+        f"j = Constant <value_ints: ints = [-1,{bits}]> ()",
+        "e = Reshape (b, j)",
+        "u = Cast <to: int = 1> (e)",
+        f"v = Constant <value = float[{bits}] {{{powers}}}> ()",
+        "c = MatMul (u, v)",
+    ]
+
+
+# From `c` to the weight `w`. h: the shape; k: its product, (1,); o: [0]. Differences are taken
+# in fp32: whole numbers up to 255 are exact there, and uint8 Sub has no kernel up to ONNX Runtime 1.20.
+_FORMS = {
+    "Linear": [
+        "a1 = Shape (s)",
+        "g = ReduceProd <keepdims: int = 1> (a1)",  # not Size: ONNX Runtime does not fold it
+        "z1 = Slice (c, o, g)",
+        "z = Reshape (z1, a1)",
+        "end = Add (g, k)",
+        "q1 = Slice (c, g, end)",
+        "q = Reshape (q1, h)",
+        "q2 = Sub (q, z)",
+        "s1 = Cast <to: int = 1> (s)",
+        "w = Mul (q2, s1)",
+    ],
+    "Symmetric": [
+        "f = Slice (c, o, k)",
+        "q = Reshape (f, h)",
+        "z = Constant <value = float {MIDDLE}> ()",
+        "g = Sub (q, z)",
+        "x = Cast <to: int = 1> (s)",
+        "w = Mul (g, x)",
+    ],
+    "Table": [
+        "q1 = Slice (c, o, k)",
+        "q2 = Reshape (q1, h)",
+        "q = Cast <to: int = 6> (q2)",
+        "t1 = Cast <to: int = 1> (t)",
+        "w = Gather <axis: int = 0> (t1, q)",
+    ],
+    # one row of table per channel: code + channel * entries is the index into all of them
+    "Tables": [
+        "q1 = Slice (c, o, k)",
+        "q2 = Reshape (q1, h)",
+        "q = Cast <to: int = 7> (q2)",
+        "sh = Shape <end: int = -1> (t)",
+        "g = ReduceProd <keepdims: int = 0> (sh)",
+        "n = Shape <start: int = -1> (t)",
+        "nn = ReduceProd <keepdims: int = 0> (n)",
+        "zz = Constant <value_int: int = 0> ()",
+        "one = Constant <value_int: int = 1> ()",
+        "ch = Range (zz, g, one)",
+        "ch1 = Mul (ch, nn)",
+        "ch2 = Reshape (ch1, sh)",
+        "ix = Add (q, ch2)",
+        "t1 = Cast <to: int = 1> (t)",
+        "flat = Constant <value_ints: ints = [-1]> ()",
+        "t2 = Reshape (t1, flat)",
+        "w = Gather <axis: int = 0> (t2, ix)",
+    ],
+}

@@ -1,0 +1,59 @@
+"""An ONNX file, read from disk and run in ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobconv.backends.base import TensorSpec
+from mobconv.errors import InputError
+
+
+class OnnxRunner:
+    """One session. Raises InputError for a file that ONNX Runtime does not load."""
+
+    verified = "runtime"
+
+    def __init__(self, path: Path, threads: int = 0) -> None:
+        import onnxruntime
+
+        if not path.is_file():
+            raise InputError(f"{path}: no such ONNX file")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # a dozen pybind types without a common base
+            raise InputError(f"{path}: ONNX Runtime cannot load this file: {error}") from error
+        self.inputs = tuple(_spec(value) for value in self._session.get_inputs())
+        self.outputs = tuple(_spec(value) for value in self._session.get_outputs())
+        self.record: str = self._session.get_modelmeta().custom_metadata_map.get("mobconv", "")
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Any leading batch; a file fixed to a smaller one is run as often as needed."""
+        total = len(next(iter(feeds.values())))
+        fixed = self.inputs[0].shape[0]
+        step = fixed if fixed > 0 else total
+        if step and total % step:
+            raise InputError(f"this file takes {step} samples at a time: {total} is no multiple of it")
+        names = [spec.name for spec in self.outputs]
+        parts: list[list[NDArray[Any]]] = []
+        for start in range(0, total, step):
+            parts.append(self._session.run(names, {name: feeds[name][start : start + step] for name in feeds}))
+        return {name: np.concatenate(column) for name, column in zip(names, zip(*parts, strict=True), strict=True)}
+
+    def close(self) -> None:
+        del self._session
+
+
+def _spec(value: Any) -> TensorSpec:
+    """Symbolic dimensions become -1."""
+    shape = tuple(length if isinstance(length, int) else -1 for length in value.shape)
+    kind = {"tensor(float)": "float32", "tensor(float16)": "float16"}.get(value.type, value.type)
+    return TensorSpec(value.name, shape, kind)

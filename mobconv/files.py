@@ -1,0 +1,83 @@
+"""Files appear whole or not at all, and a full disk is a message."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from mobconv.errors import OutputError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+@contextlib.contextmanager
+def output_errors(path: Path) -> Iterator[None]:
+    """Turn 'disk full' and 'not writable' below this into OutputError; other errors pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise OutputError(f"{path}: the disk is full; free some space and run the same command again") from error
+        if error.errno in _REFUSED or error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+            raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another folder with -o") from error
+        raise
+
+
+@contextlib.contextmanager
+def aside(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; renamed over it on success, removed on any failure.
+
+    Works for files and folders. Raises OutputError when the disk is full or not writable.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with output_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            remove(partial)
+            yield partial
+            if path.is_dir() or partial.is_dir():
+                remove(path)
+            partial.replace(path)
+    finally:
+        remove(partial)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Write a file aside, then rename. Raises OutputError when the disk is full or not writable."""
+    with aside(path) as partial:
+        partial.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def size(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    if path.is_dir():
+        return sum(entry.stat().st_size for entry in path.rglob("*") if entry.is_file())
+    return path.stat().st_size
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file; of a folder, over names and contents of its files, sorted by name."""
+    digest = hashlib.sha256()
+    if not path.is_dir():
+        digest.update(path.read_bytes())
+        return digest.hexdigest()
+    for entry in sorted(path.rglob("*")):
+        if entry.is_file():
+            name = entry.relative_to(path).as_posix().encode()
+            content = entry.read_bytes()
+            digest.update(len(name).to_bytes(8, "little") + name + len(content).to_bytes(8, "little") + content)
+    return digest.hexdigest()
