@@ -52,7 +52,8 @@ def _affine(values: Values) -> Array:
     view = [1] * data.ndim
     view[int(values["axis"])] = -1
     scale, zero = (held.reshape(view) if held.ndim else held for held in (scale, zero))
-    result = (data.astype(np.float32) - zero.astype(np.float32)) * scale.astype(np.float32)
+    result: Array = data.astype(np.float32)
+    result = (result - zero.astype(np.float32)) * scale.astype(np.float32)
     return np.asarray(result, scale.dtype)
 
 

@@ -17,9 +17,9 @@ from mobconv.quantize.weights import FloatWeight, QuantizedWeight, Weight
 from mobconv.schemes import Cell
 
 
-def encode(template: Path, weights: Mapping[str, Weight], cell: Cell, path: Path) -> Encoded:
+def encode(template: Path, weights: Mapping[str, Weight], cell: Cell, path: Path, record: str = "") -> Encoded:
     """Write the artifact of a cell. weight_bytes is the package less what it would be without the
-    quantized weights (for the float schemes: without all quantizable weights).
+    quantized weights (for the float schemes: without all quantizable weights), the record left out.
 
     Raises BackendError for a weight that cannot be placed or held, OutputError when nothing can be written.
     """
@@ -38,7 +38,7 @@ def encode(template: Path, weights: Mapping[str, Weight], cell: Cell, path: Path
     half = cell.scheme.mode is None and cell.scheme.bits == 16
     floats = extra["floats"] if half else ()
     files = build(source, places, weights, floats)
-    package.write(path, files)
+    package.write(path, build(source, places, weights, floats, record) if record else files)
 
     size = sum(map(len, files.values()))
     base = extra["base"][target]

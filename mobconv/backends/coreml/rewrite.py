@@ -17,6 +17,8 @@ from mobconv.backends.placement import Places
 from mobconv.errors import BackendError, InputError
 from mobconv.quantize.weights import Weight
 
+RECORD_KEY = "mobconv"
+
 
 def main_block(spec: Any) -> Any:
     """The block of the main function. Raises InputError where there is none."""
@@ -33,15 +35,19 @@ def main_block(spec: Any) -> Any:
 
 
 def build(
-    template: Package, places: Places, weights: Mapping[str, Weight], floats: Collection[str]
+    template: Package, places: Places, weights: Mapping[str, Weight], floats: Collection[str], record: str = ""
 ) -> dict[str, bytes]:
     """The files of a package: `weights` at their places, the constants named in `floats` kept as fp16.
+
+    record: text for the metadata, under RECORD_KEY.
 
     All else is copied. Raises BackendError for a weight that this program cannot hold.
     """
     by_key = {found.key: (weights[name], found) for name, held in places.items() for found in held if name in weights}
     spec = proto().Model_pb2.Model()
     spec.CopyFrom(template.spec)
+    if record:
+        spec.description.metadata.userDefined[RECORD_KEY] = record
     block = main_block(spec)
     blobs = BlobWriter()
     encoder = Encoder(
