@@ -23,6 +23,8 @@ SCHEMES = [Scheme(b, m, g) for b, m, g in itertools.product(range(1, 9), Mode, G
 # file, the ops that unpack a stream.
 OVERHEAD = {"native": 125, "table": 400, Mode.SYMMETRIC: 420, Mode.LINEAR: 680}
 UNPACKING = 4500
+# of an ADD beside the BATCH_MATMUL that a 1x1 convolution becomes; the tiny network has one
+MATMUL = 120
 
 
 @pytest.fixture(scope="session")
@@ -104,7 +106,7 @@ class Reader:
 
     def weights(self):
         """Tensor numbers of the weights, in the order the network uses them."""
-        users = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+        users = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL")
         return [op.inputs[1] for code, op in self.ops if code in users]
 
     def constant(self, index):
@@ -202,7 +204,7 @@ def test_every_scheme_keeps_codes_results_and_size(scheme, tiny, template, image
     reader = Reader(path)
     for index, weight in zip(reader.weights(), weights.values(), strict=True):
         codes, scale, zero_point, table = decoded(reader, index, weight)
-        assert np.array_equal(codes, laid_out(weight.codes))
+        assert np.array_equal(codes, laid_out(weight.codes).reshape(codes.shape))
         assert np.array_equal(table, weight.table) if weight.table is not None else table is None
         if weight.scale is not None:
             assert np.array_equal(scale, weight.scale)
@@ -223,7 +225,7 @@ def test_every_scheme_keeps_codes_results_and_size(scheme, tiny, template, image
         form, shared = "table" if has_table else scheme.mode, UNPACKING
     groups = sum(weight.groups for weight in weights.values())
     overhead = encoded.weight_bytes - stored - per_group * groups
-    assert 0 < overhead <= OVERHEAD[form] * len(weights) + shared
+    assert 0 < overhead <= OVERHEAD[form] * len(weights) + shared + MATMUL
     assert encoded.support.stored_bits == scheme.bits
 
 

@@ -31,6 +31,8 @@ _TYPES = {
 
 # op -> the class of its options, for the ops that mobconv writes
 _OPTIONS = {
+    "ADD": "AddOptions",
+    "BATCH_MATMUL": "BatchMatMulOptions",
     "CONCATENATION": "ConcatenationOptions",
     "DEQUANTIZE": "DequantizeOptions",
     "GATHER": "GatherOptions",
@@ -119,17 +121,8 @@ class Graph:
         self, code: str, inputs: Sequence[int], shape: Sequence[int], type_name: str, version: int = 1, **options: Any
     ) -> int:
         """An op that runs before the network; returns its output tensor. options: as the schema names them."""
-        operator = self._schema.OperatorT()
-        operator.opcodeIndex = self._op_code(code, version)
-        operator.inputs = list(inputs)
         output = self._tensor(type_name, tuple(shape), 0)
-        operator.outputs = [output]
-        name = _OPTIONS[code]
-        operator.builtinOptionsType = getattr(self._schema.BuiltinOptions, name)
-        operator.builtinOptions = getattr(self._schema, name + "T")()
-        for option, value in options.items():
-            setattr(operator.builtinOptions, option, value)
-        self._decoders.append(operator)
+        self._decoders.append(self._operator(code, inputs, output, version, options))
         return output
 
     def replace(self, old: int, new: int) -> None:
@@ -137,6 +130,45 @@ class Graph:
         for operator in self._graph.operators:
             operator.inputs = [new if index == old else index for index in operator.inputs]
         self._graph.outputs = [new if index == old else index for index in self._graph.outputs]
+
+    def is_pointwise(self, index: int) -> bool:
+        """Whether constant `index`, [O, 1, 1, I], is only read as the filter of convolutions that are matrix products.
+
+        Those are of stride 1, one group and with a bias, to which the activation can move.
+        """
+        code = self._schema.BuiltinOperator.CONV_2D
+        movable = [getattr(self._schema.ActivationFunctionType, name) for name in ("NONE", "RELU", "RELU6")]
+        _, height, width, columns = self._graph.tensors[index].shape
+        readers = [operator for operator in self._graph.operators if index in operator.inputs]
+        return (
+            height == width == 1
+            and index not in self._graph.outputs
+            and all(
+                self.model.operatorCodes[operator.opcodeIndex].builtinCode == code
+                and list(operator.inputs).index(index) == 1
+                and len(operator.inputs) == 3
+                and operator.inputs[2] >= 0
+                and operator.builtinOptions.strideW == operator.builtinOptions.strideH == 1
+                and operator.builtinOptions.fusedActivationFunction in movable
+                and self._graph.tensors[operator.inputs[0]].shape[-1] == columns
+                for operator in readers
+            )
+        )
+
+    def replace_pointwise(self, old: int, new: int) -> None:
+        """Convolutions with filter `old` (see `is_pointwise`) become BATCH_MATMUL with `new`, [O, I], and ADD."""
+        operators = []
+        for operator in self._graph.operators:
+            if old not in operator.inputs:
+                operators.append(operator)
+                continue
+            source, _, bias = operator.inputs
+            shape = tuple(self._graph.tensors[operator.outputs[0]].shape)
+            product = self._tensor("FLOAT32", shape, 0)
+            activation = {"fusedActivationFunction": operator.builtinOptions.fusedActivationFunction}
+            operators.append(self._operator("BATCH_MATMUL", (source, new), product, 1, {"adjY": True}))
+            operators.append(self._operator("ADD", (product, bias), operator.outputs[0], 1, activation))
+        self._graph.operators = operators
 
     def strip(self, inputs: dict[str, str], outputs: dict[str, str]) -> None:
         """Rename the edges and drop what nobody reads: metadata, description, names of inner tensors.
@@ -219,6 +251,18 @@ class Graph:
         tensor.buffer = buffer
         self._graph.tensors.append(tensor)
         return len(self._graph.tensors) - 1
+
+    def _operator(self, code: str, inputs: Sequence[int], output: int, version: int, options: dict[str, Any]) -> Any:
+        operator = self._schema.OperatorT()
+        operator.opcodeIndex = self._op_code(code, version)
+        operator.inputs = list(inputs)
+        operator.outputs = [output]
+        name = _OPTIONS[code]
+        operator.builtinOptionsType = getattr(self._schema.BuiltinOptions, name)
+        operator.builtinOptions = getattr(self._schema, name + "T")()
+        for option, value in options.items():
+            setattr(operator.builtinOptions, option, value)
+        return operator
 
     def _quantization(self, scale: NDArray[np.float32], zero_point: NDArray[np.int64], axis: int) -> Any:
         parameters = self._schema.QuantizationParametersT()
