@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mobconv.backends import placement
 from mobconv.backends.tflite.graph import Graph
 from mobconv.backends.tflite.quiet import quiet
+from mobconv.backends.tflite.runner import run_bytes
 from mobconv.errors import BackendError
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ def convert(program: Program, directory: Path) -> None:
     """Write the template of `program` to an existing empty folder.
 
     Raises BackendError when litert-torch refuses the network, and for a weight that is not found in
-    what it made (naming it).
+    what it made (naming it) or that the converter merged into another constant.
     """
     with quiet():
         marked = placement.placeholder(program)
@@ -51,8 +53,46 @@ def convert(program: Program, directory: Path) -> None:
         if name not in program.sites
     }
     floats = {key: by_value[values.tobytes()] for key, values in constants if values.tobytes() in by_value}
+    _refuse_derived(data, constants, places, set(floats), program)
     (directory / TEMPLATE).write_bytes(data)
     placement.save(directory / MAP, places, {"floats": floats})
+
+
+def _refuse_derived(
+    data: bytes,
+    constants: list[tuple[str, NDArray[np.float32]]],
+    places: placement.Places,
+    floats: set[str],
+    program: Program,
+) -> None:
+    """Raise BackendError where the converter computed another constant from weights that will change.
+
+    It moves the bias of a linear layer through a linear layer that follows directly (W2 b1 + b2), for
+    one. Such a constant, made of fingerprints, is neither a weight nor a parameter of the program; and
+    the template with the real weights in it does not compute what the program does.
+    """
+    known = floats | {place.key for found in places.values() for place in found}
+    foreign = [values for key, values in constants if key not in known and values.size > 1 and np.ptp(values) > 0]
+    if not foreign:
+        return
+    graph = Graph(data)
+    values = program.floats()
+    for name, found in places.items():
+        for place in found:
+            graph.set_constant(int(place.key), place.place(values[name]))
+    rng = np.random.default_rng(0)
+    feeds = {
+        name: rng.normal(size=value.shape).astype(value.dtype) if value.dtype.kind == "f" else value
+        for name, value in program.example.items()
+    }
+    expected = program.run(feeds)
+    for name, got in run_bytes(graph.to_bytes(), feeds).items():
+        if np.abs(got - expected[name]).max(initial=0.0) > 1e-3 * np.abs(expected[name]).max(initial=0.0):
+            shapes = ", ".join(str(list(values.shape)) for values in foreign)
+            raise BackendError(
+                f"litert-torch merged weights into other constants (of shape {shapes}), as it does with the biases "
+                "of linear layers that follow each other directly: such a network cannot be quantized from a template"
+            )
 
 
 def _litert_torch(program: Program) -> bytes:

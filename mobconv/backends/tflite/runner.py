@@ -135,6 +135,18 @@ class TFLiteRunner:
         return TensorSpec(edges.get(detail["index"], detail["name"]), shape, np.dtype(detail["dtype"]).name)
 
 
+def run_bytes(data: bytes, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Run a file that is not on disk once, at its declared shapes; names as in its signature."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    with quiet():
+        runner = Interpreter(model_content=data).get_signature_runner()
+        declared = runner.get_input_details()
+        typed = {name: value.astype(declared[name]["dtype"]) for name, value in feeds.items()}
+        found: dict[str, NDArray[Any]] = runner(**typed)
+    return found
+
+
 def _same(alone: NDArray[Any], together: NDArray[Any], i: int) -> bool:
     if together.shape != (_BATCH, *alone.shape[1:]):
         return False
