@@ -355,6 +355,24 @@ def test_parameters_beyond_fp16_are_refused_in_fp16_programs_and_exact_in_fp32_o
     np.testing.assert_array_equal(held[key], weights["stem.weight"].dequantize())
 
 
+def test_a_subnormal_table_entry_is_rounded_in_an_fp16_program_and_the_row_says_so(program, templates, tmp_path):
+    cell = Cell("coreml", Scheme.parse("w4-kmeans"), compute=Compute.FP16)
+    weights = quantized(program, cell.scheme)
+    table = weights["stem.weight"].table.copy()
+    table[0, 3] = 1.23456e-6
+    weights["stem.weight"] = replace(weights["stem.weight"], table=table, fp16=False)
+    told = backend.encode(templates[Compute.FP16], weights, cell, tmp_path / "a.mlpackage")
+    assert "stem.weight" in told.support.note and "rounded" in told.support.note
+    plain = backend.encode(
+        templates[Compute.FP32], weights, replace(cell, compute=Compute.FP32), tmp_path / "b.mlpackage"
+    )
+    assert not plain.support.note
+    with quiet():
+        held = vendor_decompressed(tmp_path / "b.mlpackage", tmp_path)
+    key = places_of(templates[Compute.FP32])["stem.weight"][0]["key"]
+    np.testing.assert_array_equal(held[key], weights["stem.weight"].dequantize())
+
+
 def test_wrong_requests_are_errors(program, templates, tmp_path):
     scheme = Scheme.parse("w4-kmeans")
     weights = quantized(program, scheme)

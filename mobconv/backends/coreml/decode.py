@@ -54,7 +54,8 @@ def _affine(values: Values) -> Array:
     scale, zero = (held.reshape(view) if held.ndim else held for held in (scale, zero))
     result: Array = data.astype(np.float32)
     result = (result - zero.astype(np.float32)) * scale.astype(np.float32)
-    return np.asarray(result, scale.dtype)
+    rounded: Array = result.astype(scale.dtype)
+    return rounded
 
 
 def _shift_scale(values: Values) -> Array:

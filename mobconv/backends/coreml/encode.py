@@ -50,7 +50,18 @@ def encode(template: Path, weights: Mapping[str, Weight], cell: Cell, path: Path
     if cell.scheme.mode is not None:
         size -= _float_bytes(weights, places, cell)
     oldest = max(targets[0], target, declared.requires if _any_quantized(weights) else "", key=_version)
-    return Encoded(size - base, replace(declared, requires=oldest))
+    note = "; ".join(filter(None, [declared.note, _rounded(weights, cell)]))
+    return Encoded(size - base, replace(declared, requires=oldest, note=note))
+
+
+def _rounded(weights: Mapping[str, Weight], cell: Cell) -> str:
+    """Says which tensors' fp32 parameters an fp16 program holds rounded, as it does all weights."""
+    names = [n for n, weight in weights.items() if isinstance(weight, QuantizedWeight) and not weight.fp16]
+    if cell.compute.value != "fp16" or not names:
+        return ""
+    return (
+        f"parameters that are subnormal in fp16 are rounded to it, as this program computes in fp16: {', '.join(names)}"
+    )
 
 
 def _float_bytes(weights: Mapping[str, Weight], places: placement.Places, cell: Cell) -> int:

@@ -23,7 +23,7 @@ from mobconv.errors import BackendError, InputError, MobconvError
 
 # Rows are run in chunks such that the largest value of the program has about so many elements:
 # what stays in cache is faster, and what is too large does not fit into memory.
-_CHUNK_ELEMENTS = 1 << 22
+_CHUNK_ELEMENTS = 1 << 21
 _CHUNK_ROWS = 256
 
 

@@ -25,7 +25,14 @@ constant that it replaces. "iOS16" forms hold their parameters as attributes, "i
 | linear, symmetric 7 5  | codes = lo + 2^(n-1) * hi, then SHIFT_SCALE: see `_split_codes`               |
 
 In the two splits lo = code mod 2^(n-1) is stored as uint<n-1> (6 or 4 bits) and hi = code >> (n-1)
-as uint1, both of shape Q: code = lo + hi * 2^(n-1), n bits in all.
+as uint1, both of shape Q: code = lo + hi * 2^(n-1), n bits in all. hi is one blob that several
+operations name. The zero points of linear 7 and 5 are fp16 (their data are floats), all others uint<n>
+or uint8.
+
+Codes lie in weight.bin (below ten of them: in the program). Scales, zero points and tables stand in the
+program as immediate values up to 8 KiB. coremltools writes that way what has fewer than ten elements and
+reads it at any length; longer float immediates are the one place where these files differ from what its own
+optimizers write, besides the splits. Operations in between are named q1, q2 and so on.
 """
 
 from __future__ import annotations
@@ -217,7 +224,9 @@ class Encoder:
     def _add(self, kind: str, name: str, size: tuple[int, ...], dtype: str | None = None, /, **values: Any) -> str:
         """Append an operation, give its name; parameters are inputs from iOS18 on, attributes before."""
         where = {"inputs": values} if self.ios18 else {"attributes": values}
-        self.operations.append(mil.operation(kind, name, (dtype or self.floats, size), **where))
+        # the consumer needs the output's name; that of the operation is for people, and short
+        label = name if name not in self.taken else self._name()
+        self.operations.append(mil.operation(kind, name, (dtype or self.floats, size), label=label, **where))
         return name
 
     def _stored(self, dtype: str, values: NDArray[Any]) -> Any:
@@ -244,11 +253,20 @@ class Encoder:
                 f"{weight.name}: its channels run along no single axis of the converted constant (shape "
                 f"{place.shape}), so Core ML holds no parameters per channel; use granularity tensor"
             )
-        if self.floats == "FLOAT16" and not weight.fp16:
+        if self.floats == "FLOAT16" and _lost_in_fp16(weight):
             raise BackendError(
-                f"{weight.name}: its scales or table entries are beyond fp16 (too small or too large), and a program "
-                "that computes in fp16 holds no others; use compute fp32, or keep this layer float"
+                f"{weight.name}: its scales or table entries overflow fp16, or vanish in it, and a program that "
+                "computes in fp16 holds no others; use compute fp32, or keep this layer float"
             )
+
+
+def _lost_in_fp16(weight: QuantizedWeight) -> bool:
+    """Whether a parameter becomes infinite in fp16, or a scale zero. (A small table entry may: it is a weight.)"""
+    if weight.fp16:
+        return False
+    with np.errstate(over="ignore"):
+        held = [array.astype(np.float16) for array in (weight.scale, weight.table) if array is not None]
+    return not all(np.isfinite(array).all() for array in held) or (weight.scale is not None and not held[0].all())
 
 
 def _table(entries: Iterable[float], dtype: Any, rank: int) -> NDArray[Any]:

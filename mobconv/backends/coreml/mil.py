@@ -78,11 +78,15 @@ def operation(
     output: tuple[str, Iterable[int]],
     inputs: Mapping[str, Any] | None = None,
     attributes: Mapping[str, Any] | None = None,
+    label: str = "",
 ) -> Any:
-    """An operation with one output of the same name. inputs: Value messages, or names of other outputs."""
+    """An operation with one output, `name`. inputs: Value messages, or names of other outputs.
+
+    label: what the operation itself is called, where it is not the output's name.
+    """
     mil = proto().MIL_pb2
     message = mil.Operation(type=kind)
-    message.attributes["name"].CopyFrom(string(name))
+    message.attributes["name"].CopyFrom(string(label or name))
     for key, value in (attributes or {}).items():
         message.attributes[key].CopyFrom(value)
     for key, value in (inputs or {}).items():
