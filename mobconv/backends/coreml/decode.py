@@ -52,10 +52,17 @@ def _affine(values: Values) -> Array:
     view = [1] * data.ndim
     view[int(values["axis"])] = -1
     scale, zero = (held.reshape(view) if held.ndim else held for held in (scale, zero))
-    result: Array = data.astype(np.float32)
-    result = (result - zero.astype(np.float32)) * scale.astype(np.float32)
-    rounded: Array = result.astype(scale.dtype)
-    return rounded
+    centred = data.astype(np.float32) - zero.astype(np.float32)
+    return _scaled(centred, scale)
+
+
+def _scaled(values: Array, scale: Array, shape: tuple[int, ...] | None = None) -> Array:
+    """The product, rounded once to the type of the scale, which is spread to `shape` where one is given."""
+    dtype = scale.dtype
+    if shape is not None:
+        scale = spread(scale, shape)
+    product = np.multiply(values, scale, dtype=np.float32)
+    return np.asarray(product, dtype)
 
 
 def _shift_scale(values: Values) -> Array:
@@ -63,7 +70,7 @@ def _shift_scale(values: Values) -> Array:
     result = data.astype(np.float32)
     if "offset" in values:
         result = result - spread(values["offset"].astype(np.float32), data.shape)
-    return (result * spread(scale.astype(np.float32), data.shape)).astype(scale.dtype)
+    return _scaled(result, scale, data.shape)
 
 
 def _lut(values: Values) -> Array:
