@@ -83,7 +83,9 @@ class Program:
         """The same program with other values in some parameters. Raises KeyError for an unknown name."""
         import torch
 
-        module = copy.deepcopy(self.module)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's own pytree, copied
+            module = copy.deepcopy(self.module)
         tensors = dict(Program(module, self.example, self.outputs, self.sites)._tensors())
         with torch.no_grad():
             for name, value in values.items():

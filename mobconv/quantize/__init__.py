@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mobconv.quantize import kmeans, linear, symmetric
-from mobconv.quantize.scales import fits_fp16, round_to
+from mobconv.quantize.scales import fits_fp16, to_fp16
 from mobconv.quantize.weights import Floats, FloatWeight, QuantizedWeight, Weight
 from mobconv.schemes import Granularity, Mode, Scheme
 
@@ -14,13 +14,13 @@ def quantize(name: str, values: Floats, axis: int, scheme: Scheme) -> Weight:
     """Quantize one parameter.
 
     values: float32, any shape; axis: its output-channel axis. Under fp32 and fp16 the result is a
-    FloatWeight (fp16: rounded to it). Scales and tables are rounded to fp16 before codes are chosen;
-    where one would be subnormal or overflow in fp16, all of the tensor's stay fp32, and `fp16` says so.
+    FloatWeight (fp16: rounded to it; CellError where it overflows). Scales and tables are rounded to fp16
+    before codes are chosen; where one would be subnormal or overflow in fp16, all of the tensor's stay fp32, and `fp16` says so.
     """
     values = np.ascontiguousarray(values, np.float32)
     if scheme.mode is None:
         if scheme.bits == 16:
-            return FloatWeight(name, round_to(values, fp16=True), 16)
+            return FloatWeight(name, to_fp16(name, values), 16)
         return FloatWeight(name, values, 32)
     found = _fit(name, values, axis, scheme, fp16=True)
     if not found.fp16:

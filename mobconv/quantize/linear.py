@@ -67,13 +67,13 @@ def _minmax(weights: Grouped, levels: int, fp16: bool) -> tuple[Floats, Floats]:
     low = np.minimum(weights.min(axis=1), 0)
     high = np.maximum(weights.max(axis=1), 0)
     scale = round_to((high - low) / np.float32(levels), fp16)
-    scale = np.where((scale > 0) & np.isfinite(scale), scale, np.float32(1)).astype(np.float32)
+    scale = np.where(scale > 0, scale, np.float32(1)).astype(np.float32)
     return scale, np.clip(np.rint(-low / scale), 0, levels).astype(np.float32)
 
 
 def _factors(weights: Grouped, scale: Floats, zero_point: Floats, levels: int) -> Grouped:
     z = zero_point[:, None]
-    return np.clip(np.rint(weights / scale[:, None]), -z, levels - z)
+    return np.clip(np.rint(weights / scale[:, None]), -z, levels - z).astype(np.float32, copy=False)
 
 
 def _search(weights: Grouped, start: Floats, start_zero: Floats, levels: int, fp16: bool) -> tuple[Floats, Floats]:

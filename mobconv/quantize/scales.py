@@ -8,8 +8,12 @@ look at the next few fp16 numbers accounts for rounding.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
+
+from mobconv.errors import CellError
 
 Floats = NDArray[np.float32]
 Grouped = NDArray[np.float32]  # (groups, weights per group)
@@ -19,17 +23,31 @@ FP16_LARGEST = 65504.0
 
 
 def round_to(values: NDArray[np.floating], fp16: bool) -> Floats:
-    """Parameters as the files hold them: the nearest fp16 number, or the nearest fp32 one."""
+    """Parameters as the files hold them: the nearest fp16 number, or the nearest fp32 one.
+
+    What fp16 would turn into zero or infinity stays as it is, for `fits_fp16` to find.
+    """
+    single = values.astype(np.float32)
     if not fp16:
-        return values.astype(np.float32)
+        return single
     with np.errstate(over="ignore"):
-        return values.astype(np.float16).astype(np.float32)
+        half = single.astype(np.float16).astype(np.float32)
+    lost = ~np.isfinite(half) | ((half == 0) & (single != 0))
+    return np.where(lost, single, half).astype(np.float32)
+
+
+def to_fp16(name: str, values: Floats) -> Floats:
+    """Float weights rounded to fp16, as float32. Raises CellError naming a tensor that overflows."""
+    largest = float(np.abs(values).max(initial=0))
+    if largest > FP16_LARGEST:
+        raise CellError(f"{name}: values up to {largest:g} do not fit in fp16; keep the layer fp32 or use a w8 scheme")
+    return values.astype(np.float16).astype(np.float32)
 
 
 def fits_fp16(values: Floats) -> bool:
     """Whether every value is zero or a normal, finite fp16 number's magnitude."""
     size = np.abs(values[values != 0])
-    return bool(size.size == 0 or (size.min() >= FP16_SMALLEST_NORMAL and size.max() <= FP16_LARGEST))
+    return not size.size or (float(size.min()) >= FP16_SMALLEST_NORMAL and float(size.max()) <= FP16_LARGEST)
 
 
 def ratios(largest: int, short: bool) -> NDArray[np.float64]:
@@ -90,8 +108,8 @@ class Best:
         """Take in one candidate of each group. The first of equals stays, so results do not wander."""
         if not (error < self.error[-1]).any():
             return
-        new = [error, scale, np.zeros_like(scale) if zero_point is None else zero_point]
-        held = (self.error, self.scale, self.zero_point)
+        new: list[NDArray[Any]] = [error, scale, np.zeros_like(scale) if zero_point is None else zero_point]
+        held: tuple[NDArray[Any], ...] = (self.error, self.scale, self.zero_point)
         for rank in range(len(self.error)):
             same = (new[1] == self.scale[rank]) & (new[2] == self.zero_point[rank])
             new[0] = np.where(same, np.inf, new[0])

@@ -25,13 +25,13 @@ _KEPT = 6  # basins that are refined; twice as many in short groups
 
 
 def _factors(weights: Grouped, scale: Floats, top: int) -> Grouped:
-    return np.clip(np.rint(weights / scale[:, None]), -top, top)
+    return np.clip(np.rint(weights / scale[:, None]), -top, top).astype(np.float32, copy=False)
 
 
 def _start(weights: Grouped, top: int, fp16: bool) -> Floats:
-    """The min/max scale of each group; 1 for a group of zeros, or one that rounds to no scale at all."""
+    """The min/max scale of each group; 1 for a group of zeros."""
     scale = round_to(np.abs(weights).max(axis=1) / np.float32(top), fp16)
-    return np.where((scale > 0) & np.isfinite(scale), scale, np.float32(1)).astype(np.float32)
+    return np.where(scale > 0, scale, np.float32(1)).astype(np.float32)
 
 
 def fit(weights: Grouped, bits: int, algorithm: Algorithm, fp16: bool) -> tuple[NDArray[np.uint8], Floats]:
@@ -67,4 +67,5 @@ def _search(weights: Grouped, start: Floats, top: int, fp16: bool) -> Floats:
             for near in neighbours(scale, fp16):
                 usable = np.where((near > 0) & np.isfinite(near), near, start).astype(np.float32)
                 best.offer(squared_error(weights, usable, _factors(weights, usable, top)), usable)
-    return best.scale[0]
+    found: Floats = best.scale[0]
+    return found

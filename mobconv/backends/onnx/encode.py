@@ -16,6 +16,7 @@ from mobconv.backends.placement import Placement
 from mobconv.errors import BackendError
 from mobconv.files import write_whole
 from mobconv.quantize.kmeans import used_entries
+from mobconv.quantize.scales import to_fp16
 from mobconv.quantize.weights import FloatWeight, QuantizedWeight, Weight
 from mobconv.schemes import Scheme
 
@@ -81,10 +82,7 @@ class _Rewriter:
         if not half:
             tensor.CopyFrom(numpy_helper.from_array(values, name))
             return
-        with np.errstate(over="ignore"):
-            narrow = values.astype(np.float16)
-        if not np.isfinite(narrow).all():
-            raise BackendError(f"{name}: values up to {np.abs(values).max():g} do not fit in fp16; use a w8 scheme")
+        narrow = to_fp16(name, values).astype(np.float16)
         stored = f"{name}.h"
         tensor.CopyFrom(numpy_helper.from_array(narrow, stored))
         self.nodes.append(helper.make_node("Cast", [stored], [name], to=TensorProto.FLOAT))

@@ -1,0 +1,127 @@
+"""From a name and a state dict to a module: factories, wrappers, and what does not fit."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mobconv.errors import InputError, UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    import torch
+
+# The keys under which training scripts keep the state dict, in order of preference.
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+_LISTED = 8  # names shown of each kind before '... and N more'
+
+
+def build(factory: str, arguments: Mapping[str, Any]) -> torch.nn.Module:
+    """Import ``package.module:factory`` (the current folder included) and call it.
+
+    Raises UsageError when it cannot be imported, called, or returns no module.
+    """
+    import torch
+
+    path, colon, name = factory.partition(":")
+    if not colon or not path or not name:
+        raise UsageError(f"--model {factory!r} is not of the form package.module:factory")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(path)
+    except Exception as error:  # whatever the user's module raises
+        raise UsageError(f"--model {factory}: cannot import {path}: {error}") from error
+    if not hasattr(module, name):
+        names = [found for found in vars(module) if not found.startswith("_")]
+        raise UsageError(f"--model {factory}: {path} has no {name}{did_you_mean(name, names)}")
+    try:
+        built = getattr(module, name)(**arguments)
+    except Exception as error:  # whatever the user's factory raises
+        raise UsageError(f"--model {factory}: called with {dict(arguments)} it fails: {error}") from error
+    if not isinstance(built, torch.nn.Module):
+        raise UsageError(f"--model {factory} returns {type(built).__name__}, not a torch.nn.Module")
+    return built
+
+
+def state_of(loaded: object, path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """The state dict in what a file held, and what was done to find it, to be told to the user."""
+    import torch
+
+    notes: list[str] = []
+    found = loaded
+    while isinstance(found, Mapping) and not _is_state(found):
+        key = next((key for key in _WRAPPERS if isinstance(found.get(key), Mapping)), None)
+        if key is None:
+            held = ", ".join(repr(key) for key in list(found)[:_LISTED]) or "nothing"
+            raise InputError(
+                f"{path}: no state dict in it (it holds {held}); save model.state_dict(), bare or under one of "
+                + ", ".join(_WRAPPERS)
+            )
+        notes.append(f"took the state dict under {key!r}")
+        found = found[key]
+    if not isinstance(found, Mapping):
+        raise InputError(f"{path}: holds a {type(found).__name__}, not a state dict; save model.state_dict()")
+    state = {str(name): value for name, value in found.items() if isinstance(value, torch.Tensor)}
+    if not state:
+        raise InputError(f"{path}: the state dict has no tensors")
+    if all(name.startswith("module.") for name in state):
+        notes.append("took the prefix 'module.' of DataParallel off every name")
+        state = {name.removeprefix("module."): value for name, value in state.items()}
+    return state, notes
+
+
+def _is_state(found: Mapping[Any, Any]) -> bool:
+    import torch
+
+    return bool(found) and any(isinstance(value, torch.Tensor) for value in found.values())
+
+
+def fill(module: torch.nn.Module, state: Mapping[str, torch.Tensor], path: Path, factory: str) -> None:
+    """Load a state dict. Raises InputError that lists what is missing, unexpected and misshaped."""
+    wanted = module.state_dict()
+    # counters of batch norm say nothing of the function; old checkpoints lack them
+    missing = [name for name in wanted if name not in state and not name.endswith("num_batches_tracked")]
+    unexpected = [name for name in state if name not in wanted]
+    misshaped = [
+        f"{name} {tuple(state[name].shape)}, expected {tuple(wanted[name].shape)}"
+        for name in wanted
+        if name in state and state[name].shape != wanted[name].shape
+    ]
+    if missing or unexpected or misshaped:
+        lines = [f"{path} does not fit {factory}:"]
+        lines += _listing(
+            "missing from the file", [f"{n}{did_you_mean(n, unexpected)}" for n in missing[:_LISTED]], missing
+        )
+        lines += _listing("not in the architecture", unexpected[:_LISTED], unexpected)
+        lines += _listing("of another shape", misshaped[:_LISTED], misshaped)
+        lines.append("Check the factory and its arguments (--model, --model-arg).")
+        raise InputError("\n".join(lines))
+    module.load_state_dict(dict(state), strict=False)
+
+
+def _listing(title: str, shown: list[str], everything: list[str]) -> list[str]:
+    if not everything:
+        return []
+    more = f"\n    ... and {len(everything) - len(shown)} more" if len(everything) > len(shown) else ""
+    return [f"  {len(everything)} {title}:\n    " + "\n    ".join(shown) + more]
+
+
+def check_finite(module: torch.nn.Module, path: Path) -> None:
+    """Raise InputError naming the tensors that hold NaN or infinity."""
+    import torch
+
+    broken = [
+        name
+        for name, value in module.state_dict().items()
+        if value.is_floating_point() and not bool(torch.isfinite(value).all())
+    ]
+    if broken:
+        raise InputError(
+            f"{path}: NaN or infinity in {', '.join(broken[:_LISTED])}"
+            + (f" and {len(broken) - _LISTED} more" if len(broken) > _LISTED else "")
+            + "; the training diverged or the file is damaged"
+        )

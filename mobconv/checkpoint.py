@@ -1,0 +1,308 @@
+"""Every kind of file that a trained model comes in: safetensors, a state dict, or an exported program.
+
+A checkpoint is data, not a program. Pickles are read with ``weights_only=True``; a `.pt2` archive is
+searched for pickled objects first; a file's own metadata may name factories of mobconv.zoo only, since
+importing and calling any name that a file brings along would run code of its choice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobconv import architecture
+from mobconv.errors import InputError, UsageError
+from mobconv.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    import torch
+    from torch.export import ExportedProgram
+
+    from mobconv.trace import Program
+
+_OUR_FACTORIES = "mobconv.zoo."
+_NO_SHAPE = "say the input's shape, for one image, as in --input-shape 1,3,224,224"
+
+
+@dataclass
+class Options:
+    """What the user says of a checkpoint; wins over what the file says of itself."""
+
+    factory: str | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+    input_shape: tuple[int, ...] | None = None
+    preprocessing: Preprocessing | None = None
+    trust_pickle: bool = False
+
+
+@dataclass
+class Checkpoint:
+    """A trained network, ready to trace.
+
+    module         in eval mode, float32; as loaded, nothing folded: the float baseline
+    example        named example inputs (zeros), batch 1
+    preprocessing  None where neither the file nor the user says
+    labels         class names, empty where unknown
+    notes          what was recognised while loading, to be told
+    """
+
+    path: Path
+    sha256: str
+    module: torch.nn.Module
+    example: dict[str, NDArray[Any]]
+    preprocessing: Preprocessing | None
+    labels: tuple[str, ...]
+    notes: list[str]
+    exported: ExportedProgram | None = None
+
+    def trace(self) -> Program:
+        """The traced, folded program. Raises InputError when the module cannot be traced."""
+        from mobconv import trace
+
+        if self.exported is not None:
+            return trace.from_exported(self.exported, self.example)
+        return trace.trace(self.module, self.example)
+
+    def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The unfolded module's output on (N, C, H, W): the float baseline."""
+        import torch
+
+        with torch.inference_mode():
+            found = self.module(torch.from_numpy(images))
+        return np.asarray((found[0] if isinstance(found, tuple | list) else found).numpy(), np.float32)
+
+
+def load(path: Path, options: Options | None = None) -> Checkpoint:
+    """Read a checkpoint of any kind, told apart by content.
+
+    Raises InputError for a file that is missing, empty, truncated, no checkpoint, of another
+    architecture, or holds NaN; UsageError when something must be said by an option.
+    """
+    options = options or Options()
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; a checkpoint is one file (.safetensors, .pt, .pth or .pt2)")
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    if not content:
+        raise InputError(f"{path} is empty")
+    digest = hashlib.sha256(content).hexdigest()
+    if path.suffix == ".safetensors":
+        state, metadata = _read_safetensors(path, content)
+        return _from_state(path, digest, state, metadata, [], options)
+    kind = _zip_kind(path, content)
+    if kind == "program":
+        return _from_program(path, digest, options)
+    if kind == "torchscript":
+        raise InputError(
+            f"{path} is a TorchScript archive, which mobconv does not read yet; save the module's state_dict(), "
+            "or the program with torch.export.save"
+        )
+    found = _unpickle(path, options.trust_pickle)
+    import torch
+
+    if isinstance(found, torch.nn.Module):
+        return _finish(path, digest, found, {}, ["the file held the whole module"], options)
+    state, notes = architecture.state_of(found, path)
+    return _from_state(path, digest, state, {}, notes, options)
+
+
+def _read_safetensors(path: Path, content: bytes) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load as parse
+
+    try:
+        state = parse(content)
+        length = int.from_bytes(content[:8], "little")
+        header = json.loads(content[8 : 8 + length])
+    except (SafetensorError, ValueError) as error:
+        raise InputError(f"{path}: damaged or no safetensors file: {error}") from error
+    text = header.get("__metadata__", {}).get("mobconv", "{}")
+    try:
+        metadata = json.loads(text)
+        if not isinstance(metadata, dict):
+            raise ValueError("not an object")
+    except ValueError as error:
+        raise InputError(f"{path}: its `mobconv` metadata is not JSON: {error}") from error
+    return state, metadata
+
+
+def _zip_kind(path: Path, content: bytes) -> str:
+    """'program', 'torchscript' or 'pickle'. Raises InputError for a zip that is none of these."""
+    if not content.startswith(b"PK"):
+        return "pickle"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {name.partition("/")[2] for name in archive.namelist()}
+    except zipfile.BadZipFile as error:
+        raise InputError(f"{path}: truncated or damaged ({error}); copy or download it again") from error
+    if "archive_format" in names or "models/model.json" in names:
+        return "program"
+    if "constants.pkl" in names:
+        return "torchscript"
+    if "data.pkl" in names:
+        return "pickle"
+    raise InputError(f"{path} is a zip file, but no checkpoint: it has no data.pkl, as torch.save writes")
+
+
+def _unpickle(path: Path, trust: bool) -> object:
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported global" not in str(error) and "GLOBAL" not in str(error):
+            raise InputError(f"{path}: truncated, or no checkpoint that torch.load reads") from error
+        if not trust:
+            wanted = _refused_global(str(error))
+            raise InputError(
+                f"{path}: this pickle wants to run code ({wanted}), so it was not loaded. Save "
+                "model.state_dict() in its place. If you trust whoever made the file, --trust-pickle loads it, "
+                "and with it whatever it does to your machine."
+            ) from error
+    except (EOFError, KeyError, RuntimeError, ValueError, AttributeError, TypeError, IndexError) as error:
+        raise InputError(f"{path}: truncated, or no checkpoint that torch.load reads: {_first_line(error)}") from error
+    try:
+        return torch.load(path, map_location="cpu", weights_only=False)
+    except Exception as error:  # a trusted pickle may raise anything
+        raise InputError(f"{path}: cannot be unpickled: {_first_line(error)}") from error
+
+
+def _refused_global(message: str) -> str:
+    """The class or function that weights-only loading refused, from torch's message."""
+    for marker in ("Unsupported global: GLOBAL ", "GLOBAL "):
+        if marker in message:
+            return message.partition(marker)[2].split()[0].strip("`'\".,")
+    return "an object"
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _from_state(
+    path: Path,
+    digest: str,
+    state: Mapping[str, torch.Tensor],
+    metadata: Mapping[str, Any],
+    notes: list[str],
+    options: Options,
+) -> Checkpoint:
+    factory = options.factory or metadata.get("factory")
+    if factory is None:
+        raise UsageError(f"{path} holds weights only: name what builds the network, --model package.module:factory")
+    factory = str(factory)
+    if options.factory is None and not factory.startswith(_OUR_FACTORIES):
+        raise UsageError(
+            f"{path} says that it is built by {factory!r}. A file may not choose what is imported: if you know "
+            f"this factory, say --model {factory}"
+        )
+    arguments = dict(options.arguments)
+    if not arguments and options.factory in (None, metadata.get("factory")):
+        arguments = dict(metadata.get("arguments", {}))
+    module = architecture.build(factory, arguments)
+    architecture.fill(module, state, path, factory)
+    return _finish(path, digest, module, metadata, notes, options)
+
+
+def _finish(
+    path: Path,
+    digest: str,
+    module: torch.nn.Module,
+    metadata: Mapping[str, Any],
+    notes: list[str],
+    options: Options,
+) -> Checkpoint:
+    architecture.check_finite(module, path)
+    shape = options.input_shape or metadata.get("input_shape")
+    if shape is None:
+        raise UsageError(f"{path} does not say what it takes: {_NO_SHAPE}")
+    try:
+        example = np.zeros([int(length) for length in shape], np.float32)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: {shape!r} is no input shape; {_NO_SHAPE}") from error
+    preprocessing = options.preprocessing
+    if preprocessing is None and "preprocessing" in metadata:
+        preprocessing = Preprocessing.from_json(metadata["preprocessing"])
+    labels = tuple(str(label) for label in metadata.get("labels", ()))
+    return Checkpoint(path, digest, module.float().eval(), {"image": example}, preprocessing, labels, notes)
+
+
+def _from_program(path: Path, digest: str, options: Options) -> Checkpoint:
+    """A `.pt2` archive of torch.export.save."""
+    import torch
+
+    if not options.trust_pickle:
+        _refuse_objects(path)
+    try:
+        with _weights_only(not options.trust_pickle):
+            exported = torch.export.load(str(path))
+    except Exception as error:  # the deserializer raises dozens of types
+        raise InputError(
+            f"{path}: torch.export.load cannot read this program (saved by another release of PyTorch, or damaged): "
+            f"{_first_line(error)}"
+        ) from error
+    placeholders = [node for node in exported.graph.nodes if node.op == "placeholder"]
+    wanted = list(exported.graph_signature.user_inputs)
+    shapes = [tuple(node.meta["val"].shape) for node in placeholders if node.name in wanted]
+    if len(shapes) != 1:
+        raise InputError(f"{path}: the program takes {len(shapes)} inputs; mobconv works on networks with one")
+    if not all(isinstance(length, int) for length in shapes[0]):
+        raise InputError(f"{path}: input shape {shapes[0]} has open dimensions; export it with a fixed shape")
+    if options.input_shape not in (None, shapes[0]):
+        raise UsageError(f"{path} was exported for inputs {shapes[0]}, not {options.input_shape}")
+    module = exported.module()
+    architecture.check_finite(module, path)
+    example: dict[str, NDArray[Any]] = {"image": np.zeros(shapes[0], np.float32)}
+    return Checkpoint(path, digest, module, example, options.preprocessing, (), [], exported)
+
+
+def _refuse_objects(path: Path) -> None:
+    """Raise InputError when the archive holds anything that loading would unpickle as an object."""
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            inner = name.partition("/")[2]
+            leaf = inner.rpartition("/")[2]
+            asks = leaf.startswith(("custom_obj", "opaque_obj")) or inner.startswith("data/aotinductor")
+            if leaf.endswith("_config.json"):
+                asks = asks or b'"use_pickle": true' in archive.read(name).replace(
+                    b'"use_pickle":true', b'"use_pickle": true'
+                )
+            if asks:
+                raise InputError(
+                    f"{path}: {inner} asks for Python objects to be unpickled, which runs code. If you trust whoever "
+                    "made the file, --trust-pickle loads it, and with it whatever it does to your machine."
+                )
+
+
+@contextmanager
+def _weights_only(enforced: bool) -> Iterator[None]:
+    """While enforced, no torch.load below, whatever its arguments, unpickles anything but tensors.
+
+    torch.export.load falls back to full unpickling of sample inputs when the safe way fails.
+    """
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    try:
+        if enforced:
+            os.environ[name] = "1"
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = before

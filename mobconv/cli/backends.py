@@ -1,0 +1,62 @@
+"""`mobconv backends`: what each backend can do here, and why not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mobconv.cli.common import AsJson
+
+
+def command(as_json: AsJson = False) -> int:
+    """List the backends: installed or not, their tools, and what files need."""
+    import json
+
+    from mobconv import backends
+    from mobconv.schemes import BITS, Cell, Mode, Scheme
+
+    found: list[dict[str, Any]] = []
+    for name in backends.names():
+        backend = backends.get(name)
+        missing = backend.missing()
+        widths = {
+            mode.value: {
+                bits: backend.support(Cell(name, Scheme.parse(f"w{bits}-{mode}"))).stored_bits for bits in BITS
+            }
+            for mode in Mode
+        }
+        found.append(
+            {
+                "backend": name,
+                "suffix": backend.suffix,
+                "missing": missing,
+                "tools": backend.versions() if missing is None else {},
+                "stored_bits": widths,
+            }
+        )
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return 0
+    from rich.table import Table
+
+    from mobconv.cli import render
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("backend", "files", *(f"{mode} stored at" for mode in Mode), "here"):
+        table.add_column(title)
+    for entry in found:
+        stored = entry["stored_bits"]
+        tools = entry["tools"]
+        table.add_row(
+            str(entry["backend"]),
+            f".{entry['suffix']}",
+            *(" ".join(_width(asked, held) for asked, held in reversed(stored[mode.value].items())) for mode in Mode),
+            str(entry["missing"] or ", ".join(f"{tool} {version}" for tool, version in tools.items())),
+        )
+    render.console().print(table)
+    return 0
+
+
+def _width(asked: int, held: int | None) -> str:
+    if held is None:
+        return "-"
+    return str(asked) if asked == held else f"{asked}>{held}"

@@ -1,0 +1,108 @@
+"""Options and output that commands share."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mobconv.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from mobconv.checkpoint import Checkpoint
+    from mobconv.preprocessing import Preprocessing
+
+Model = Annotated[
+    str | None,
+    typer.Option("--model", metavar="PKG:FACTORY", help="what builds the network, where the file does not say"),
+]
+ModelArg = Annotated[
+    list[str] | None, typer.Option("--model-arg", metavar="NAME=VALUE", help="argument of the factory; may be repeated")
+]
+InputShape = Annotated[
+    str | None, typer.Option("--input-shape", metavar="1,3,224,224", help="shape of one input, batch first")
+]
+PreprocessingOption = Annotated[
+    str | None,
+    typer.Option(
+        "--preprocessing",
+        metavar="JSON",
+        help='normalisation, as {"mean": [..], "std": [..]} in units of 0..1 pixels, or a file that holds it',
+    ),
+]
+TrustPickle = Annotated[
+    bool, typer.Option("--trust-pickle", help="load pickles that run code: only from people you trust")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON in place of a table")]
+
+
+def preprocessing_from(text: str | None) -> Preprocessing | None:
+    """Parse --preprocessing. Raises UsageError or InputError."""
+    from mobconv.preprocessing import Preprocessing
+
+    if text is None:
+        return None
+    if not text.lstrip().startswith("{"):
+        try:
+            text = Path(text).read_text()
+        except OSError as error:
+            raise InputError(f"--preprocessing {text}: cannot be read: {error.strerror}") from error
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"--preprocessing is not JSON: {error}") from error
+    return Preprocessing.from_json(value)
+
+
+def load_checkpoint(
+    path: Path,
+    model: str | None,
+    model_arg: list[str] | None,
+    input_shape: str | None,
+    preprocessing: str | None,
+    trust_pickle: bool,
+) -> Checkpoint:
+    """Load a checkpoint as the options say, and tell on stderr what was recognised."""
+    from mobconv import checkpoint
+
+    options = checkpoint.Options(
+        factory=model,
+        arguments=dict(_argument(text) for text in model_arg or ()),
+        input_shape=None if input_shape is None else _shape(input_shape),
+        preprocessing=preprocessing_from(preprocessing),
+        trust_pickle=trust_pickle,
+    )
+    if trust_pickle:
+        say("warning: --trust-pickle: the file may run any code on this machine, with your rights")
+    found = checkpoint.load(path, options)
+    for note in found.notes:
+        say(f"{path.name}: {note}")
+    return found
+
+
+def _argument(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise UsageError(f"--model-arg {text!r} is not of the form name=value")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    try:
+        shape = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--input-shape {text!r}: numbers with commas between, such as 1,3,224,224") from None
+    if len(shape) < 2 or min(shape) < 1:
+        raise UsageError(f"--input-shape {text!r}: at least two lengths, each 1 or more")
+    return shape
+
+
+def say(text: str) -> None:
+    """A line for people, on stderr: stdout is for results."""
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,106 @@
+"""`mobconv evaluate`: measure one artifact, read from disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mobconv.cli.common import AsJson, PreprocessingOption, preprocessing_from
+
+
+def command(
+    artifact: Annotated[Path, typer.Argument(help="an .onnx, .tflite or .mlpackage, ours or not")],
+    data: Annotated[str, typer.Option("--data", help="parquet file, folder of images by class, or hub name")],
+    limit: Annotated[int | None, typer.Option("--images", min=1, help="take the first so many images")] = None,
+    preprocessing: PreprocessingOption = None,
+    threads: Annotated[int, typer.Option("--threads", min=0, help="threads of the runtime; 0 for all cores")] = 0,
+    as_json: AsJson = False,
+) -> int:
+    """Accuracy, size and latency of one artifact on labelled images."""
+    import json
+    import time
+
+    from mobconv import backends, evaluate, files
+    from mobconv import data as datasets
+    from mobconv.errors import BackendError, InputError
+    from mobconv.preprocessing import Preprocessing
+
+    if not artifact.exists():
+        raise InputError(f"{artifact}: no such file or folder")
+    backend = backends.for_path(artifact)
+    missing = backend.missing()
+    if missing:
+        raise BackendError(missing)
+    start = time.perf_counter()
+    runner = backend.open(artifact, threads)
+    load_ms = (time.perf_counter() - start) * 1e3
+    record = _record(runner.record, artifact)
+    normalise = preprocessing_from(preprocessing)
+    if normalise is None and "preprocessing" in record:
+        normalise = Preprocessing.from_json(record["preprocessing"])
+    if normalise is None:
+        raise InputError(
+            f"{artifact} does not say how pixels are normalised; "
+            """add --preprocessing '{"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}' with the network's own figures"""
+        )
+    images = datasets.load(data, limit)
+    run = evaluate.of_runner(runner)
+    evaluate.check_shape(images, runner.inputs[0].shape, str(artifact))
+    inputs = normalise(images.pixels)
+    outputs = evaluate.predict(run, inputs)
+    evaluate.check_labels(images, outputs.shape[1])
+    right = evaluate.accuracy(outputs, images.labels)
+    timing = None if runner.verified == "emulated" else evaluate.latency(runner, runner, inputs[:1])
+    found = {
+        "artifact": str(artifact),
+        "cell": record.get("cell"),
+        "images": len(images),
+        "top1": right.top1,
+        "top5": right.top5,
+        "file_bytes": files.size(artifact),
+        "latency_ms": timing.ms if timing else None,
+        "load_ms": load_ms,
+        "verified": runner.verified,
+    }
+    runner.close()
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return 0
+    from mobconv.report.tables import size
+
+    print(f"{artifact} ({found['cell'] or 'not made by mobconv'})")
+    print(f"  top-1    {right.top1 * 100:.2f} %  of {len(images)} images")
+    print(f"  top-5    {right.top5 * 100:.2f} %")
+    print(f"  size     {size(files.size(artifact))}")
+    print(f"  load     {load_ms:.0f} ms")
+    print(
+        f"  latency  {timing.ms:.2f} ms an image"
+        if timing
+        else "  latency  not measured: emulated, no such device here"
+    )
+    print(f"  run by   {_RUN_BY[runner.verified]}")
+    return 0
+
+
+_RUN_BY = {
+    "runtime": "the format's own runtime",
+    "emulated": "mobconv's own executor of ML Programs (emulated)",
+    "macos": "Core ML on this Mac",
+}
+
+
+def _record(text: str, artifact: Path) -> dict[str, Any]:
+    """What an artifact of ours says of itself; empty for others. Raises InputError when it is damaged."""
+    import json
+
+    from mobconv.errors import InputError
+
+    try:
+        found = json.loads(text or "{}")
+        if not isinstance(found, dict):
+            raise ValueError("not an object")
+    except ValueError as error:
+        raise InputError(f"{artifact}: its mobconv record is damaged: {error}") from error
+    return found

@@ -1,0 +1,59 @@
+"""`mobconv export`: one scheme into one or more formats."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mobconv.cli.common import (
+    AsJson,
+    InputShape,
+    Model,
+    ModelArg,
+    PreprocessingOption,
+    TrustPickle,
+    load_checkpoint,
+    say,
+)
+
+
+def command(
+    checkpoint: Annotated[Path, typer.Argument(help=".safetensors, .pt, .pth (state dict) or .pt2 (torch.export)")],
+    to: Annotated[str, typer.Option("--to", metavar="onnx,tflite,coreml", help="formats, with commas between")],
+    scheme: Annotated[str, typer.Option("--scheme", help="fp32, fp16 or w<bits>-<mode>, such as w4-kmeans")] = "fp32",
+    out: Annotated[Path, typer.Option("-o", "--out", help="folder for the files")] = Path("out"),
+    compute: Annotated[
+        str | None,
+        typer.Option("--compute", metavar="fp32|fp16", help="default: fp16 for coreml, as Apple's; else fp32"),
+    ] = None,
+    model: Model = None,
+    model_arg: ModelArg = None,
+    input_shape: InputShape = None,
+    preprocessing: PreprocessingOption = None,
+    trust_pickle: TrustPickle = False,
+    as_json: AsJson = False,
+) -> int:
+    """Write a checkpoint as Core ML, TFLite or ONNX files, read each back, and print what it costs."""
+    import json
+    from dataclasses import asdict
+
+    from mobconv import exporting
+    from mobconv.schemes import Scheme
+
+    cells = exporting.cells(to, Scheme.parse(scheme), compute)
+    if compute is None and any(cell.backend == "coreml" for cell in cells):
+        say("coreml: the program computes in fp16, Apple's own default; --compute fp32 for full precision")
+    loaded = load_checkpoint(checkpoint, model, model_arg, input_shape, preprocessing, trust_pickle)
+    rows = exporting.export(loaded, cells, out, say)
+    if as_json:
+        print(json.dumps([asdict(row) for row in rows], indent=1))
+        return 0
+    from mobconv.cli import render
+    from mobconv.report import tables
+
+    render.console().print(render.exported(rows))
+    for line in tables.remarks(rows):
+        print(line)
+    return 0

@@ -1,0 +1,114 @@
+"""Tables and progress on a terminal; plain lines where there is none."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from mobconv.report import tables
+from mobconv.results import FAILED, OK, Results, Row
+from mobconv.sweep import Watcher
+
+_PLAIN_WIDTH = 160  # tables in a log file are not folded at 80 columns
+
+
+def console(stderr: bool = False) -> Console:
+    """A console; wide where the output is no terminal."""
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(file=stream, width=None if stream.isatty() else _PLAIN_WIDTH, highlight=False)
+
+
+class _Bar(Watcher):
+    def __init__(self, progress: Progress, total: int) -> None:
+        self.progress = progress
+        self.task = progress.add_task("loading", total=total)
+
+    def stage(self, text: str) -> None:
+        self.progress.update(self.task, description=text)
+
+    def row(self, row: Row) -> None:
+        if row.status == FAILED:
+            self.progress.console.print(f"[red]failed[/red] {escape(row.cell)}: {escape(row.reason)}")
+        self.progress.update(self.task, advance=1, description=row.cell)
+
+
+class _Lines(Watcher):
+    def __init__(self, total: int) -> None:
+        self.total, self.done = total, 0
+
+    def stage(self, text: str) -> None:
+        if not text.startswith("quantize"):
+            print(text, file=sys.stderr, flush=True)
+
+    def row(self, row: Row) -> None:
+        self.done += 1
+        shown = f"top-1 {row.top1 * 100:.2f} %" if row.top1 is not None else f"{row.status}: {row.reason}"
+        print(f"[{self.done}/{self.total}] {row.cell} {shown}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def watching(total: int) -> Iterator[Watcher]:
+    """A progress bar on a terminal, a line for each cell elsewhere."""
+    if not sys.stderr.isatty():
+        yield _Lines(total)
+        return
+    columns = (TextColumn("{task.description}", justify="left"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
+        yield _Bar(progress, total)
+
+
+def results(found: Results) -> None:
+    """The table of a sweep, its cliffs and remarks, on stdout."""
+    out = console()
+    out.print(rows(found.cells))
+    for line in tables.legend(found):
+        out.print(escape(line), style="dim")
+    if found.cliffs:
+        out.print(f"\nCliffs (top-1 more than {found.cliffs[0].margin:g} points below the float baseline):")
+        for cliff in found.cliffs:
+            out.print(f"  {escape(tables.cliff_line(cliff))}", style="yellow" if cliff.bits else "")
+    told = tables.remarks(found.cells)
+    if told:
+        out.print("\nRemarks:")
+        for line in told:
+            out.print(f"  {escape(line)}")
+    out.print(f"\n{tables.summary(found)}")
+
+
+def rows(cells: Sequence[Row]) -> Table:
+    """Rows as a table, a rule between backends, dim where unsupported and red where failed."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in tables.COLUMNS:
+        table.add_column(column.title, justify="right" if column.figure else "left", no_wrap=True)
+    for position, row in enumerate(cells):
+        last = position + 1 == len(cells) or cells[position + 1].backend != row.backend
+        style = {OK: "", FAILED: "red"}.get(row.status, "dim")
+        shown = [escape(column.show(row)) for column in tables.COLUMNS]
+        if row.status != OK:
+            shown[1] = row.status
+        table.add_row(*shown, style=style, end_section=last)
+    return table
+
+
+def exported(cells: Sequence[Row]) -> Table:
+    """What `mobconv export` wrote."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    titles = ("file", "size", "eff. bits", "latency", "needs")
+    for title in titles:
+        table.add_column(title, justify="left" if title in ("file", "needs") else "right", no_wrap=title != "file")
+    for row in cells:
+        ratio = "not measured here" if row.latency_ratio is None else f"{row.latency_ratio:.2f}x float"
+        table.add_row(
+            escape(str(row.path)),
+            tables.size(row.file_bytes),
+            "-" if row.effective_bits is None else f"{row.effective_bits:.2f}",
+            ratio,
+            row.requires or "-",
+        )
+    return table

@@ -1,0 +1,141 @@
+"""Labelled images from a parquet file, a folder of images by class, or a data set of the Hugging Face hub.
+
+All three go through `datasets`, which decodes images and knows which column is which.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import logging
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobconv.errors import InputError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_SPLITS = ("test", "validation", "train")
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """pixels (N, H, W, 3) uint8 RGB; labels (N,) int64; names of the classes; sha256 over all of these."""
+
+    source: str
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    names: tuple[str, ...]
+    sha256: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def load(source: str, limit: int | None = None) -> Images:
+    """Load `source`; `limit` takes the first so many images.
+
+    Raises InputError when it cannot be read, has no image or label column, or images of many sizes.
+    """
+    with tempfile.TemporaryDirectory(prefix="mobconv-data-") as cache, _quiet():
+        rows = _open(source, cache)
+        if limit is not None:
+            rows = rows.select(range(min(limit, len(rows))))
+        if not len(rows):
+            raise InputError(f"{source}: no images in it")
+        image, label = _columns(rows, source)
+        labels = _labels(rows, label, source)
+        pixels = _pixels(rows, image, source)
+        names = tuple(getattr(rows.features[label], "names", None) or ())
+    digest = hashlib.sha256(np.ascontiguousarray(pixels).tobytes() + labels.astype("<i8").tobytes())
+    return Images(source, pixels, labels, names, digest.hexdigest())
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """`datasets` draws progress bars of its own and logs what it raises anyway."""
+    import datasets
+
+    was = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
+        if was:
+            datasets.enable_progress_bars()
+
+
+def _open(source: str, cache: str) -> Dataset:
+    import datasets
+
+    path = Path(source)
+    try:
+        if path.is_dir():
+            found = datasets.load_dataset("imagefolder", data_dir=str(path), cache_dir=cache)
+        elif path.exists():
+            if path.suffix != ".parquet":
+                raise InputError(f"{source}: data is a .parquet file, a folder of images by class, or a hub name")
+            found = datasets.load_dataset("parquet", data_files=str(path), cache_dir=cache)
+        elif path.suffix or source.count("/") != 1 or source.startswith((".", "/")):
+            raise InputError(f"{source}: no such file or folder")
+        else:
+            found = datasets.load_dataset(source)
+    except InputError:
+        raise
+    except Exception as error:  # datasets raises its own, pyarrow's, OSError and requests' errors
+        cause = error.__cause__ or error
+        text = str(cause).strip().partition("\n")[0] or type(cause).__name__
+        raise InputError(f"{source}: cannot be read as a data set: {text}") from error
+    split = next((name for name in _SPLITS if name in found), next(iter(found)))
+    return found[split]
+
+
+def _columns(rows: Dataset, source: str) -> tuple[str, str]:
+    import datasets
+
+    images = [name for name, kind in rows.features.items() if isinstance(kind, datasets.Image)]
+    if not images:
+        raise InputError(f"{source}: no column of images (it has {', '.join(rows.features)})")
+    labels = [name for name, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)]
+    labels += [name for name in ("label", "labels", "fine_label") if name in rows.features and name not in labels]
+    if not labels:
+        raise InputError(
+            f"{source}: no labels. A parquet file needs a column `label`; a folder of images, one folder for each class"
+        )
+    return images[0], labels[0]
+
+
+def _labels(rows: Dataset, column: str, source: str) -> NDArray[np.int64]:
+    values = rows[column][:]
+    if any(not isinstance(value, int) for value in values):
+        position = next(i for i, value in enumerate(values) if not isinstance(value, int))
+        raise InputError(f"{source}: row {position} has label {values[position]!r}; labels are whole numbers from 0")
+    labels = np.asarray(values, np.int64)
+    if labels.min() < 0:
+        raise InputError(f"{source}: row {int(labels.argmin())} has label {labels.min()}; labels start at 0")
+    return labels
+
+
+def _pixels(rows: Dataset, column: str, source: str) -> NDArray[np.uint8]:
+    decoded: list[NDArray[Any]] = []
+    for position in range(len(rows)):
+        try:
+            decoded.append(np.asarray(rows[position][column].convert("RGB")))
+        except Exception as error:  # Pillow raises several types for a broken image
+            raise InputError(f"{source}: image {position} cannot be decoded: {error}") from error
+        if decoded[-1].shape != decoded[0].shape:
+            sizes = f"{decoded[0].shape[1]}x{decoded[0].shape[0]} and {decoded[-1].shape[1]}x{decoded[-1].shape[0]}"
+            raise InputError(f"{source}: images of {sizes} in one set; resize them to what the network takes")
+    return np.stack(decoded)

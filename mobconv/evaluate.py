@@ -1,0 +1,132 @@
+"""Accuracy, agreement, error and speed of an opened artifact, measured from its outputs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobconv.backends.base import Runner
+from mobconv.data import Images
+from mobconv.errors import InputError
+
+Floats = NDArray[np.float32]
+BATCH = 32  # larger ones spend more time on fresh memory than they save
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Fractions of images; top5 counts a label among the five largest outputs (all, of fewer classes)."""
+
+    top1: float
+    top5: float
+
+
+@dataclass(frozen=True)
+class Closeness:
+    """How near outputs are to the reference's.
+
+    agreement  fraction of images with the same top-1
+    snr_db     10 log10(sum reference^2 / sum difference^2); None when exact or undefined
+    max_error  the largest |difference| of an image over that image's largest |reference|, worst image
+    """
+
+    agreement: float
+    snr_db: float | None
+    max_error: float
+
+
+def batches(count: int, size: int = BATCH) -> Iterator[slice]:
+    """Slices that cover `count` samples."""
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
+
+
+def predict(run: Callable[[Floats], Floats], inputs: Floats) -> Floats:
+    """Outputs (N, classes) of a function of batches, batch by batch."""
+    return np.concatenate([run(inputs[part]) for part in batches(len(inputs))])
+
+
+def of_runner(runner: Runner) -> Callable[[Floats], Floats]:
+    """A runner with one input and one output as a function. Raises InputError for other files."""
+    if len(runner.inputs) != 1 or len(runner.outputs) != 1:
+        counts = f"{len(runner.inputs)} inputs and {len(runner.outputs)} outputs"
+        raise InputError(f"this file has {counts}; evaluation needs a classifier with one of each")
+    name, output = runner.inputs[0].name, runner.outputs[0].name
+    return lambda inputs: np.asarray(runner.run({name: inputs})[output], np.float32)
+
+
+def check_labels(images: Images, classes: int) -> None:
+    """Raise InputError when the data has labels that the network has no output for."""
+    if images.labels.max() >= classes:
+        row = int(images.labels.argmax())
+        raise InputError(
+            f"{images.source}: row {row} has label {images.labels[row]}, but the network has {classes} outputs "
+            f"(0 to {classes - 1}); this data is not the network's"
+        )
+
+
+def check_shape(images: Images, shape: tuple[int, ...], what: str) -> None:
+    """Raise InputError when images are not of the size that a network of input (N, C, H, W) takes."""
+    if tuple(images.pixels.shape[1:3]) != tuple(shape[2:4]):
+        height, width = images.pixels.shape[1:3]
+        raise InputError(
+            f"{images.source}: images are {width}x{height} but {what} takes {shape[3]}x{shape[2]}; resize them first"
+        )
+
+
+def accuracy(outputs: Floats, labels: NDArray[np.int64]) -> Accuracy:
+    """Top-1 and top-5 of outputs (N, classes). Not-a-number ranks last, so it never counts as right."""
+    clean = np.where(np.isnan(outputs), -np.inf, outputs)
+    rank = (clean > np.take_along_axis(clean, labels[:, None], axis=1)).sum(axis=1)
+    rank += np.isnan(np.take_along_axis(outputs, labels[:, None], axis=1))[:, 0] * outputs.shape[1]
+    return Accuracy(float((rank < 1).mean()), float((rank < 5).mean()))
+
+
+def closeness(outputs: Floats, reference: Floats) -> Closeness:
+    """Outputs against the reference's, both (N, classes)."""
+    wide, against = outputs.astype(np.float64), reference.astype(np.float64)
+    difference = wide - against
+    noise, signal = float((difference**2).sum()), float((against**2).sum())
+    defined = np.isfinite(noise) and noise > 0 and signal > 0
+    largest = np.maximum(np.abs(against).max(axis=1), np.finfo(np.float32).tiny)
+    return Closeness(
+        float((outputs.argmax(axis=1) == reference.argmax(axis=1)).mean()),
+        float(10 * np.log10(signal / noise)) if defined else None,
+        float((np.abs(difference).max(axis=1) / largest).max()),
+    )
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Medians over single-sample runs: milliseconds, and the ratio to the float file run in turn with it."""
+
+    ms: float
+    ratio: float
+
+
+def latency(runner: Runner, baseline: Runner, sample: Floats, seconds: float = 0.4) -> Latency:
+    """Time one sample (1, C, H, W) on both runners in turn, so that a noisy machine hits both alike.
+
+    Runs for about `seconds`, at least five rounds, after two that are not counted.
+    """
+    feeds: list[dict[str, NDArray[Any]]] = [{each.inputs[0].name: sample} for each in (runner, baseline)]
+    for _ in range(2):
+        runner.run(feeds[0])
+        baseline.run(feeds[1])
+    ours: list[float] = []
+    theirs: list[float] = []
+    stop = time.perf_counter() + seconds
+    while len(ours) < 5 or time.perf_counter() < stop:
+        start = time.perf_counter()
+        runner.run(feeds[0])
+        between = time.perf_counter()
+        baseline.run(feeds[1])
+        ours.append(between - start)
+        theirs.append(time.perf_counter() - between)
+    ratios = np.asarray(ours) / np.asarray(theirs)
+    return Latency(float(np.median(ours) * 1e3), float(np.median(ratios)))

@@ -1,0 +1,94 @@
+"""One scheme into some formats: files, and what each costs."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mobconv import backends, evaluate, files, results, sweep, templates
+from mobconv.backends.base import Backend
+from mobconv.checkpoint import Checkpoint
+from mobconv.errors import BackendError, UsageError, did_you_mean
+from mobconv.results import Row
+from mobconv.schemes import Cell, Compute, Scheme
+
+
+def cells(to: str, scheme: Scheme, compute: str | None) -> list[Cell]:
+    """The cells of ``--to`` and ``--compute``. Raises UsageError."""
+    if compute is not None and compute not in list(Compute):
+        raise UsageError(f"--compute {compute!r}: fp32 or fp16{did_you_mean(compute, Compute)}")
+    names = [name.strip() for name in to.split(",") if name.strip()]
+    if not names:
+        raise UsageError("--to names no format: onnx, tflite, coreml, with commas between")
+    found = []
+    for name in dict.fromkeys(names):
+        backends.get(name)
+        default = Compute.FP16 if name == "coreml" else Compute.FP32
+        found.append(Cell(name, scheme, compute=Compute(compute) if compute else default))
+    return found
+
+
+def export(checkpoint: Checkpoint, wanted: Sequence[Cell], out: Path, say: Callable[[str], None]) -> list[Row]:
+    """Write, read back and time each cell.
+
+    Raises BackendError, before anything is written, when a backend is missing or cannot hold a cell.
+    """
+    for cell in wanted:
+        backend = backends.get(cell.backend)
+        missing, support = backend.missing(), backend.support(cell)
+        if missing or support.stored_bits is None:
+            raise BackendError(f"{cell}: {missing or support.reason}")
+    program = checkpoint.trace()
+    say(f"quantize to {wanted[0].scheme}")
+    weights = sweep.quantize_all(program, wanted[0].scheme)
+    counts = sweep.describe(weights, wanted[0].scheme)
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="mobconv-") as scratch:
+        for cell in wanted:
+            backend = backends.get(cell.backend)
+            say(f"convert to {cell.backend}")
+            folder = templates.template(backend, program, cell.compute, Path(scratch))
+            path = out / cell.path(backend.suffix)
+            encoded = backend.encode(folder, weights, cell, path, sweep.record(cell, checkpoint))
+            plain = templates.float_artifact(backend, folder, program, cell.compute)
+            timing, verified = _time(backend, path, plain, checkpoint)
+            support = encoded.support
+            rows.append(
+                Row.of(
+                    cell,
+                    results.OK,
+                    stored_bits=support.stored_bits,
+                    reason=support.reason,
+                    note=support.note,
+                    requires=support.requires,
+                    verified=verified,
+                    path=str(path),
+                    sha256=files.sha256(path),
+                    file_bytes=files.size(path),
+                    weight_bytes=encoded.weight_bytes,
+                    effective_bits=round(8 * encoded.weight_bytes / counts["parameters"], 4),
+                    latency_ms=timing.ms if timing else None,
+                    latency_ratio=timing.ratio if timing else None,
+                    **counts,
+                )
+            )
+    return rows
+
+
+def _time(backend: Backend, path: Path, plain: Path, checkpoint: Checkpoint) -> tuple[evaluate.Latency | None, str]:
+    """Latency of a file against its float one, where its own runtime is here; and how it is run."""
+    runner = backend.open(path, threads=1)
+    try:
+        if runner.verified == "emulated":
+            return None, runner.verified
+        baseline = backend.open(plain, threads=1)
+        try:
+            sample = np.zeros_like(next(iter(checkpoint.example.values())))
+            return evaluate.latency(runner, baseline, sample), runner.verified
+        finally:
+            baseline.close()
+    finally:
+        runner.close()

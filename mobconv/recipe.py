@@ -1,0 +1,171 @@
+"""Recipes: one YAML file a job, refused where it says something mobconv does not know."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from mobconv.errors import InputError, UsageError, did_you_mean
+from mobconv.preprocessing import Preprocessing
+from mobconv.schemes import BITS, Cell, Scheme
+
+
+def expand(text: str) -> list[str]:
+    """Braces as in a shell: ``w{8..6}-{linear,kmeans}`` gives six names. Nesting is not needed."""
+    found = re.search(r"\{([^{}]*)\}", text)
+    if found is None:
+        return [text]
+    inner = found[1]
+    span = re.fullmatch(r"(\d+)\.\.(\d+)", inner)
+    if span:
+        first, last = int(span[1]), int(span[2])
+        step = 1 if last >= first else -1
+        choices = [str(number) for number in range(first, last + step, step)]
+    else:
+        choices = inner.split(",")
+    return [whole for choice in choices for whole in expand(text[: found.start()] + choice + text[found.end() :])]
+
+
+def _one_or_many(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Names = Annotated[list[str], BeforeValidator(_one_or_many)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Rule(_Strict):
+    """What holds for some layers in place of the cell's scheme: another width, or float."""
+
+    match: str = Field(description="glob over parameter names, as `mobconv export` prints them")
+    bits: int | None = Field(default=None, description="another width, 1 to 8, in the cell's own mode")
+    keep: str | None = Field(default=None, description="`fp32` or `fp16`: these layers stay float")
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Rule:
+        if (self.bits is None) == (self.keep is None):
+            raise ValueError("a rule says either `bits` or `keep`")
+        if self.bits is not None and self.bits not in BITS:
+            raise ValueError(f"bits {self.bits}: widths are 1 to 8")
+        if self.keep not in (None, "fp32", "fp16"):
+            raise ValueError(f"keep {self.keep!r}: layers stay fp32 or fp16")
+        return self
+
+    def apply(self, scheme: Scheme) -> Scheme:
+        """The scheme of a layer that this rule matches, in a cell of `scheme`."""
+        if scheme.mode is None:
+            return scheme
+        if self.keep is not None:
+            return Scheme.parse(self.keep)
+        assert self.bits is not None
+        return Scheme(self.bits, scheme.mode, scheme.granularity, scheme.algorithm)
+
+
+class PreprocessingSpec(_Strict):
+    """Normalisation per channel, in units of 0..1 pixels."""
+
+    mean: list[float]
+    std: list[float]
+
+
+class Recipe(_Strict):
+    """A sweep: which network, on which data, into which cells."""
+
+    checkpoint: Path = Field(description="trained weights; relative to the recipe's folder")
+    model: str | None = Field(default=None, description="package.module:factory, where the file does not say")
+    arguments: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the factory")
+    input_shape: list[int] | None = Field(default=None, description="shape of one input, batch 1")
+    preprocessing: PreprocessingSpec | None = None
+    data: str = Field(description="parquet file or image folder (relative to the recipe's folder), or hub name")
+    images: int | None = Field(default=None, ge=1, description="take the first so many images; default all")
+    backends: Names = Field(min_length=1, description="onnx, tflite, coreml")
+    schemes: Names = Field(min_length=1, description="names; braces expand, as in w{8..1}-{linear,kmeans}")
+    layers: list[Rule] = Field(default_factory=list, description="the last rule that matches a layer holds")
+    margin: float = Field(default=5.0, ge=0, description="points of top-1 below the float baseline that make a cliff")
+    threads: int = Field(default=0, ge=0, description="threads of the runtimes; 0 for all cores")
+
+    def cells(self, only: Sequence[str] = ()) -> list[Cell]:
+        """All cells, backend by backend; `only`: globs over cell names. Raises UsageError."""
+        schemes = list(dict.fromkeys(name for pattern in self.schemes for name in expand(pattern)))
+        cells = []
+        for backend in self.backends:
+            for name in schemes:
+                cells.append(Cell.parse(f"{backend}/{name}"))
+        cells = list({cell.name: cell for cell in cells}.values())
+        for pattern in only:
+            if not any(fnmatch.fnmatchcase(cell.name, pattern) for cell in cells):
+                near = did_you_mean(pattern, [cell.name for cell in cells])
+                raise UsageError(f"--only {pattern!r} matches none of the recipe's {len(cells)} cells{near}")
+        return [cell for cell in cells if not only or any(fnmatch.fnmatchcase(cell.name, p) for p in only)]
+
+    def scheme_for(self, name: str, scheme: Scheme) -> Scheme:
+        """The scheme of one layer of a cell, by the last rule that matches it."""
+        matching = [rule for rule in self.layers if fnmatch.fnmatchcase(name, rule.match)]
+        return matching[-1].apply(scheme) if matching else scheme
+
+    def check_layers(self, names: Sequence[str]) -> None:
+        """Raise UsageError for a rule that matches no layer."""
+        for rule in self.layers:
+            if not any(fnmatch.fnmatchcase(name, rule.match) for name in names):
+                near = did_you_mean(rule.match, names)
+                raise UsageError(f"layers: match {rule.match!r} fits none of the network's {len(names)} weights{near}")
+
+
+def load(path: Path) -> Recipe:
+    """Read a recipe. Raises InputError when it cannot be read, UsageError when it is wrong."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such recipe") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{path}: a recipe is a list of `key: value` lines, beginning with checkpoint and data")
+    try:
+        recipe = Recipe.model_validate(content)
+    except ValidationError as error:
+        raise UsageError(f"{path}:\n" + "\n".join(_complaints(error))) from error
+    try:
+        cells = recipe.cells()
+        from mobconv import backends
+
+        for name in recipe.backends:
+            backends.get(name)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
+    assert cells
+    base = path.parent
+    data = recipe.data if not (base / recipe.data).exists() else str(base / recipe.data)
+    return recipe.model_copy(update={"checkpoint": base / recipe.checkpoint, "data": data})
+
+
+def _complaints(error: ValidationError) -> list[str]:
+    lines = []
+    for found in error.errors():
+        where = ".".join(str(part) for part in found["loc"])
+        if found["type"] == "extra_forbidden":
+            known = Rule.model_fields if found["loc"][0] == "layers" else Recipe.model_fields
+            lines.append(f"  {where}: no such key{did_you_mean(str(found['loc'][-1]), known)}")
+        elif found["type"] == "missing":
+            lines.append(f"  {where}: missing ({Recipe.model_fields[where].description or ''})")
+        else:
+            lines.append(f"  {where}: {found['msg'].removeprefix('Value error, ')}")
+    return lines
+
+
+def preprocessing_of(recipe: Recipe) -> Preprocessing | None:
+    """The recipe's own preprocessing, if it has one."""
+    if recipe.preprocessing is None:
+        return None
+    return Preprocessing(tuple(recipe.preprocessing.mean), tuple(recipe.preprocessing.std))

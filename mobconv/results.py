@@ -1,0 +1,191 @@
+"""The results of a sweep: a public contract in JSON, and the same rows as CSV and predictions."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobconv.errors import InputError
+from mobconv.files import aside, write_whole
+from mobconv.schemes import Cell
+
+SCHEMA = 1
+OK, UNSUPPORTED, FAILED = "ok", "unsupported", "failed"
+
+
+@dataclass
+class Row:
+    """One cell. None where a figure does not apply or was not reached.
+
+    parameters       weights quantized in this cell (all of the network's, in a float cell)
+    weight_bytes     what these weights add to the file; effective_bits is 8 times that over parameters
+    fp32_tensors     tensors whose scales or tables fp16 cannot hold: they are fp32
+    top1, top5       fractions; the losses are points of top-1, positive is worse
+    max_error        largest output error of an image over its largest reference output, worst image
+    latency_ratio    to the same backend's fp32 file, run in turn; None where no runtime of its own ran
+    """
+
+    cell: str
+    backend: str
+    scheme: str
+    bits: int
+    mode: str | None
+    granularity: str | None
+    algorithm: str | None
+    storage: str
+    compute: str
+    status: str
+    stored_bits: int | None = None
+    reason: str = ""
+    note: str = ""
+    requires: str = ""
+    verified: str | None = None
+    path: str | None = None
+    sha256: str | None = None
+    file_bytes: int | None = None
+    weight_bytes: int | None = None
+    effective_bits: float | None = None
+    parameters: int | None = None
+    fp32_tensors: int | None = None
+    images: int | None = None
+    top1: float | None = None
+    top5: float | None = None
+    reference_top1: float | None = None
+    quantization_loss: float | None = None
+    conversion_loss: float | None = None
+    agreement: float | None = None
+    snr_db: float | None = None
+    max_error: float | None = None
+    latency_ms: float | None = None
+    latency_ratio: float | None = None
+    load_ms: float | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, cell: Cell, status: str, **values: Any) -> Row:
+        """A row with the parts of the cell's name filled in."""
+        scheme = cell.scheme
+        quantized = scheme.mode is not None
+        return cls(
+            cell=cell.name,
+            backend=cell.backend,
+            scheme=scheme.name,
+            bits=scheme.bits,
+            mode=scheme.mode.value if scheme.mode else None,
+            granularity=scheme.granularity.value if quantized else None,
+            algorithm=scheme.algorithm.value if quantized else None,
+            storage=cell.storage.value,
+            compute=cell.compute.value,
+            status=status,
+            **values,
+        )
+
+
+@dataclass
+class Cliff:
+    """The widest width at which top-1 falls more than `margin` points below the float baseline.
+
+    bits and top1 are None where none of the measured widths does.
+    """
+
+    backend: str
+    mode: str
+    granularity: str
+    storage: str
+    algorithm: str
+    compute: str
+    bits: int | None
+    margin: float
+    top1: float | None
+
+
+@dataclass
+class Results:
+    """All of a sweep, as in ``results.json``."""
+
+    model: dict[str, Any]
+    data: dict[str, Any]
+    tools: dict[str, str]
+    float_top1: float
+    cells: list[Row]
+    cliffs: list[Cliff]
+    schema: int = SCHEMA
+
+
+def cliffs(rows: Iterable[Row], float_top1: float, margin: float) -> list[Cliff]:
+    """One cliff for each backend, mode, granularity, storage, algorithm and compute that was measured."""
+    groups: dict[tuple[str, str, str, str, str, str], list[Row]] = {}
+    for row in rows:
+        if row.mode and row.granularity and row.algorithm and row.top1 is not None:
+            key = (row.backend, row.mode, row.granularity, row.storage, row.algorithm, row.compute)
+            groups.setdefault(key, []).append(row)
+    found = []
+    for key, members in groups.items():
+        fallen = [row for row in members if row.top1 is not None and (float_top1 - row.top1) * 100 > margin]
+        widest = max(fallen, key=lambda row: row.bits, default=None)
+        found.append(Cliff(*key, widest.bits if widest else None, margin, widest.top1 if widest else None))
+    return found
+
+
+def write(folder: Path, results: Results, predictions: Mapping[str, NDArray[np.int64]], markdown: str) -> None:
+    """Write results.json, .csv, .md and predictions.npz, each whole or not at all."""
+    write_whole(folder / "results.json", json.dumps(_finite(asdict(results)), indent=1) + "\n")
+    write_whole(folder / "results.csv", _csv(results.cells))
+    write_whole(folder / "results.md", markdown)
+    with aside(folder / "predictions.npz") as partial, partial.open("wb") as stream:
+        np.savez_compressed(stream, **{name: values.astype(np.int32) for name, values in predictions.items()})  # type: ignore[arg-type]
+
+
+def read(path: Path) -> Results:
+    """Read a results.json. Raises InputError when it is missing, broken or of another schema."""
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such results file; `mobconv sweep` writes one") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a results file: {error}") from error
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        raise InputError(f"{path}: not a results file of schema {SCHEMA}")
+    try:
+        rows = [Row(**_known(Row, row)) for row in content["cells"]]
+        drops = [Cliff(**_known(Cliff, cliff)) for cliff in content["cliffs"]]
+        return Results(
+            content["model"], content["data"], content["tools"], content["float_top1"], rows, drops, content["schema"]
+        )
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path}: a field is missing: {error}") from error
+
+
+def _known(kind: type[Row] | type[Cliff], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields may be added by later releases: unknown ones are left aside."""
+    names = {each.name for each in fields(kind)}
+    return {name: value for name, value in values.items() if name in names}
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN or infinity: they become null."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _csv(rows: Iterable[Row]) -> str:
+    names = [each.name for each in fields(Row) if each.name != "seconds"]
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(names)
+    for row in rows:
+        values = _finite(asdict(row))
+        writer.writerow(["" if values[name] is None else values[name] for name in names])
+    return stream.getvalue()
