@@ -120,8 +120,11 @@ class Recipe(_Strict):
                 raise UsageError(f"layers: match {rule.match!r} fits none of the network's {len(names)} weights{near}")
 
 
-def load(path: Path) -> Recipe:
-    """Read a recipe. Raises InputError when it cannot be read, UsageError when it is wrong."""
+def load(path: Path, backends: Sequence[str]) -> Recipe:
+    """Read a recipe that may name these backends.
+
+    Raises InputError when it cannot be read, UsageError when it is wrong.
+    """
     try:
         content = yaml.safe_load(path.read_text())
     except FileNotFoundError:
@@ -138,10 +141,9 @@ def load(path: Path) -> Recipe:
         raise UsageError(f"{path}:\n" + "\n".join(_complaints(error))) from error
     try:
         cells = recipe.cells()
-        from mobconv import backends
-
         for name in recipe.backends:
-            backends.get(name)
+            if name not in backends:
+                raise UsageError(f"{name!r} is no backend: {', '.join(backends)}{did_you_mean(name, backends)}")
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
     assert cells

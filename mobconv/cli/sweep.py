@@ -25,7 +25,7 @@ def command(
     Writes artifacts, results.json, results.csv, results.md and predictions.npz below the output folder
     (default: out/ and the recipe's name). Rows that say `unsupported` are fine; a cell that failed is exit code 5.
     """
-    from mobconv import checkpoint, data
+    from mobconv import backends, checkpoint, data
     from mobconv import recipe as recipes
     from mobconv.cli import render
     from mobconv.errors import CellError
@@ -33,7 +33,7 @@ def command(
     from mobconv.sweep import Sweep
 
     started = time.perf_counter()
-    plan = recipes.load(recipe)
+    plan = recipes.load(recipe, backends.names())
     cells = plan.cells(only or ())
     folder = out or Path("out") / recipe.stem
     options = checkpoint.Options(

@@ -15,7 +15,8 @@ def quantize(name: str, values: Floats, axis: int, scheme: Scheme) -> Weight:
 
     values: float32, any shape; axis: its output-channel axis. Under fp32 and fp16 the result is a
     FloatWeight (fp16: rounded to it; CellError where it overflows). Scales and tables are rounded to fp16
-    before codes are chosen; where one would be subnormal or overflow in fp16, all of the tensor's stay fp32, and `fp16` says so.
+    before codes are chosen; where one would be subnormal or overflow in fp16, all of the tensor's stay
+    fp32, and `fp16` says so.
     """
     values = np.ascontiguousarray(values, np.float32)
     if scheme.mode is None:

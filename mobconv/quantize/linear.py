@@ -73,7 +73,8 @@ def _minmax(weights: Grouped, levels: int, fp16: bool) -> tuple[Floats, Floats]:
 
 def _factors(weights: Grouped, scale: Floats, zero_point: Floats, levels: int) -> Grouped:
     z = zero_point[:, None]
-    return np.clip(np.rint(weights / scale[:, None]), -z, levels - z).astype(np.float32, copy=False)
+    factors: Grouped = np.clip(np.rint(weights / scale[:, None]), -z, levels - z)
+    return factors
 
 
 def _search(weights: Grouped, start: Floats, start_zero: Floats, levels: int, fp16: bool) -> tuple[Floats, Floats]:

@@ -47,7 +47,7 @@ def to_fp16(name: str, values: Floats) -> Floats:
 def fits_fp16(values: Floats) -> bool:
     """Whether every value is zero or a normal, finite fp16 number's magnitude."""
     size = np.abs(values[values != 0])
-    return not size.size or (float(size.min()) >= FP16_SMALLEST_NORMAL and float(size.max()) <= FP16_LARGEST)
+    return size.size == 0 or bool(float(size.min()) >= FP16_SMALLEST_NORMAL and float(size.max()) <= FP16_LARGEST)
 
 
 def ratios(largest: int, short: bool) -> NDArray[np.float64]:
@@ -64,7 +64,7 @@ def ratios(largest: int, short: bool) -> NDArray[np.float64]:
 
 def is_short(weights: Grouped) -> bool:
     """Whether groups are so short (a depthwise filter, a narrow layer) that a finer search pays."""
-    return weights.shape[1] <= 64
+    return bool(weights.shape[1] <= 64)
 
 
 def neighbours(scale: Floats, fp16: bool) -> list[Floats]:

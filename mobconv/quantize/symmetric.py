@@ -25,7 +25,8 @@ _KEPT = 6  # basins that are refined; twice as many in short groups
 
 
 def _factors(weights: Grouped, scale: Floats, top: int) -> Grouped:
-    return np.clip(np.rint(weights / scale[:, None]), -top, top).astype(np.float32, copy=False)
+    factors: Grouped = np.clip(np.rint(weights / scale[:, None]), -top, top)
+    return factors
 
 
 def _start(weights: Grouped, top: int, fp16: bool) -> Floats:
