@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobconv.backends.coreml import ops
+from mobconv.backends.coreml.call import Call
 from mobconv.backends.coreml.graph import Graph, Value
 from mobconv.errors import BackendError, InputError, MobconvError
 
@@ -86,7 +87,7 @@ class Executor:
         rows = len(feeds[self._graph.inputs[0].name]) if self._graph.inputs[0].shape else 1
         with torch.inference_mode():
             for step, function, last in zip(self._graph.steps, self._functions, self._last, strict=True):
-                call = ops.Call(step, values, self._declared, self._constants, self._batch, rows)
+                call = Call(step, values, self._declared, self._constants, self._batch, rows)
                 try:
                     found = function(call)
                 except MobconvError:

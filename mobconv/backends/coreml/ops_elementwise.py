@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 if TYPE_CHECKING:
-    from mobconv.backends.coreml.ops import Call, Function
+    from mobconv.backends.coreml.call import Call, Function
 
 Tensor = torch.Tensor
 _EXACT = ("EXACT", "TANH_APPROXIMATION", "SIGMOID_APPROXIMATION")

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 if TYPE_CHECKING:
-    from mobconv.backends.coreml.ops import Call, Function
+    from mobconv.backends.coreml.call import Call, Function
 
 Tensor = torch.Tensor
 Pads = list[tuple[int, int]]
