@@ -1,0 +1,9 @@
+"""The laboratory of the matrix: one for the whole session."""
+
+import pytest
+from laboratory import Laboratory
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory):
+    return Laboratory(tmp_path_factory.mktemp("e2e"))

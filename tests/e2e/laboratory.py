@@ -1,0 +1,70 @@
+"""One laboratory for the whole matrix: each scheme is quantized once a session, each backend converts once.
+
+Everything is made when it is first asked for, so that `-k onnx` costs what ONNX costs.
+"""
+
+import json
+from functools import cache, cached_property
+from pathlib import Path
+
+import numpy as np
+
+from mobconv import backends, checkpoint, data, evaluate, recipe, sweep, templates
+from mobconv.reference import reference
+
+ROOT = Path(__file__).parents[2]
+RECIPE = ROOT / "recipes" / "demo.yaml"
+FAST = 64  # images of the fast suite
+
+
+def demo_cells(*names):
+    """The cells of recipes/demo.yaml, of these backends or of all."""
+    return [cell for cell in recipe.load(RECIPE, backends.names()).cells() if not names or cell.backend in names]
+
+
+class Laboratory:
+    """The trained fixture, quantized and encoded by the real backends; all results are kept."""
+
+    def __init__(self, out):
+        self.out = out
+        plan = recipe.load(RECIPE, backends.names())
+        self.checkpoint = checkpoint.load(plan.checkpoint, checkpoint.Options())
+        self.source = plan.data
+        self.program = self.checkpoint.trace()
+        self.names = list(self.program.sites)
+        # for methods, functools.cache would keep every laboratory alive; there is one a session
+        self.weights = cache(self._weights)
+        self.encoded = cache(self._encoded)
+        self.expected = cache(self._expected)
+
+    @cached_property
+    def images(self):
+        """All test images, as the network takes them."""
+        return self.checkpoint.preprocessing(data.load(str(self.source)).pixels)
+
+    def path(self, cell):
+        """The cell's artifact, written now unless it is there."""
+        self.encoded(cell)
+        return self.out / cell.path(backends.get(cell.backend).suffix)
+
+    def logits(self, cell, count=FAST):
+        """What our own runner computes from the file."""
+        runner = backends.get(cell.backend).open(self.path(cell), threads=1)
+        try:
+            return evaluate.predict(evaluate.of_runner(runner), self.images[:count])
+        finally:
+            runner.close()
+
+    def _weights(self, scheme):
+        return sweep.quantize_all(self.program, scheme)
+
+    def _encoded(self, cell):
+        backend = backends.get(cell.backend)
+        folder = templates.template(backend, self.program, cell.compute, self.out)
+        path = self.out / cell.path(backend.suffix)
+        return backend.encode(folder, self.weights(cell.scheme), cell, path, record=json.dumps({"cell": "demo"}))
+
+    def _expected(self, scheme, count=FAST):
+        program = reference(self.program, self.weights(scheme), scheme)
+        name, output = next(iter(program.example)), program.outputs[0]
+        return evaluate.predict(lambda part: np.asarray(program.run({name: part})[output]), self.images[:count])

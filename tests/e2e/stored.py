@@ -1,0 +1,81 @@
+"""What the three readers return, and how it is compared with the quantizer: bit for bit, no tolerance.
+
+Neither this file nor a reader (`read_onnx`, `read_tflite`, `read_coreml`) imports mobconv: what they find
+in a file, they find by the format's own description and the layouts that the backends document.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(eq=False)
+class Stored:
+    """One parameter as it lies in a file, put into the parameter's own layout (OIHW, OI).
+
+    bits         what one code, or float, takes on disk
+    values       float32: what a float scheme stores (fp16 widened); None where there are codes
+    codes        uint8, unsigned whatever the file's type: 0 .. 2^bits - 1
+    zero_points  uint8 (groups,), unsigned likewise; None: symmetric, or a table
+    scales       float32 (groups,)
+    table        float32 (groups, entries), all entries that are in the file
+    wide         parameters are fp32 on disk, not fp16 (they hold the same numbers)
+    name         where the format carries one
+    """
+
+    bits: int
+    values: Any = None
+    codes: Any = None
+    zero_points: Any = None
+    scales: Any = None
+    table: Any = None
+    wide: bool = True
+    name: str = ""
+
+
+def spread(words, bits, count):
+    """(bytes,) uint8, a bit stream with the lowest bit first -> its first `count` fields of `bits` bits."""
+    lanes = np.unpackbits(np.ascontiguousarray(words), bitorder="little")[: count * bits]
+    assert lanes.size == count * bits, f"{words.size} bytes do not hold {count} codes of {bits} bits"
+    return (lanes.reshape(count, bits) << np.arange(bits, dtype=np.uint8)).sum(axis=1, dtype=np.uint8)
+
+
+def used_entries(table):
+    """Entries of a (groups, 2^bits) table up to the last that differs from the one before it: the rest is padding."""
+    distinct = np.flatnonzero((np.diff(table, axis=1) != 0).any(axis=0))
+    return int(distinct[-1]) + 2 if distinct.size else 1
+
+
+def differences(stored, weight, entries="all"):
+    """What of `stored` is not what the quantizer decided, in words; an empty list when all of it is.
+
+    weight: a FloatWeight or QuantizedWeight. entries: 'all' of the table's 2^bits, or 'used' where a
+    file keeps only those in use.
+    """
+    if hasattr(weight, "values"):
+        expected = {"values": weight.values}
+    else:
+        table = weight.table
+        if table is not None and entries == "used":
+            table = table[:, : used_entries(table)]
+        expected = {"codes": weight.codes, "zero_points": weight.zero_point, "scales": weight.scale, "table": table}
+    found = [f"{stored.bits} bits in place of {weight.bits}"] if stored.bits != weight.bits else []
+    for part in ("values", "codes", "zero_points", "scales", "table"):
+        held, wanted = getattr(stored, part), expected.get(part)
+        if (held is None) != (wanted is None):
+            found.append(f"{part}: {'missing' if held is None else 'not asked for'}")
+        elif held is not None and not _same(held, wanted):
+            found.append(f"{part}: {_where(held, wanted)}")
+    return found
+
+
+def _same(held, wanted):
+    """Equal in type, shape and every bit (-0.0 is not 0.0)."""
+    return held.dtype == wanted.dtype and held.shape == wanted.shape and held.tobytes() == wanted.tobytes()
+
+
+def _where(held, wanted):
+    if held.shape != wanted.shape or held.dtype != wanted.dtype:
+        return f"{held.dtype} {held.shape} in place of {wanted.dtype} {wanted.shape}"
+    return f"{np.count_nonzero(held != wanted)} of {held.size} differ"
