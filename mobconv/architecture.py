@@ -33,18 +33,27 @@ def build(factory: str, arguments: Mapping[str, Any]) -> torch.nn.Module:
         sys.path.insert(0, here)
     try:
         module = importlib.import_module(path)
-    except Exception as error:  # whatever the user's module raises
-        raise UsageError(f"--model {factory}: cannot import {path}: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever the user's module raises; scripts end themselves
+        raise UsageError(f"--model {factory}: cannot import {path}: {_what(error)}") from error
     if not hasattr(module, name):
         names = [found for found in vars(module) if not found.startswith("_")]
         raise UsageError(f"--model {factory}: {path} has no {name}{did_you_mean(name, names)}")
     try:
         built = getattr(module, name)(**arguments)
-    except Exception as error:  # whatever the user's factory raises
-        raise UsageError(f"--model {factory}: called with {dict(arguments)} it fails: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever the user's factory raises
+        raise UsageError(f"--model {factory}: called with {_call(arguments)} it fails: {_what(error)}") from error
     if not isinstance(built, torch.nn.Module):
         raise UsageError(f"--model {factory} returns {type(built).__name__}, not a torch.nn.Module")
     return built
+
+
+def _what(error: BaseException) -> str:
+    """An error of the user's own code, with its type: `KeyError: 'x'` says more than `'x'`."""
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _call(arguments: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in arguments.items()) or "no arguments (see --model-arg)"
 
 
 def state_of(loaded: object, path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
@@ -53,8 +62,11 @@ def state_of(loaded: object, path: Path) -> tuple[dict[str, torch.Tensor], list[
 
     notes: list[str] = []
     found = loaded
-    while isinstance(found, Mapping) and not _is_state(found):
+    while isinstance(found, Mapping):
+        # wrappers come first: beside them stand tensors that are no weights, such as the best accuracy so far
         key = next((key for key in _WRAPPERS if isinstance(found.get(key), Mapping)), None)
+        if key is None and _is_state(found):
+            break
         if key is None:
             held = ", ".join(repr(key) for key in list(found)[:_LISTED]) or "nothing"
             raise InputError(

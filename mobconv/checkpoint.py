@@ -1,19 +1,18 @@
 """Every kind of file that a trained model comes in: safetensors, a state dict, or an exported program.
 
-A checkpoint is data, not a program. Pickles are read with ``weights_only=True``; a `.pt2` archive is
-searched for pickled objects first; a file's own metadata may name factories of mobconv.zoo only, since
+A checkpoint is data, not a program. Pickles are read with ``weights_only=True``; a `.pt2` archive is let
+through only as far as it is data (see archive.py); a file's own metadata may name factories of mobconv.zoo only, since
 importing and calling any name that a file brings along would run code of its choice.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import os
 import pickle
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mobconv import architecture
+from mobconv import architecture, archive
 from mobconv.errors import InputError, UsageError
 from mobconv.preprocessing import Preprocessing
 
@@ -78,8 +77,13 @@ class Checkpoint:
         """The unfolded module's output on (N, C, H, W): the float baseline."""
         import torch
 
-        with torch.inference_mode():
-            found = self.module(torch.from_numpy(images))
+        try:
+            with torch.inference_mode():
+                found = self.module(torch.from_numpy(images))
+        except RuntimeError as error:
+            raise InputError(
+                f"{self.path}: the network does not run on images of shape {images.shape}: {_first_line(error)}"
+            ) from error
         return np.asarray((found[0] if isinstance(found, tuple | list) else found).numpy(), np.float32)
 
 
@@ -106,7 +110,7 @@ def load(path: Path, options: Options | None = None) -> Checkpoint:
         return _from_state(path, digest, state, metadata, [], options)
     kind = _zip_kind(path, content)
     if kind == "program":
-        return _from_program(path, digest, options)
+        return _from_program(path, content, digest, options)
     if kind == "torchscript":
         raise InputError(
             f"{path} is a TorchScript archive, which mobconv does not read yet; save the module's state_dict(), "
@@ -146,7 +150,7 @@ def _zip_kind(path: Path, content: bytes) -> str:
     if not content.startswith(b"PK"):
         return "pickle"
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
             names = {name.partition("/")[2] for name in archive.namelist()}
     except zipfile.BadZipFile as error:
         raise InputError(f"{path}: truncated or damaged ({error}); copy or download it again") from error
@@ -213,7 +217,9 @@ def _from_state(
         )
     arguments = dict(options.arguments)
     if not arguments and options.factory in (None, metadata.get("factory")):
-        arguments = dict(metadata.get("arguments", {}))
+        arguments = metadata.get("arguments", {})
+        if not isinstance(arguments, dict):
+            raise InputError(f"{path}: `arguments` in its metadata is {arguments!r}, not an object; say --model-arg")
     module = architecture.build(factory, arguments)
     architecture.fill(module, state, path, factory)
     return _finish(path, digest, module, metadata, notes, options)
@@ -232,30 +238,26 @@ def _finish(
     if shape is None:
         raise UsageError(f"{path} does not say what it takes: {_NO_SHAPE}")
     try:
-        example = np.zeros([int(length) for length in shape], np.float32)
-    except (TypeError, ValueError) as error:
+        lengths = [int(length) for length in shape]
+        if len(lengths) < 2 or min(lengths) < 1:
+            raise ValueError("too short")
+        example = np.zeros(lengths, np.float32)
+    except (TypeError, ValueError, MemoryError) as error:
         raise InputError(f"{path}: {shape!r} is no input shape; {_NO_SHAPE}") from error
     preprocessing = options.preprocessing
     if preprocessing is None and "preprocessing" in metadata:
-        preprocessing = Preprocessing.from_json(metadata["preprocessing"])
-    labels = tuple(str(label) for label in metadata.get("labels", ()))
+        try:
+            preprocessing = Preprocessing.from_json(metadata["preprocessing"])
+        except InputError as error:
+            raise InputError(f"{path}: {error}; say --preprocessing") from error
+    held = metadata.get("labels", ())
+    labels = tuple(str(label) for label in held) if isinstance(held, list) else ()
     return Checkpoint(path, digest, module.float().eval(), {"image": example}, preprocessing, labels, notes)
 
 
-def _from_program(path: Path, digest: str, options: Options) -> Checkpoint:
+def _from_program(path: Path, content: bytes, digest: str, options: Options) -> Checkpoint:
     """A `.pt2` archive of torch.export.save."""
-    import torch
-
-    if not options.trust_pickle:
-        _refuse_objects(path)
-    try:
-        with _weights_only(not options.trust_pickle):
-            exported = torch.export.load(str(path))
-    except Exception as error:  # the deserializer raises dozens of types
-        raise InputError(
-            f"{path}: torch.export.load cannot read this program (saved by another release of PyTorch, or damaged): "
-            f"{_first_line(error)}"
-        ) from error
+    exported = archive.load(path, content, options.trust_pickle)
     placeholders = [node for node in exported.graph.nodes if node.op == "placeholder"]
     wanted = list(exported.graph_signature.user_inputs)
     shapes = [tuple(node.meta["val"].shape) for node in placeholders if node.name in wanted]
@@ -263,46 +265,13 @@ def _from_program(path: Path, digest: str, options: Options) -> Checkpoint:
         raise InputError(f"{path}: the program takes {len(shapes)} inputs; mobconv works on networks with one")
     if not all(isinstance(length, int) for length in shapes[0]):
         raise InputError(f"{path}: input shape {shapes[0]} has open dimensions; export it with a fixed shape")
+    kinds = {str(node.meta["val"].dtype) for node in placeholders if node.name in wanted}
+    if kinds != {"torch.float32"}:
+        raise InputError(f"{path}: the program takes {', '.join(kinds)}; export it in float32")
     if options.input_shape not in (None, shapes[0]):
         raise UsageError(f"{path} was exported for inputs {shapes[0]}, not {options.input_shape}")
     module = exported.module()
     architecture.check_finite(module, path)
     example: dict[str, NDArray[Any]] = {"image": np.zeros(shapes[0], np.float32)}
-    return Checkpoint(path, digest, module, example, options.preprocessing, (), [], exported)
-
-
-def _refuse_objects(path: Path) -> None:
-    """Raise InputError when the archive holds anything that loading would unpickle as an object."""
-    with zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
-            inner = name.partition("/")[2]
-            leaf = inner.rpartition("/")[2]
-            asks = leaf.startswith(("custom_obj", "opaque_obj")) or inner.startswith("data/aotinductor")
-            if leaf.endswith("_config.json"):
-                asks = asks or b'"use_pickle": true' in archive.read(name).replace(
-                    b'"use_pickle":true', b'"use_pickle": true'
-                )
-            if asks:
-                raise InputError(
-                    f"{path}: {inner} asks for Python objects to be unpickled, which runs code. If you trust whoever "
-                    "made the file, --trust-pickle loads it, and with it whatever it does to your machine."
-                )
-
-
-@contextmanager
-def _weights_only(enforced: bool) -> Iterator[None]:
-    """While enforced, no torch.load below, whatever its arguments, unpickles anything but tensors.
-
-    torch.export.load falls back to full unpickling of sample inputs when the safe way fails.
-    """
-    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-    before = os.environ.get(name)
-    try:
-        if enforced:
-            os.environ[name] = "1"
-        yield
-    finally:
-        if before is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = before
+    notes = ["the file holds its own program: --model is not used"] if options.factory else []
+    return Checkpoint(path, digest, module, example, options.preprocessing, (), notes, exported)

@@ -1,0 +1,140 @@
+"""`.pt2` archives of torch.export.save: read as data, or refused.
+
+torch.export.load trusts the file. It unpickles `opaque_obj_*` and whatever a config marks with `use_pickle`,
+loads libraries under `data/aotinductor`, evaluates the text of symbolic sizes and guards, and resolves the
+target of a node by attributes from `torch` on, which reaches `torch.serialization.os.system`. So a file is
+read here first, by the same reader and the same parser, and only what a plain network with fixed shapes
+needs is let through: tensors as raw bytes, ATen operators, names that are names.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mobconv.errors import InputError
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+_MEMBERS = re.compile(
+    r"archive_format|archive_version|byteorder|\.format_version|\.storage_alignment|\.data/(version|serialization_id)"
+    r"|models/model\.json|data/sample_inputs/model\.pt|extra/.*"
+    # `.pt`: PyTorch 2.8 kept all weights in one pickle of tensors, which weights-only loading reads
+    r"|data/weights/(weight_\d+|model_weights_config\.json|model\.pt)"
+    r"|data/constants/(tensor_\d+|model_constants_config\.json|model\.pt)"
+)
+_CONFIGS = ("data/weights/model_weights_config.json", "data/constants/model_constants_config.json")
+_PAYLOADS = re.compile(r"weight_\d+|tensor_\d+")
+_TARGETS = re.compile(r"torch\.ops\.(aten|prims|quantized_decomposed|torchvision)\.\w+\.[A-Za-z]\w*|_operator\.getitem")
+_NAMES = re.compile(r"[\w.+-]*")
+# texts that are never evaluated: stack traces, string arguments
+_FREE_TEXT = ("metadata", "as_string", "as_strings")
+_CONTAINERS = (None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict")
+
+
+def load(path: Path, content: bytes, trusted: bool) -> ExportedProgram:
+    """The program in an archive. trusted: without a look at what loading it would run.
+
+    Raises InputError for an archive that is damaged, of another release, or asks for more than data.
+    """
+    # not torch.export.load: it logs a traceback, then tries an older format that nothing here has checked
+    from torch.export.pt2_archive._package import load_pt2
+
+    try:
+        if not trusted:
+            _check(path, content)
+        with _weights_only(not trusted):
+            return load_pt2(io.BytesIO(content)).exported_programs["model"]
+    except InputError:
+        raise
+    except Exception as error:  # the deserializer raises dozens of types
+        raise InputError(
+            f"{path}: PyTorch cannot read this program (saved by another release of PyTorch, or damaged): "
+            f"{str(error).strip().partition(chr(10))[0] or type(error).__name__}"
+        ) from error
+
+
+def _check(path: Path, content: bytes) -> None:
+    """Raise InputError where loading would run what the file brings along."""
+    import torch
+
+    reader = torch._C.PyTorchFileReader(io.BytesIO(content))  # torch.export's own: no second opinion on a zip
+    members = reader.get_all_records()
+    for member in members:
+        if not _MEMBERS.fullmatch(member):
+            raise _refused(path, member)
+    for member in set(_CONFIGS).intersection(members):
+        for entry in json.loads(reader.get_record(member))["config"].values():
+            if entry.get("use_pickle") is not False or not _PAYLOADS.fullmatch(entry["path_name"]):
+                raise _refused(path, f"{member}, entry {entry.get('path_name')!r},")
+    program = json.loads(reader.get_record("models/model.json"))
+    if program.get("guards_code"):
+        raise _refused(path, "guards_code in models/model.json")
+    _check_values(path, program)
+
+
+def _check_values(path: Path, value: Any, key: str = "") -> None:
+    """Walk the program's JSON: no text in it may be anything but a name, an operator or free text."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if name in ("as_expr", "expr_str"):
+                raise InputError(f"{path}: the program has open dimensions; export it with a fixed shape")
+            if not _NAMES.fullmatch(name):
+                raise _refused(path, f"the name {name!r}")
+            if name not in _FREE_TEXT:
+                _check_values(path, inner, name)
+    elif isinstance(value, list):
+        for inner in value:
+            _check_values(path, inner, key)
+    elif isinstance(value, str):
+        if key in ("in_spec", "out_spec"):
+            _check_tree(path, json.loads(value)[1] if value else None)
+        elif key in ("target", "as_operator") and "." in value and not _TARGETS.fullmatch(value):
+            raise _refused(path, f"a call of {value!r}")
+        elif not _NAMES.fullmatch(value):
+            raise _refused(path, f"the name {value!r}")
+
+
+def _check_tree(path: Path, spec: Any) -> None:
+    """How inputs and outputs nest: other containers are imported by name."""
+    if spec is None:
+        return
+    context = json.loads(spec["context"]) if isinstance(spec["context"], str) else spec["context"]
+    plain = context is None or (isinstance(context, list) and all(isinstance(each, str | int) for each in context))
+    if spec["type"] not in _CONTAINERS or not plain:
+        raise _refused(path, f"an input or output of type {spec['type']!r}")
+    for child in spec["children_spec"]:
+        _check_tree(path, child)
+
+
+def _refused(path: Path, what: str) -> InputError:
+    return InputError(
+        f"{path}: {what} asks for more than data when it is loaded, which can run code, so it was not loaded. If you "
+        "trust whoever made the file, --trust-pickle loads it, and with it whatever it does to your machine."
+    )
+
+
+@contextmanager
+def _weights_only(enforced: bool) -> Iterator[None]:
+    """While enforced, no torch.load below, whatever its arguments, unpickles anything but tensors.
+
+    torch.export.load falls back to full unpickling of sample inputs when the safe way fails.
+    """
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    try:
+        if enforced:
+            os.environ[name] = "1"
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = before
