@@ -7,7 +7,8 @@
     |- CellError                5   a cell failed where it should have worked
     `- OutputError              6   the disk is full or not writable
 
-0 is success (rows that say `unsupported` included), 1 a gate that was not met, 130 an interruption.
+0 is success (rows that say `unsupported` included), 1 a gate that was not met, 130 an
+interruption (Ctrl-C), 143 a termination (SIGTERM); both clean up first.
 A message says what was wrong, in which file or cell, and what to do next.
 """
 

@@ -12,8 +12,10 @@ from pathlib import Path
 
 from mobconv.errors import OutputError
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+# EFBIG: a limit on the size of files (ulimit -f), which is a disk that is full for this process
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_IN_THE_WAY = (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY, errno.ENAMETOOLONG)
 
 
 @contextlib.contextmanager
@@ -22,9 +24,9 @@ def output_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in FULL:
             raise OutputError(f"{path}: the disk is full; free some space and run the same command again") from error
-        if error.errno in _REFUSED or error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+        if error.errno in (*_REFUSED, *_IN_THE_WAY):
             raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another folder with -o") from error
         raise
 
@@ -33,7 +35,8 @@ def output_errors(path: Path) -> Iterator[None]:
 def aside(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; renamed over it on success, removed on any failure.
 
-    Works for files and folders. Raises OutputError when the disk is full or not writable.
+    Works for files and folders: a file replaces a file, a folder a folder, and neither the other. Raises
+    OutputError when the disk is full or not writable.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -41,11 +44,13 @@ def aside(path: Path) -> Iterator[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             remove(partial)
             yield partial
-            if path.is_dir() or partial.is_dir():
+            if path.is_dir() and partial.is_dir():
                 remove(path)
             partial.replace(path)
     finally:
-        remove(partial)
+        # what ended the block is to be told, not that its remains cannot be removed
+        with contextlib.suppress(OSError):
+            remove(partial)
 
 
 def remove(path: Path) -> None:

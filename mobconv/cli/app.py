@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import errno
+import signal
 import sys
+from typing import Any
 
 import typer
 
@@ -17,7 +18,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     epilog="Exit codes: 0 fine, 1 gate not met, 2 wrong usage or recipe, 3 bad input, 4 backend missing, "
-    "5 a cell failed, 6 cannot write, 130 interrupted.",
+    "5 a cell failed, 6 cannot write, 130 interrupted, 143 terminated.",
 )
 app.command("export")(export.command)
 app.command("evaluate")(evaluate.command)
@@ -25,11 +26,21 @@ app.command("sweep")(sweep.command)
 app.command("backends")(backends.command)
 
 INTERRUPTED = 130
+TERMINATED = 143
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, as from `kill`, a CI runner or a batch system: cleaned up after like Ctrl-C."""
 
 
 def main() -> None:
     """Run the command line; the entry point of the script `mobconv`."""
+    signal.signal(signal.SIGTERM, _terminate)
     sys.exit(run(sys.argv[1:]))
+
+
+def _terminate(*_: Any) -> None:
+    raise _Terminated
 
 
 def run(arguments: list[str]) -> int:
@@ -39,19 +50,22 @@ def run(arguments: list[str]) -> int:
         return int(code) if isinstance(code, int) else 0
     except MobconvError as error:
         return _say(str(error), error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, typer.Abort) as stop:  # click makes the one of the other
+        if isinstance(stop, _Terminated) or isinstance(stop.__cause__, _Terminated):
+            return _say("terminated; whole files stay, partial ones were removed", TERMINATED)
         return _say("interrupted; whole files stay, partial ones were removed", INTERRUPTED)
-    except typer.Exit as stop:
-        return int(stop.exit_code)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        from mobconv.files import FULL
+
+        if error.errno in FULL:
             return _say("the disk is full; free some space and run the same command again", OutputError.exit_code)
         raise
-    except Exception as error:  # click's usage errors know how to show themselves
-        if hasattr(error, "exit_code") and hasattr(error, "show"):
+    except Exception as error:  # click's errors know their code, and those of usage how to show themselves
+        if not hasattr(error, "exit_code"):
+            raise
+        if hasattr(error, "show"):
             error.show()
-            return int(error.exit_code)
-        raise
+        return int(error.exit_code)
 
 
 def _say(text: str, code: int) -> int:

@@ -48,8 +48,13 @@ def preprocessing_from(text: str | None) -> Preprocessing | None:
     if not text.lstrip().startswith("{"):
         try:
             text = Path(text).read_text()
-        except OSError as error:
-            raise InputError(f"--preprocessing {text}: cannot be read: {error.strerror}") from error
+        except FileNotFoundError:
+            raise InputError(
+                f"--preprocessing {text}: no such file, and no JSON object such as "
+                """'{"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}'"""
+            ) from None
+        except (OSError, ValueError) as error:  # ValueError: not text
+            raise InputError(f"--preprocessing {text}: cannot be read: {error}") from error
     try:
         value = json.loads(text)
     except ValueError as error:
