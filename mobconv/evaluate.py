@@ -71,8 +71,13 @@ def check_labels(images: Images, classes: int) -> None:
 
 
 def check_shape(images: Images, shape: tuple[int, ...], what: str) -> None:
-    """Raise InputError when images are not of the size that a network of input (N, C, H, W) takes."""
-    if tuple(images.pixels.shape[1:3]) != tuple(shape[2:4]):
+    """Raise InputError when images are not of the size that a network of input (N, 3, H, W) takes.
+
+    A length below 1 stands for any.
+    """
+    if len(shape) != 4 or (shape[1] > 0 and shape[1] != images.pixels.shape[3]):
+        raise InputError(f"{what} takes inputs of shape {tuple(shape)}; images go in as RGB, (N, 3, height, width)")
+    if any(0 < wanted != got for wanted, got in zip(shape[2:], images.pixels.shape[1:3], strict=True)):
         height, width = images.pixels.shape[1:3]
         raise InputError(
             f"{images.source}: images are {width}x{height} but {what} takes {shape[3]}x{shape[2]}; resize them first"

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from mobconv.errors import InputError, UsageError, did_you_mean
 from mobconv.preprocessing import Preprocessing
@@ -83,7 +84,9 @@ class Recipe(_Strict):
     checkpoint: Path = Field(description="trained weights; relative to the recipe's folder")
     model: str | None = Field(default=None, description="package.module:factory, where the file does not say")
     arguments: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the factory")
-    input_shape: list[int] | None = Field(default=None, description="shape of one input, batch 1")
+    input_shape: list[Annotated[int, Field(ge=1)]] | None = Field(
+        default=None, min_length=2, description="shape of one input, batch 1"
+    )
     preprocessing: PreprocessingSpec | None = None
     data: str = Field(description="parquet file or image folder (relative to the recipe's folder), or hub name")
     images: int | None = Field(default=None, ge=1, description="take the first so many images; default all")
@@ -133,7 +136,7 @@ def load(path: Path, backends: Sequence[str]) -> Recipe:
         raise InputError(f"{path}: cannot be read: {error}") from error
     except yaml.YAMLError as error:
         raise UsageError(f"{path} is not YAML: {error}") from error
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise UsageError(f"{path}: a recipe is a list of `key: value` lines, beginning with checkpoint and data")
     try:
         recipe = Recipe.model_validate(content)
@@ -144,7 +147,8 @@ def load(path: Path, backends: Sequence[str]) -> Recipe:
         for name in recipe.backends:
             if name not in backends:
                 raise UsageError(f"{name!r} is no backend: {', '.join(backends)}{did_you_mean(name, backends)}")
-    except UsageError as error:
+        preprocessing_of(recipe)
+    except (UsageError, InputError) as error:
         raise UsageError(f"{path}: {error}") from error
     assert cells
     base = path.parent
@@ -157,13 +161,21 @@ def _complaints(error: ValidationError) -> list[str]:
     for found in error.errors():
         where = ".".join(str(part) for part in found["loc"])
         if found["type"] == "extra_forbidden":
-            known = Rule.model_fields if found["loc"][0] == "layers" else Recipe.model_fields
-            lines.append(f"  {where}: no such key{did_you_mean(str(found['loc'][-1]), known)}")
+            known = _fields(found["loc"])
+            near = did_you_mean(str(found["loc"][-1]), known) or f" (there are {', '.join(known)})"
+            lines.append(f"  {where}: no such key{near}")
         elif found["type"] == "missing":
-            lines.append(f"  {where}: missing ({Recipe.model_fields[where].description or ''})")
+            told = _fields(found["loc"])[str(found["loc"][-1])].description
+            lines.append(f"  {where}: missing{f' ({told})' if told else ''}")
         else:
             lines.append(f"  {where}: {found['msg'].removeprefix('Value error, ')}")
     return lines
+
+
+def _fields(place: tuple[int | str, ...]) -> dict[str, FieldInfo]:
+    """The keys known where a complaint is about: at the top, or in one of the parts."""
+    parts: dict[int | str, type[_Strict]] = {"layers": Rule, "preprocessing": PreprocessingSpec}
+    return (parts.get(place[0], Recipe) if len(place) > 1 else Recipe).model_fields
 
 
 def preprocessing_of(recipe: Recipe) -> Preprocessing | None:
