@@ -227,14 +227,6 @@ def _fold_batch_norms(module: GraphModule) -> None:
         path = str(found[0].target)
         if weight_users[path] > 1:
             continue
-        groups_at = {
-            "aten.conv_transpose1d.default": 6,
-            "aten.conv_transpose2d.input": 6,
-            "aten.conv_transpose3d.input": 6,
-            "aten.convolution.default": 8,
-        }.get(str(source.target))
-        if found[1] == 1 and groups_at is not None and len(source.args) > groups_at and source.args[groups_at] != 1:
-            continue  # a grouped transposed convolution has no axis of all output channels
         eps = norm.args[7] if str(norm.target) == _BATCH_NORM[0] else norm.args[6]
         weight = _attribute(module, path)
         mean = _attribute(module, str(norm.args[3].target)).double()
@@ -244,11 +236,10 @@ def _fold_batch_norms(module: GraphModule) -> None:
             for held, default in zip(norm.args[1:3], (1.0, 0.0), strict=True)
         )
         factor = (variance + eps).rsqrt() * gamma
-        view = [-1 if axis == found[1] else 1 for axis in range(weight.dim())]
         old = source.args[2] if len(source.args) > 2 else source.kwargs.get("bias")
         bias = torch.zeros_like(mean) if old is None else _attribute(module, str(old.target)).double()
         folded = (bias - mean) * factor + beta
-        _set_parameter(module, path, (weight.double() * factor.view(view)).to(weight.dtype))
+        _set_parameter(module, path, _scaled(weight, factor, found[1]))
         bias_path = _free_name(module, path.rpartition(".")[0])
         _set_parameter(module, bias_path, folded.to(weight.dtype))
         with graph.inserting_before(source):
@@ -258,6 +249,23 @@ def _fold_batch_norms(module: GraphModule) -> None:
         source.args = tuple(arguments)
         source.kwargs = {key: value for key, value in source.kwargs.items() if key != "bias"}
         _replace(norm, source)
+
+
+def _scaled(weight: torch.Tensor, factor: torch.Tensor, axis: int) -> torch.Tensor:
+    """A weight, each output channel times its factor.
+
+    A transposed convolution of g groups holds (in, out / g, ...): output channel i of group j, which only
+    the j-th part of the inputs reaches, is number j * out / g + i.
+    """
+    import torch
+
+    view = [-1 if each == axis else 1 for each in range(weight.dim())]
+    groups = len(factor) // weight.shape[axis]
+    parts = [
+        part.double() * own.view(view)
+        for part, own in zip(weight.chunk(groups) if groups > 1 else [weight], factor.chunk(groups), strict=True)
+    ]
+    return torch.cat(parts).to(weight.dtype)
 
 
 def _replace(norm: Node, source: Node) -> None:

@@ -91,8 +91,9 @@ def locate(constants: Iterable[tuple[str, NDArray[Any]]], sites: Mapping[str, Si
     missing = [name for name, found_at in places.items() if not found_at]
     if missing:
         raise BackendError(
-            f"cannot find {', '.join(missing)} in the converted file: the converter changed the values of "
-            "these weights or dropped them. Keep such layers float by a rule in the recipe, or report the network."
+            f"cannot find {', '.join(missing)} in the converted file: the converter merged these "
+            "weights with an operation beside them, or dropped them. This backend cannot quantize the network; please "
+            "report it."
         )
     return places
 
