@@ -193,12 +193,9 @@ class Sweep:
             encoded = backend.encode(folder, quantized.weights, cell, path, record(cell, self.checkpoint))
         with seconds.of("load"):
             runner = backend.open(path, self.plan.threads)
-        try:
-            with seconds.of("run"):
-                outputs = evaluate.predict(evaluate.of_runner(runner), self.inputs)
-            verified = runner.verified
-        finally:
-            runner.close()
+        verified = runner.verified
+        with seconds.of("run"):
+            outputs = self._outputs(backend, path, runner)
         timing = None
         if verified != "emulated":
             with seconds.of("latency"):
@@ -236,6 +233,16 @@ class Sweep:
             load_ms=round(seconds.spent["load"] * 1e3, 2),
             seconds=seconds.spent,
         )
+
+    def _outputs(self, backend: Backend, path: Path, runner: Runner) -> Floats:
+        """Outputs for all images; closes the runner."""
+        try:
+            if runner.verified == "emulated":  # torch has threads of its own, one pool for the process
+                return evaluate.predict(evaluate.of_runner(runner), self.inputs)
+        finally:
+            runner.close()
+        workers = self.plan.threads or os.cpu_count() or 1
+        return evaluate.predict_side_by_side(lambda: backend.open(path, threads=1), self.inputs, workers)
 
     def _time(self, backend: Backend, path: Path, baseline: Runner) -> evaluate.Latency:
         """On one thread: some kernels leave a second one idle, and a busy machine then decides the ratio."""

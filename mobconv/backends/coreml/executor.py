@@ -180,7 +180,15 @@ def _constant(value: Any) -> Any:
     """As operations take it: tensors, Python numbers for rank 0, strings and lists as they are."""
     if not isinstance(value, np.ndarray):
         return value
-    return value.item() if value.ndim == 0 else _tensor(value)
+    if value.ndim == 0:
+        return value.item()
+    found = _tensor(value)
+    if value.ndim == 4 and value.dtype.kind == "f":
+        # the layout that torch's convolutions are fastest in on CPUs; what comes after takes it over
+        import torch
+
+        found = found.contiguous(memory_format=torch.channels_last)
+    return found
 
 
 def _tensor(value: NDArray[Any]) -> Any:

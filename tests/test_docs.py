@@ -1,0 +1,75 @@
+"""The documents say what the program does: commands, recipes, fields and figures are held to it."""
+
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mobconv import errors, recipe, results
+from mobconv.backends import names
+from mobconv.cli.app import INTERRUPTED, TERMINATED, app
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_every_command_is_in_the_readme_and_every_one_there_exists():
+    commands = {command.name for command in app.registered_commands}
+    named = set(re.findall(r"\$ mobconv ([a-z]+)", README))
+    assert named == commands
+
+
+def test_every_recipe_is_in_the_readme_and_loads():
+    for path in sorted((ROOT / "recipes").glob("*.yaml")):
+        assert f"recipes/{path.name}" in README
+        assert recipe.load(path, names()).cells()
+
+
+def test_the_demo_is_the_grid_that_the_readme_promises():
+    cells = recipe.load(ROOT / "recipes" / "demo.yaml", names()).cells()
+    assert len(cells) == 78
+    assert {cell.backend for cell in cells} == {"onnx", "tflite", "coreml"}
+    assert len({cell.scheme for cell in cells}) == 26
+
+
+def test_recipes_in_the_readme_load(tmp_path):
+    found = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    assert found
+    for text in found:
+        (tmp_path / "recipe.yaml").write_text(text)
+        plan = recipe.load(tmp_path / "recipe.yaml", names())
+        assert plan.layers
+        assert set(yaml.safe_load(text)) <= set(recipe.Recipe.model_fields)
+
+
+def test_figures_in_the_readme_are_generated():
+    """The README's tables are those of the results file, to the letter."""
+    done = subprocess.run(
+        [sys.executable, ROOT / "docs" / "readme_tables.py", ROOT / "docs" / "demo-results.json", "--check"],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr or "run: python docs/readme_tables.py docs/demo-results.json"
+
+
+def test_every_exit_code_is_in_the_readme():
+    kinds = [errors.UsageError, errors.InputError, errors.BackendError, errors.CellError, errors.OutputError]
+    for code in [0, 1, *(kind.exit_code for kind in kinds), INTERRUPTED, TERMINATED]:
+        assert re.search(rf"^\|[ 0-9,]*\b{code}\b[ 0-9,]*\|", README, re.MULTILINE), code
+
+
+@pytest.mark.parametrize("kind", [results.Row, results.Cliff])
+def test_every_field_of_the_results_is_documented(kind):
+    text = (ROOT / "docs" / "results.md").read_text()
+    for field in fields(kind):
+        assert f"`{field.name}`" in text, field.name
+
+
+def test_files_that_the_readme_links_exist():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
