@@ -178,7 +178,7 @@ def _unpickle(path: Path, trust: bool) -> object:
                 "model.state_dict() in its place. If you trust whoever made the file, --trust-pickle loads it, "
                 "and with it whatever it does to your machine."
             ) from error
-    except (EOFError, KeyError, RuntimeError, ValueError, AttributeError, TypeError, IndexError) as error:
+    except Exception as error:  # the unpickler raises whatever damaged bytes lead to, struct.error for one
         raise InputError(f"{path}: truncated, or no checkpoint that torch.load reads: {_first_line(error)}") from error
     try:
         return torch.load(path, map_location="cpu", weights_only=False)
@@ -195,7 +195,8 @@ def _refused_global(message: str) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    """The first sentence of an error: PyTorch goes on with advice that is not about this file."""
+    return str(error).strip().partition("\n")[0].partition(". ")[0] or type(error).__name__
 
 
 def _from_state(

@@ -1,13 +1,10 @@
-"""What many tests share: the trained fixture, traced once, and its images."""
+"""What many tests share: the trained fixture, traced once, its images, and the command line in a folder of its own."""
 
-from pathlib import Path
+import sys
 
 import numpy as np
 import pytest
-
-FIXTURES = Path(__file__).parents[1] / "fixtures"
-CHECKPOINT = FIXTURES / "digits-fed-mobilenet-v2-w025.safetensors"
-DATA = FIXTURES / "digits-test.parquet"
+from support import CHECKPOINT, USER_MODULE, CommandLine
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +20,13 @@ def program():
     module = fed_mobilenet_v2(classes=10, width=0.25)
     module.load_state_dict(load_file(CHECKPOINT))
     return trace(module, {"image": np.zeros((1, 3, 32, 32), np.float32)})
+
+
+@pytest.fixture
+def cli(tmp_path, capsys, monkeypatch):
+    """The command line; `user_nets.py` is a module of the user's beside him."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "user_nets.py").write_text(USER_MODULE)
+    yield CommandLine(tmp_path, capsys)
+    sys.modules.pop("user_nets", None)
