@@ -4,6 +4,7 @@ Everything is made when it is first asked for, so that `-k onnx` costs what ONNX
 """
 
 import json
+from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from mobconv import backends, checkpoint, data, evaluate, recipe, sweep, templates
 from mobconv.reference import reference
+from mobconv.schemes import Compute
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes" / "demo.yaml"
@@ -20,6 +22,11 @@ FAST = 64  # images of the fast suite
 def demo_cells(*names):
     """The cells of recipes/demo.yaml, of these backends or of all."""
     return [cell for cell in recipe.load(RECIPE, backends.names()).cells() if not names or cell.backend in names]
+
+
+def in_fp16(cell):
+    """The same cell with a program that computes in fp16."""
+    return replace(cell, compute=Compute.FP16)
 
 
 class Laboratory:
@@ -42,6 +49,10 @@ class Laboratory:
         """All test images, as the network takes them."""
         return self.checkpoint.preprocessing(data.load(str(self.source)).pixels)
 
+    def template(self, cell):
+        """The float template of the cell's backend, converted once."""
+        return templates.template(backends.get(cell.backend), self.program, cell.compute, self.out)
+
     def path(self, cell):
         """The cell's artifact, written now unless it is there."""
         self.encoded(cell)
@@ -60,9 +71,10 @@ class Laboratory:
 
     def _encoded(self, cell):
         backend = backends.get(cell.backend)
-        folder = templates.template(backend, self.program, cell.compute, self.out)
         path = self.out / cell.path(backend.suffix)
-        return backend.encode(folder, self.weights(cell.scheme), cell, path, record=json.dumps({"cell": "demo"}))
+        return backend.encode(
+            self.template(cell), self.weights(cell.scheme), cell, path, record=json.dumps({"cell": "demo"})
+        )
 
     def _expected(self, scheme, count=FAST):
         program = reference(self.program, self.weights(scheme), scheme)

@@ -21,6 +21,7 @@ class Stored:
     scales       float32 (groups,)
     table        float32 (groups, entries), all entries that are in the file
     wide         parameters are fp32 on disk, not fp16 (they hold the same numbers)
+    native       scales and zero points are the constant's own, as TFLite's quantized types have them
     name         where the format carries one
     """
 
@@ -31,6 +32,7 @@ class Stored:
     scales: Any = None
     table: Any = None
     wide: bool = True
+    native: bool = False
     name: str = ""
 
 
