@@ -1,0 +1,55 @@
+"""Where the fixtures lie, and the command line as tests call it."""
+
+from pathlib import Path
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+CHECKPOINT = FIXTURES / "digits-fed-mobilenet-v2-w025.safetensors"
+DATA = FIXTURES / "digits-test.parquet"
+
+USER_MODULE = """
+import torch
+from torch import nn
+
+def tiny(classes=3, width=4):
+    return nn.Sequential(
+        nn.Conv2d(3, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(width, classes),
+    )
+
+def raises():
+    raise KeyError("no such layer")
+
+def number():
+    return 7
+"""
+
+
+class CommandLine:
+    """`mobconv` in this process, in an empty folder."""
+
+    def __init__(self, folder, capsys):
+        self.folder, self._capsys = folder, capsys
+
+    def __call__(self, *arguments):
+        """Exit code, stdout, stderr."""
+        from mobconv.cli.app import run
+
+        self._capsys.readouterr()
+        code = run([str(argument) for argument in arguments])
+        return code, *self._capsys.readouterr()
+
+    def refuses(self, code, *words, arguments):
+        """The command ends with this code and a message of these words; no traceback, nothing half-written."""
+        found, out, err = self(*arguments)
+        assert found == code, err
+        for word in words:
+            assert word in err, f"{word!r} is not in: {err}"
+        assert "Traceback" not in err and out == ""
+        assert leftovers(self.folder) == []
+        return err
+
+
+def leftovers(folder):
+    """Files that only a writer at work may have, and artifacts."""
+    kinds = (".onnx", ".tflite", ".mlpackage", ".npz")
+    return [p for p in folder.rglob("*") if "partial" in p.name or p.suffix in kinds]
