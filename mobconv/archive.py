@@ -22,6 +22,7 @@ from mobconv.errors import InputError
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
+    from torch.fx import GraphModule
 
 _MEMBERS = re.compile(
     r"archive_format|archive_version|byteorder|\.format_version|\.storage_alignment|\.data/(version|serialization_id)"
@@ -39,8 +40,8 @@ _FREE_TEXT = ("metadata", "as_string", "as_strings")
 _CONTAINERS = (None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict")
 
 
-def load(path: Path, content: bytes, trusted: bool) -> ExportedProgram:
-    """The program in an archive. trusted: without a look at what loading it would run.
+def load(path: Path, content: bytes, trusted: bool) -> tuple[ExportedProgram, GraphModule]:
+    """The program in an archive, and the module of it. trusted: without a look at what loading it would run.
 
     Raises InputError for an archive that is damaged, of another release, or asks for more than data.
     """
@@ -51,7 +52,8 @@ def load(path: Path, content: bytes, trusted: bool) -> ExportedProgram:
         if not trusted:
             _check(path, content)
         with _weights_only(not trusted):
-            return load_pt2(io.BytesIO(content)).exported_programs["model"]
+            program = load_pt2(io.BytesIO(content)).exported_programs["model"]
+        return program, program.module()
     except InputError:
         raise
     except Exception as error:  # the deserializer raises dozens of types

@@ -258,7 +258,7 @@ def _finish(
 
 def _from_program(path: Path, content: bytes, digest: str, options: Options) -> Checkpoint:
     """A `.pt2` archive of torch.export.save."""
-    exported = archive.load(path, content, options.trust_pickle)
+    exported, module = archive.load(path, content, options.trust_pickle)
     placeholders = [node for node in exported.graph.nodes if node.op == "placeholder"]
     wanted = list(exported.graph_signature.user_inputs)
     shapes = [tuple(node.meta["val"].shape) for node in placeholders if node.name in wanted]
@@ -271,7 +271,6 @@ def _from_program(path: Path, content: bytes, digest: str, options: Options) -> 
         raise InputError(f"{path}: the program takes {', '.join(kinds)}; export it in float32")
     if options.input_shape not in (None, shapes[0]):
         raise UsageError(f"{path} was exported for inputs {shapes[0]}, not {options.input_shape}")
-    module = exported.module()
     architecture.check_finite(module, path)
     example: dict[str, NDArray[Any]] = {"image": np.zeros(shapes[0], np.float32)}
     notes = ["the file holds its own program: --model is not used"] if options.factory else []

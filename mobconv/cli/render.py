@@ -15,6 +15,7 @@ from mobconv.report import tables
 from mobconv.results import FAILED, OK, Results, Row
 from mobconv.sweep import Watcher
 
+_WIDE = 100  # columns that the whole table takes
 _PLAIN_WIDTH = 160  # tables in a log file are not folded at 80 columns
 
 
@@ -66,7 +67,7 @@ def watching(total: int) -> Iterator[Watcher]:
 def results(found: Results) -> None:
     """The table of a sweep, its cliffs and remarks, on stdout."""
     out = console()
-    out.print(rows(found.cells))
+    out.print(rows(found.cells, narrow=out.width < _WIDE))
     for line in tables.legend(found):
         out.print(escape(line), style="dim")
     if found.cliffs:
@@ -81,18 +82,20 @@ def results(found: Results) -> None:
     out.print(f"\n{tables.summary(found)}")
 
 
-def rows(cells: Sequence[Row]) -> Table:
-    """Rows as a table, a rule between backends, dim where unsupported and red where failed."""
+def rows(cells: Sequence[Row], narrow: bool) -> Table:
+    """Rows as a table, backends apart, dim where unsupported and red where failed."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in tables.COLUMNS:
+    columns = [column for column in tables.COLUMNS if not (narrow and column.extra)]
+    for column in columns:
         table.add_column(column.title, justify="right" if column.figure else "left", no_wrap=True)
     for position, row in enumerate(cells):
-        last = position + 1 == len(cells) or cells[position + 1].backend != row.backend
+        if position and cells[position - 1].backend != row.backend:
+            table.add_row()
         style = {OK: "", FAILED: "red"}.get(row.status, "dim")
-        shown = [escape(column.show(row)) for column in tables.COLUMNS]
+        shown = [escape(column.show(row)) for column in columns]
         if row.status != OK:
             shown[1] = row.status
-        table.add_row(*shown, style=style, end_section=last)
+        table.add_row(*shown, style=style)
     return table
 
 

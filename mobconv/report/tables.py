@@ -10,11 +10,13 @@ from mobconv.results import FAILED, OK, Cliff, Results, Row
 
 @dataclass(frozen=True)
 class Column:
-    """A heading, how a row shows there, and whether it is a figure (set to the right)."""
+    """A heading, how a row shows there, whether it is a figure (set to the right), and whether it
+    is left out where the terminal is narrow."""
 
     title: str
     show: Callable[[Row], str]
     figure: bool = True
+    extra: bool = False
 
 
 def size(count: int | None) -> str:
@@ -43,15 +45,15 @@ def _stored(row: Row) -> str:
 
 COLUMNS = (
     Column("cell", lambda row: row.cell, figure=False),
-    Column("stored", _stored),
-    Column("eff. bits", lambda row: _number(row.effective_bits, ".2f")),
+    Column("stored", _stored, extra=True),
+    Column("eff.\nbits", lambda row: _number(row.effective_bits, ".2f")),
     Column("size", lambda row: size(row.file_bytes)),
     Column("top-1 %", lambda row: _percent(row.top1)),
-    Column("quant. loss", lambda row: _number(row.quantization_loss, "+.2f")),
-    Column("conv. loss", lambda row: _number(row.conversion_loss, "+.2f")),
-    Column("SNR dB", lambda row: _number(row.snr_db, ".0f")),
+    Column("quant.\nloss", lambda row: _number(row.quantization_loss, "+.2f")),
+    Column("conv.\nloss", lambda row: _number(row.conversion_loss, "+.2f")),
+    Column("SNR\ndB", lambda row: _number(row.snr_db, ".0f"), extra=True),
     Column("latency", lambda row: "-" if row.latency_ratio is None else f"{row.latency_ratio:.2f}x"),
-    Column("needs", lambda row: row.requires or "-", figure=False),
+    Column("needs", lambda row: row.requires or "-", figure=False, extra=True),
 )
 
 
@@ -106,7 +108,7 @@ def legend(found: Results) -> list[str]:
 def markdown(found: Results) -> str:
     """The whole of the results as a Markdown page."""
     lines = [f"# {found.model['path']}", "", *legend(found), ""]
-    lines.append("| " + " | ".join(column.title for column in COLUMNS) + " |")
+    lines.append("| " + " | ".join(column.title.replace("\n", " ") for column in COLUMNS) + " |")
     lines.append("| " + " | ".join("---:" if column.figure else "---" for column in COLUMNS) + " |")
     lines += ["| " + " | ".join(column.show(row) for column in COLUMNS) + " |" for row in found.cells]
     lines += ["", "## Cliffs", "", f"Where top-1 first falls more than {_margin(found)} points below the baseline:", ""]

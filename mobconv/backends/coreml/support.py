@@ -6,7 +6,7 @@ from mobconv.backends.base import Support
 from mobconv.schemes import Cell, Granularity, Mode, Storage
 
 _NOTE = (
-    "decoded in {0} steps at load; coremltools PR 2688 reports a chain with an fp16 table failing on the Neural "
+    "decoded by a chain of ops; coremltools PR 2688 reports a chain with an fp16 table failing on the Neural "
     "Engine of macOS 26 (CPU and GPU are fine)"
 )
 
@@ -21,9 +21,7 @@ def support(cell: Cell) -> Support:
     if scheme.mode is None:
         return Support(scheme.bits, requires="iOS16")
     one_table = scheme.mode is Mode.KMEANS or scheme.bits == 1
-    steps = {7: 9 if one_table else 6, 5: 9 if one_table else 5}.get(scheme.bits, 1)
-    if not one_table and scheme.bits in (6, 3, 2):
-        steps = 2
+    chained = scheme.bits in (7, 5) or (not one_table and scheme.bits in (6, 3, 2))
     tables = scheme.bits in (8, 6, 4, 2, 1) and scheme.granularity is Granularity.TENSOR
     old = tables if one_table else scheme.bits == 8
-    return Support(scheme.bits, requires="iOS16" if old else "iOS18", note=_NOTE.format(steps) if steps > 1 else "")
+    return Support(scheme.bits, requires="iOS16" if old else "iOS18", note=_NOTE if chained else "")
