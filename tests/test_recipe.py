@@ -1,0 +1,142 @@
+"""A recipe that is wrong is exit code 2 and says which line to change."""
+
+import pytest
+from support import CHECKPOINT, DATA
+
+from mobconv import recipe
+from mobconv.errors import UsageError
+from mobconv.schemes import Scheme
+
+GOOD = f"checkpoint: {CHECKPOINT}\ndata: {DATA}\nimages: 64\nbackends: onnx\nschemes: w4-kmeans\n"
+
+
+def sweep(cli, text, *more):
+    (cli.folder / "job.yaml").write_text(text)
+    return ["sweep", "job.yaml", "-o", "out", *more]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (GOOD + "margn: 3\n", ["margn: no such key", "did you mean 'margin'?"]),
+        (GOOD + "colour: red\n", ["colour: no such key", "checkpoint, model"]),
+        (GOOD.replace("w4-kmeans", "w9-linear"), ["w9-linear", "1 to 8 bits"]),
+        (GOOD.replace("w4-kmeans", "w0-linear"), ["w0-linear", "1 to 8 bits"]),
+        (GOOD.replace("w4-kmeans", "w4-kmean"), ["'kmean' is no mode", "did you mean 'kmeans'?"]),
+        (GOOD.replace("w4-kmeans", "int8"), ["'int8' is no scheme"]),
+        (GOOD.replace("w4-kmeans", "w4-linear-row"), ["'row' is no granularity or algorithm"]),
+        (GOOD.replace("w4-kmeans", "w4-kmeans-minmax"), ["minmax is for scales"]),
+        (GOOD.replace("w4-kmeans", "w4-kmeans@fast"), ["@native and @fp16"]),
+        (GOOD.replace("onnx", "onxx"), ["'onxx' is no backend", "did you mean 'onnx'?"]),
+        (GOOD.replace("onnx", "[]"), ["backends: "]),
+        (GOOD.replace(f"checkpoint: {CHECKPOINT}\n", ""), ["checkpoint: missing", "trained weights"]),
+        (GOOD.replace("64", "0"), ["images: ", "greater than or equal to 1"]),
+        (GOOD + "margin: -1\n", ["margin: "]),
+        (GOOD + "input_shape: [1, 3, 0, 32]\n", ["input_shape.2: "]),
+        (GOOD + "preprocessing: {mean: [0.5, 0.5, 0.5]}\n", ["preprocessing.std: missing"]),
+        (GOOD + "preprocessing: {mean: [0.5], sdt: [0.5]}\n", ["preprocessing.sdt: no such key", "'std'"]),
+        (GOOD + "preprocessing: {mean: [0.5], std: [0.0]}\n", ["std above 0"]),
+        (GOOD + "layers: [{match: '*', bits: 9}]\n", ["layers.0: bits 9: widths are 1 to 8"]),
+        (GOOD + "layers: [{match: '*', bits: 4, keep: fp32}]\n", ["layers.0: a rule says either `bits` or `keep`"]),
+        (GOOD + "layers: [{match: '*'}]\n", ["a rule says either `bits` or `keep`"]),
+        (GOOD + "layers: [{match: '*', keep: fp8}]\n", ["keep 'fp8'", "fp32 or fp16"]),
+        (GOOD + "layers: [{bits: 4}]\n", ["layers.0.match: missing", "glob over parameter names"]),
+        (GOOD + "layers: [{match: '*', bit: 4}]\n", ["layers.0.bit: no such key", "did you mean 'bits'?"]),
+        ("", ["a recipe is a list of `key: value` lines"]),
+        ("- onnx\n- tflite\n", ["a recipe is a list of `key: value` lines"]),
+        ("1: 2\n", ["a recipe is a list of `key: value` lines"]),
+        ("backends: [onnx\n", ["is not YAML", "line 2"]),
+        ("a: !!python/object/apply:os.system ['touch ran']\n", ["is not YAML"]),
+    ],
+)
+def test_wrong_recipe(cli, text, words):
+    cli.refuses(2, "job.yaml", *words, arguments=sweep(cli, text))
+    assert not (cli.folder / "ran").exists()
+
+
+def test_missing_recipe(cli):
+    cli.refuses(3, "gone.yaml: no such recipe", arguments=["sweep", "gone.yaml"])
+
+
+@pytest.mark.parametrize("kind", ["folder", "binary"])
+def test_unreadable_recipe(cli, kind):
+    if kind == "folder":
+        (cli.folder / "job.yaml").mkdir()
+    else:
+        (cli.folder / "job.yaml").write_bytes(b"\xff\xfe\x00\x01")
+    cli.refuses(3, "job.yaml: cannot be read", arguments=["sweep", "job.yaml"])
+
+
+def test_missing_checkpoint_and_data(cli):
+    gone = GOOD.replace(str(CHECKPOINT), "gone.safetensors")
+    cli.refuses(3, "gone.safetensors: no such file", arguments=sweep(cli, gone))
+    cli.refuses(3, "gone.parquet: no such file", arguments=sweep(cli, GOOD.replace(str(DATA), "gone.parquet")))
+
+
+def test_only_that_matches_nothing(cli):
+    words = ("--only 'onnx/w4-kmean' matches none of the recipe's 1 cells", "did you mean 'onnx/w4-kmeans'?")
+    cli.refuses(2, *words, arguments=sweep(cli, GOOD, "--only", "onnx/w4-kmean"))
+
+
+def test_rule_that_matches_no_layer(cli):
+    text = GOOD + "layers: [{match: clasifier.weight, keep: fp32}]\n"
+    cli.refuses(2, "'clasifier.weight' fits none", "did you mean 'classifier.weight'?", arguments=sweep(cli, text))
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("fp32", ["fp32"]),
+        ("w{3..1}-linear", ["w3-linear", "w2-linear", "w1-linear"]),
+        ("w{7..8}-linear", ["w7-linear", "w8-linear"]),
+        ("w4-{linear,kmeans}", ["w4-linear", "w4-kmeans"]),
+        ("w{2..1}-{a,b}", ["w2-a", "w2-b", "w1-a", "w1-b"]),
+        ("fp{16,32}{,@fp16}", ["fp16", "fp16@fp16", "fp32", "fp32@fp16"]),
+        ("{5}", ["5"]),
+    ],
+)
+def test_braces(text, names):
+    assert recipe.expand(text) == names
+
+
+def plan(**changes):
+    fields = {"checkpoint": "a", "data": "b", "backends": "onnx", "schemes": "fp32", **changes}
+    return recipe.Recipe.model_validate(fields)
+
+
+def test_cells_are_named_once_backend_by_backend():
+    found = plan(backends=["onnx", "coreml"], schemes=["w{2..1}-kmeans", "w2-kmeans-tensor"]).cells()
+    assert [c.name for c in found] == ["onnx/w2-kmeans", "onnx/w1-kmeans", "coreml/w2-kmeans", "coreml/w1-kmeans"]
+
+
+def test_only_is_a_glob_over_names():
+    found = plan(backends=["onnx", "coreml"], schemes="w{2..1}-{kmeans,linear}")
+    assert [c.name for c in found.cells(["coreml/*kmeans", "onnx/w1-linear"])] == [
+        "onnx/w1-linear",
+        "coreml/w2-kmeans",
+        "coreml/w1-kmeans",
+    ]
+    with pytest.raises(UsageError):
+        found.cells(["coreml/*", "tflite/*"])
+
+
+def test_the_last_rule_that_matches_holds():
+    rules = [{"match": "*", "bits": 2}, {"match": "head.*", "keep": "fp16"}, {"match": "head.last", "bits": 8}]
+    found = plan(layers=rules)
+    asked = Scheme.parse("w4-linear-tensor-minmax")
+    assert found.scheme_for("body", asked).name == "w2-linear-tensor-minmax"
+    assert found.scheme_for("head.first", asked).name == "fp16"
+    assert found.scheme_for("head.last", asked).name == "w8-linear-tensor-minmax"
+    assert found.scheme_for("head.last", Scheme.parse("fp32")).name == "fp32"
+
+
+def test_paths_are_relative_to_the_recipe(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "set.parquet").touch()
+    text = "checkpoint: net.pt\ndata: {}\nbackends: onnx\nschemes: fp32\n"
+    (tmp_path / "sub" / "job.yaml").write_text(text.format("set.parquet"))
+    found = recipe.load(tmp_path / "sub" / "job.yaml", ["onnx"])
+    assert found.checkpoint == tmp_path / "sub" / "net.pt"
+    assert found.data == str(tmp_path / "sub" / "set.parquet")
+    (tmp_path / "sub" / "job.yaml").write_text(text.format("owner/set"))
+    assert recipe.load(tmp_path / "sub" / "job.yaml", ["onnx"]).data == "owner/set"
