@@ -97,6 +97,8 @@ def _open(source: str, cache: str) -> Dataset:
     except Exception as error:  # datasets raises its own, pyarrow's, OSError and requests' errors
         cause = error.__cause__ or error
         text = str(cause).strip().partition("\n")[0] or type(cause).__name__
+        if "corresponds to no data" in text:
+            raise InputError(f"{source}: no images in it") from error
         raise InputError(f"{source}: cannot be read as a data set: {text}") from error
     split = next((name for name in _SPLITS if name in found), next(iter(found)))
     return found[split]

@@ -1,0 +1,150 @@
+"""Figures against numbers worked out by hand, and artifacts that are none."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from support import CHECKPOINT, DATA
+
+from mobconv import evaluate
+from mobconv.data import Images
+from mobconv.errors import InputError
+
+
+def test_accuracy_by_hand():
+    outputs = np.array([[9, 1, 0, 0, 0, 0, 0], [6, 5, 4, 3, 2, 1, 0], [6, 5, 4, 3, 2, 1, 0]], np.float32)
+    found = evaluate.accuracy(outputs, np.array([0, 4, 5]))
+    assert found == evaluate.Accuracy(1 / 3, 2 / 3)
+
+
+def test_not_a_number_is_never_right():
+    outputs = np.full((2, 3), np.nan, np.float32)
+    outputs[1, 1] = 1
+    assert evaluate.accuracy(outputs, np.array([0, 1])).top1 == 0.5
+    assert evaluate.accuracy(outputs, np.array([0, 0])).top5 == 0
+
+
+def test_closeness_by_hand():
+    reference = np.array([[3, 4], [0, 10]], np.float32)
+    outputs = np.array([[3, 4], [1, 10]], np.float32)
+    found = evaluate.closeness(outputs, reference)
+    assert found.agreement == 1 and found.max_error == pytest.approx(0.1)
+    assert found.snr_db == pytest.approx(10 * np.log10(125 / 1))
+
+
+def test_exact_outputs_have_no_snr():
+    outputs = np.array([[1, 2]], np.float32)
+    assert evaluate.closeness(outputs, outputs) == evaluate.Closeness(1.0, None, 0.0)
+
+
+@pytest.mark.parametrize("count", [0, 1, 31, 32, 33, 100])
+def test_batches_cover_everything_once(count):
+    assert [i for part in evaluate.batches(count) for i in range(count)[part]] == list(range(count))
+
+
+def images(height=8, width=8, labels=(0, 1)):
+    pixels = np.zeros((len(labels), height, width, 3), np.uint8)
+    return Images("set", pixels, np.array(labels), (), "")
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 8, 8), (-1, 3, -1, -1), (0, -1, 8, 0)])
+def test_shapes_that_fit(shape):
+    evaluate.check_shape(images(), shape, "net")
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 8, 9), (1, 3, 8), (1, 8, 8, 3), (1, 1, 8, 8), (), (1, 3, 9, -1)])
+def test_shapes_that_do_not(shape):
+    with pytest.raises(InputError, match="net takes"):
+        evaluate.check_shape(images(), shape, "net")
+
+
+def test_labels_beyond_the_outputs():
+    evaluate.check_labels(images(labels=(0, 9)), 10)
+    with pytest.raises(InputError, match="row 1 has label 10"):
+        evaluate.check_labels(images(labels=(0, 10, 3)), 10)
+
+
+class TestArtifacts:
+    def evaluate(self, name, *more):
+        return ["evaluate", name, "--data", DATA, "--images", "20", *more]
+
+    def test_missing(self, cli):
+        cli.refuses(3, "gone.onnx: no such file", arguments=self.evaluate("gone.onnx"))
+
+    @pytest.mark.parametrize("name", ["net.pb", "net", "net.tar.gz"])
+    def test_unknown_suffix(self, cli, name):
+        (cli.folder / name).write_bytes(b"x")
+        cli.refuses(3, name, ".onnx, .tflite, .mlpackage", arguments=self.evaluate(name))
+
+    @pytest.mark.parametrize("content", [b"", b"\x00" * 64, b"<html>404</html>"])
+    @pytest.mark.parametrize("suffix", ["onnx", "tflite"])
+    def test_garbage(self, cli, suffix, content):
+        name = f"net.{suffix}"
+        (cli.folder / name).write_bytes(content)
+        code, out, err = cli(*self.evaluate(name))
+        assert code == 3 and name in err and "Traceback" not in err and out == ""
+
+    def test_garbage_package(self, cli):
+        package = cli.folder / "net.mlpackage"
+        package.mkdir()
+        code, _, err = cli(*self.evaluate("net.mlpackage"))
+        assert code == 3 and "no Manifest.json" in err and "Traceback" not in err
+        (package / "Manifest.json").write_text("{")
+        code, _, err = cli(*self.evaluate("net.mlpackage"))
+        assert code == 3 and "Manifest.json does not name the model" in err
+        shutil.rmtree(package)
+        package.write_bytes(b"a file")
+        code, _, err = cli(*self.evaluate("net.mlpackage"))
+        assert code == 3 and "is a folder, and this is a file" in err
+
+    def foreign(self, path, size=32, channels=3, outputs=1):
+        """An ONNX file that mobconv did not make: the mean over the picture, ten times."""
+        import onnx
+        from onnx import TensorProto, helper
+
+        names = [f"y{i}" for i in range(outputs)]
+        nodes = [helper.make_node("ReduceMean", ["x", "axes"], ["m"], keepdims=0)]
+        nodes += [helper.make_node("Concat", ["m"] * 4, [name], axis=1) for name in names]
+        graph = helper.make_graph(
+            nodes,
+            "g",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", channels, size, size])],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 4 * channels]) for name in names],
+            [helper.make_tensor("axes", TensorProto.INT64, [2], [2, 3])],
+        )
+        opset = [helper.make_opsetid("", 18)]
+        onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), str(path))
+
+    def test_without_record_needs_preprocessing(self, cli):
+        self.foreign(cli.folder / "net.onnx")
+        code, _, err = cli(*self.evaluate("net.onnx"))
+        assert code == 3 and "does not say how pixels are normalised" in err and "--preprocessing" in err
+
+    def test_with_it_any_file_is_measured(self, cli):
+        self.foreign(cli.folder / "net.onnx")
+        given = '{"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}'
+        code, out, err = cli(*self.evaluate("net.onnx", "--preprocessing", given, "--json"))
+        assert code == 0, err
+        found = json.loads(out)
+        assert found["cell"] is None and found["images"] == 20 and 0 <= found["top1"] <= found["top5"] <= 1
+
+    @pytest.mark.parametrize(
+        ("kind", "word"),
+        [({"size": 28}, "takes 28x28"), ({"channels": 1}, "RGB"), ({"outputs": 2}, "1 inputs and 2 outputs")],
+    )
+    def test_files_that_are_no_classifier_of_these_images(self, cli, kind, word):
+        self.foreign(cli.folder / "net.onnx", **kind)
+        given = '{"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}'
+        code, _, err = cli(*self.evaluate("net.onnx", "--preprocessing", given))
+        assert code == 3 and word in err and "Traceback" not in err
+
+    def test_damaged_record(self, cli):
+        import onnx
+
+        assert cli("export", CHECKPOINT, "--to", "onnx", "-o", "out")[0] == 0
+        model = onnx.load("out/onnx/fp32.onnx")
+        model.metadata_props[0].value = "{"
+        onnx.save(model, "out/onnx/fp32.onnx")
+        code, _, err = cli(*self.evaluate("out/onnx/fp32.onnx"))
+        assert code == 3 and "record is damaged" in err
