@@ -1,0 +1,85 @@
+"""Files run in stock runtimes with nothing of ours, and coremltools takes every package."""
+
+import contextlib
+import io
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import read_coreml
+from laboratory import demo_cells, in_fp16
+
+from mobconv.evaluate import closeness
+from mobconv.schemes import Compute
+
+RUN = Path(__file__).with_name("run_stock.py")
+IMAGES = 4  # enough to tell a wrong file: accuracy is measured elsewhere
+
+
+@pytest.mark.parametrize("backend", ["onnx", "tflite"])
+def test_every_file_runs_without_mobconv(lab, backend, tmp_path):
+    cells = demo_cells(backend)
+    np.save(tmp_path / "images.npy", lab.images[:IMAGES])
+    files = [str(lab.path(cell)) for cell in cells]
+    command = [sys.executable, str(RUN), str(tmp_path / "images.npy"), str(tmp_path / "logits.npz"), *files]
+    # in an empty folder, so that the checkout is not on the path either
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    with np.load(tmp_path / "logits.npz") as found:
+        errors = {
+            cell.name: closeness(found[str(position)], lab.expected(cell.scheme)[:IMAGES]).max_error
+            for position, cell in enumerate(cells)
+        }
+    # the limit of conversion, see test_conversion
+    assert {name: error for name, error in errors.items() if not error <= 1e-4} == {}
+
+
+def decompressed(path, scratch):
+    """The package with plain constants, as coremltools decompresses it."""
+    with contextlib.redirect_stderr(io.StringIO()):  # progress bars
+        import coremltools
+
+        model = coremltools.models.MLModel(str(path), skip_model_load=True)
+        plain = coremltools.optimize.coreml.decompress_weights(model)
+        plain.save(str(scratch / "plain.mlpackage"))
+    return scratch / "plain.mlpackage"
+
+
+COREML = demo_cells("coreml")
+SLOW = [pytest.param(in_fp16(cell), marks=pytest.mark.slow, id=f"{cell}@fp16") for cell in COREML]
+
+
+@pytest.mark.parametrize("cell", [*(pytest.param(cell, id=str(cell)) for cell in COREML), *SLOW])
+def test_coremltools_loads_and_decompresses_every_package(lab, cell, tmp_path):
+    """coremltools multiplies scales and codes itself: its weights are the dequantized ones, no tolerance."""
+    held = read_coreml.read(decompressed(lab.path(cell), tmp_path))
+    weights = lab.weights(cell.scheme)
+    assert len(held) == len(weights)
+    for stored, (name, weight) in zip(held, weights.items(), strict=True):
+        expected = weight.dequantize()
+        if cell.compute is Compute.FP16:  # products are rounded to the program's type
+            expected = expected.astype(np.float16).astype(np.float32)
+        assert stored.values is not None, f"{name} is still compressed"
+        assert np.array_equal(stored.values, expected), name
+
+
+def test_a_wrong_scale_does_not_pass_decompression(lab, tmp_path):
+    """The comparison above can fail: one scale, the next fp16 number in place of it."""
+    from mobconv.backends.coreml import backend
+
+    cell = next(cell for cell in COREML if cell.scheme.name == "w5-symmetric")
+    weights = dict(lab.weights(cell.scheme))
+    name = lab.names[-1]
+    scale = weights[name].scale.copy()
+    scale[0] = np.nextafter(np.float16(scale[0]), np.float16(np.inf))
+    weights[name] = replace(weights[name], scale=scale)
+    backend.encode(lab.template(cell), weights, cell, tmp_path / "wrong.mlpackage")
+    held = read_coreml.read(decompressed(tmp_path / "wrong.mlpackage", tmp_path))
+    same = [
+        np.array_equal(stored.values, weight.dequantize())
+        for stored, weight in zip(held, lab.weights(cell.scheme).values(), strict=True)
+    ]
+    assert same == [True] * (len(same) - 1) + [False]
