@@ -99,7 +99,8 @@ def _open(source: str, cache: str) -> Dataset:
         text = str(cause).strip().partition("\n")[0] or type(cause).__name__
         if "corresponds to no data" in text:
             raise InputError(f"{source}: no images in it") from error
-        raise InputError(f"{source}: cannot be read as a data set: {text}") from error
+        here = "" if path.exists() else "no such file or folder here, and from the Hugging Face hub it "
+        raise InputError(f"{source}: {here}cannot be read as a data set: {text}") from error
     split = next((name for name in _SPLITS if name in found), next(iter(found)))
     return found[split]
 

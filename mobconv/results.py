@@ -130,10 +130,15 @@ def cliffs(rows: Iterable[Row], float_top1: float, margin: float) -> list[Cliff]
             groups.setdefault(key, []).append(row)
     found = []
     for key, members in groups.items():
-        fallen = [row for row in members if row.top1 is not None and (float_top1 - row.top1) * 100 > margin]
+        fallen = [row for row in members if row.top1 is not None and _points(float_top1 - row.top1) > margin]
         widest = max(fallen, key=lambda row: row.bits, default=None)
         found.append(Cliff(*key, widest.bits if widest else None, margin, widest.top1 if widest else None))
     return found
+
+
+def _points(fraction: float) -> float:
+    """In points, without the last digits of binary fractions: 0.90 - 0.85 is five points, not more."""
+    return round(fraction * 100, 9)
 
 
 def write(folder: Path, results: Results, predictions: Mapping[str, NDArray[np.int64]], markdown: str) -> None:
@@ -161,7 +166,7 @@ def read(path: Path) -> Results:
         return Results(
             content["model"], content["data"], content["tools"], content["float_top1"], rows, drops, content["schema"]
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: a field is missing: {error}") from error
 
 

@@ -123,7 +123,7 @@ def test_hub_without_network(cli, artifact, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     start = time.perf_counter()
-    refused(cli, artifact, "mobconv-tests/no-such-set", "mobconv-tests/no-such-set: cannot be read as a data set")
+    refused(cli, artifact, "mobconv-tests/no-such-set", "no such file or folder here", "hub", "OfflineMode")
     assert time.perf_counter() - start < 20
 
 
