@@ -59,8 +59,12 @@ class Laboratory:
         return self.out / cell.path(backends.get(cell.backend).suffix)
 
     def logits(self, cell, count=FAST):
-        """What our own runner computes from the file."""
-        runner = backends.get(cell.backend).open(self.path(cell), threads=1)
+        """What our own runner computes from the cell's file."""
+        return self.run(cell.backend, self.path(cell), count)
+
+    def run(self, backend, path, count=FAST):
+        """What our own runner computes from a file."""
+        runner = backends.get(backend).open(path, threads=1)
         try:
             return evaluate.predict(evaluate.of_runner(runner), self.images[:count])
         finally:
