@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from mobconv.errors import CellError
 from mobconv.quantize import kmeans, linear, symmetric
 from mobconv.quantize.scales import fits_fp16, to_fp16
 from mobconv.quantize.weights import Floats, FloatWeight, QuantizedWeight, Weight
 from mobconv.schemes import Granularity, Mode, Scheme
+
+_LARGEST = float(np.finfo(np.float32).max) / 8
 
 
 def quantize(name: str, values: Floats, axis: int, scheme: Scheme) -> Weight:
@@ -16,14 +19,18 @@ def quantize(name: str, values: Floats, axis: int, scheme: Scheme) -> Weight:
     values: float32, any shape; axis: its output-channel axis. Under fp32 and fp16 the result is a
     FloatWeight (fp16: rounded to it; CellError where it overflows). Scales and tables are rounded to fp16
     before codes are chosen; where one would be subnormal or overflow in fp16, all of the tensor's stay
-    fp32, and `fp16` says so.
+    fp32, and `fp16` says so. Raises CellError for values so large that their differences overflow.
     """
     values = np.ascontiguousarray(values, np.float32)
     if scheme.mode is None:
         if scheme.bits == 16:
             return FloatWeight(name, to_fp16(name, values), 16)
         return FloatWeight(name, values, 32)
-    found = _fit(name, values, axis, scheme, fp16=True)
+    largest = float(np.abs(values).max(initial=0))
+    if largest > _LARGEST:
+        raise CellError(f"{name}: values up to {largest:g} are too large to quantize; keep the layer float by a rule")
+    with np.errstate(over="ignore"):  # what fp16 cannot hold is found out below
+        found = _fit(name, values, axis, scheme, fp16=True)
     if not found.fp16:
         found = _fit(name, values, axis, scheme, fp16=False)
     return found

@@ -1,0 +1,116 @@
+"""Fingerprints: each weight is found in whatever layout a converter gave it, and missed where it is not there."""
+
+import itertools
+import re
+
+import numpy as np
+import pytest
+
+from mobconv.backends import placement
+from mobconv.errors import BackendError
+from mobconv.trace import Site
+
+SITES = {
+    "conv": Site("conv", (4, 3, 2, 5), 0, "aten.conv2d.default"),
+    "linear": Site("linear", (6, 7), 0, "aten.linear.default"),
+    "square": Site("square", (5, 5), 0, "aten.linear.default"),
+    "transposed": Site("transposed", (3, 2, 2, 2), 1, "aten.conv_transpose2d.input"),
+    "column": Site("column", (4, 1), 0, "aten.linear.default"),
+}
+PRINTS = placement.fingerprints(SITES)
+
+
+def found(name, array, others=()):
+    constants = [("other", value) for value in others]
+    constants += [(each, value) for each, value in PRINTS.items() if each != name]
+    return placement.locate([*constants, ("here", array)], SITES)[name]
+
+
+def test_fingerprints_are_all_distinct_and_ordinary():
+    values = np.concatenate([value.reshape(-1) for value in PRINTS.values()])
+    assert len(np.unique(values)) == len(values) and np.isfinite(values).all() and values.min() >= 0.5
+    assert all(value.shape == SITES[name].shape and value.dtype == np.float32 for name, value in PRINTS.items())
+
+
+@pytest.mark.parametrize("perm", itertools.permutations(range(4)))
+@pytest.mark.parametrize("name", ["conv", "transposed"])
+def test_every_transposition(name, perm):
+    (place,) = found(name, PRINTS[name].transpose(perm))
+    values = np.random.default_rng(0).normal(size=SITES[name].shape).astype(np.float32)
+    assert np.array_equal(place.place(values), values.transpose(perm))
+    assert place.axis == perm.index(SITES[name].axis)
+    assert place.place(values).flags.c_contiguous
+
+
+def test_square_is_not_taken_for_its_transpose():
+    assert found("square", PRINTS["square"])[0].perm == (0, 1)
+    assert found("square", PRINTS["square"].T)[0].perm == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "axis"),
+    [
+        ("linear", (6, 7, 1, 1), 0),
+        ("linear", (1, 6, 7), 1),
+        ("linear", (42,), None),
+        ("conv", (4, 30), 0),
+        ("conv", (2, 2, 3, 2, 5), None),
+        ("column", (1, 4), 1),
+    ],
+)
+def test_reshaped(name, shape, axis):
+    (place,) = found(name, PRINTS[name].reshape(shape))
+    values = np.random.default_rng(0).normal(size=SITES[name].shape).astype(np.float32)
+    assert np.array_equal(place.place(values), values.reshape(shape)) and place.axis == axis
+
+
+def test_transposed_and_reshaped():
+    (place,) = found("conv", PRINTS["conv"].transpose(2, 3, 1, 0).reshape(1, 30, 4))
+    values = np.random.default_rng(0).normal(size=(4, 3, 2, 5)).astype(np.float32)
+    assert np.array_equal(place.place(values), values.transpose(2, 3, 1, 0).reshape(1, 30, 4)) and place.axis == 2
+
+
+def test_held_twice():
+    places = found("linear", PRINTS["linear"].T, [PRINTS["linear"]])
+    assert [(place.key, place.perm) for place in places] == [("other", (0, 1)), ("here", (1, 0))]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        PRINTS["linear"] * 2,
+        PRINTS["linear"] + np.float32(1e-3),
+        PRINTS["linear"][:, ::-1],
+        PRINTS["linear"][:-1],
+        PRINTS["linear"].astype(np.float64),
+        PRINTS["linear"].astype(np.float16),
+        np.zeros((6, 7), np.float32),
+        np.zeros((0,), np.float32),
+    ],
+)
+def test_what_a_converter_changed_is_missing_by_name(changed):
+    with pytest.raises(BackendError, match="cannot find linear in the converted file"):
+        found("linear", changed)
+
+
+def test_all_that_is_missing_is_named():
+    with pytest.raises(BackendError, match="cannot find conv, square, transposed in"):
+        placement.locate([(name, PRINTS[name]) for name in ("linear", "column")], SITES)
+
+
+def test_other_constants_are_passed_over():
+    others = [np.float32(0.5).reshape(()), np.arange(12, dtype=np.int64), np.full((4, 3, 2, 5), 0.5, np.float32)]
+    others += [np.array([np.nan, np.inf], np.float32), PRINTS["conv"].reshape(-1)[:7]]
+    assert [place.key for place in found("conv", PRINTS["conv"], others)] == ["here"]
+
+
+def test_saved_and_loaded(tmp_path):
+    places = placement.locate([(name, value.T) for name, value in PRINTS.items()], SITES)
+    placement.save(tmp_path / "map.json", places, {"floats": ["bias"]})
+    assert placement.load(tmp_path / "map.json") == (places, {"floats": ["bias"]})
+
+
+def test_too_many_weights():
+    sites = {"w": Site("w", (2**15, 2**16), 0, "aten.linear.default")}
+    with pytest.raises(BackendError, match=re.escape(f"{2**31} weights are more")):
+        placement.fingerprints(sites)
