@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobconv.quantize.scales import (
-    Best,
+    Candidates,
     Floats,
     Grouped,
     is_short,
@@ -79,31 +79,32 @@ def _factors(weights: Grouped, scale: Floats, zero_point: Floats, levels: int) -
 
 def _search(weights: Grouped, start: Floats, start_zero: Floats, levels: int, fp16: bool) -> tuple[Floats, Floats]:
     short = is_short(weights)
-    best = Best(len(weights), 2 * _KEPT if short else _KEPT)
+    tried, refined = Candidates(), Candidates()
 
-    def offer(scale: Floats, zero_point: Floats, near: Grouped | None = None) -> None:
-        z = zero_point[:, None]
-        near = np.rint(weights / scale[:, None]) if near is None else near
-        best.offer(squared_error(weights, scale, np.clip(near, -z, levels - z)), scale, zero_point)
-
-    offer(start, start_zero)
-    for ratio in ratios(levels // 2 + 1, short):
-        scale = round_to(start * ratio, fp16)
+    def usable(scale: Floats) -> tuple[Floats, Grouped]:
         scale = np.where((scale > 0) & np.isfinite(scale), scale, start).astype(np.float32)
-        near = np.rint(weights / scale[:, None])
+        return scale, np.rint(weights / scale[:, None])
+
+    def try_out(scale: Floats, zero_point: NDArray[np.floating], near: Grouped, into: Candidates) -> None:
+        held = np.clip(zero_point, 0, levels).astype(np.float32)
+        z = held[:, None]
+        into.add(squared_error(weights, scale, np.clip(near, -z, levels - z)), scale, held)
+
+    try_out(start, start_zero, np.rint(weights / start[:, None]), tried)
+    for ratio in ratios(levels // 2 + 1, short):
+        scale, near = usable(round_to(start * ratio, fp16))
         low, high = np.minimum(near.min(axis=1), 0), np.maximum(near.max(axis=1), 0)
         clipped = np.maximum(high - low - levels, 0)
-        for share in range(int(min(_SPLITS, clipped.max())) + 1):
-            taken = np.rint(clipped * share / max(1, min(_SPLITS, int(clipped.max()))))
-            offer(scale, np.clip(-low - taken, 0, levels).astype(np.float32), near)
-    for rank in range(len(best.error)):
-        scale, zero_point = best.scale[rank].copy(), best.zero_point[rank].copy()
+        splits = int(min(_SPLITS, clipped.max()))
+        for share in range(splits + 1):
+            try_out(scale, -low - np.rint(clipped * share / max(1, splits)), near, tried)
+    for scale, zero_point in tried.best(2 * _KEPT if short else _KEPT):
+        fitted = scale
+        try_out(scale, zero_point, np.rint(weights / scale[:, None]), refined)
         for _ in range(2):
-            factors = _factors(weights, scale, zero_point, levels)
-            scale = least_squares(weights, factors, scale, fp16)
-            for near_scale in neighbours(scale, fp16):
-                usable = np.where((near_scale > 0) & np.isfinite(near_scale), near_scale, start).astype(np.float32)
-                near = np.rint(weights / usable[:, None])
+            fitted = least_squares(weights, _factors(weights, fitted, zero_point, levels), fitted, fp16)
+            for neighbour in neighbours(fitted, fp16):
+                candidate, near = usable(neighbour)
                 for step in (-1, 0, 1):
-                    offer(usable, np.clip(zero_point + step, 0, levels).astype(np.float32), near)
-    return best.scale[0], best.zero_point[0]
+                    try_out(candidate, zero_point + step, near, refined)
+    return refined.best(1)[0]

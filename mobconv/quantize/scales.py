@@ -8,8 +8,6 @@ look at the next few fp16 numbers accounts for rounding.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -96,27 +94,22 @@ def least_squares(weights: Grouped, factors: Grouped, otherwise: Floats, fp16: b
     return np.where(usable, fitted, otherwise).astype(np.float32)
 
 
-class Best:
-    """The best few (error, scale, zero point) of each group seen so far, distinct scales, best first."""
+class Candidates:
+    """Scales (and zero points) that were tried, with the squared error of each group."""
 
-    def __init__(self, groups: int, kept: int) -> None:
-        self.error = np.full((kept, groups), np.inf)
-        self.scale = np.ones((kept, groups), np.float32)
-        self.zero_point = np.zeros((kept, groups), np.float32)
+    def __init__(self) -> None:
+        self._rows: list[tuple[NDArray[np.float64], Floats, Floats]] = []
 
-    def offer(self, error: NDArray[np.float64], scale: Floats, zero_point: Floats | None = None) -> None:
-        """Take in one candidate of each group. The first of equals stays, so results do not wander."""
-        if not (error < self.error[-1]).any():
-            return
-        new: list[NDArray[Any]] = [error, scale, np.zeros_like(scale) if zero_point is None else zero_point]
-        held: tuple[NDArray[Any], ...] = (self.error, self.scale, self.zero_point)
-        for rank in range(len(self.error)):
-            same = (new[1] == self.scale[rank]) & (new[2] == self.zero_point[rank])
-            new[0] = np.where(same, np.inf, new[0])
-            better = new[0] < self.error[rank]
-            if not better.any():
-                continue
-            for position, array in enumerate(held):
-                pushed = np.where(better, array[rank], new[position])
-                array[rank] = np.where(better, new[position], array[rank])
-                new[position] = pushed
+    def add(self, error: NDArray[np.float64], scale: Floats, zero_point: Floats | None = None) -> None:
+        """One candidate for each group: three arrays (groups,)."""
+        self._rows.append((error, scale, np.zeros_like(scale) if zero_point is None else zero_point))
+
+    def best(self, count: int) -> list[tuple[Floats, Floats]]:
+        """The best `count` (scale, zero point) of each group, best first; of equals the first tried."""
+        error, scale, zero_point = (np.stack(column) for column in zip(*self._rows, strict=True))
+        # neighbours on the grid may round to one scale: such a repetition takes no place
+        same = (scale[1:] == scale[:-1]) & (zero_point[1:] == zero_point[:-1])
+        error[1:][same] = np.inf
+        order = np.argsort(error, axis=0, kind="stable")[:count]
+        pick = [np.take_along_axis(part, order, axis=0) for part in (scale, zero_point)]
+        return list(zip(*pick, strict=True))

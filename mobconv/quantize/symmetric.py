@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobconv.quantize.scales import (
-    Best,
+    Candidates,
     Floats,
     Grouped,
     is_short,
@@ -55,18 +55,20 @@ def fit(weights: Grouped, bits: int, algorithm: Algorithm, fp16: bool) -> tuple[
 
 def _search(weights: Grouped, start: Floats, top: int, fp16: bool) -> Floats:
     short = is_short(weights)
-    best = Best(len(weights), 2 * _KEPT if short else _KEPT)
-    best.offer(squared_error(weights, start, _factors(weights, start, top)), start)
+    tried, refined = Candidates(), Candidates()
+
+    def try_out(scale: Floats, into: Candidates) -> None:
+        usable = np.where((scale > 0) & np.isfinite(scale), scale, start).astype(np.float32)
+        into.add(squared_error(weights, usable, _factors(weights, usable, top)), usable)
+
+    try_out(start, tried)
     for ratio in ratios(top, short):
-        scale = round_to(start * ratio, fp16)
-        scale = np.where((scale > 0) & np.isfinite(scale), scale, start).astype(np.float32)
-        best.offer(squared_error(weights, scale, _factors(weights, scale, top)), scale)
-    for rank in range(len(best.error)):
-        scale = best.scale[rank]
+        try_out(round_to(start * ratio, fp16), tried)
+    for scale, _ in tried.best(2 * _KEPT if short else _KEPT):
+        fitted = scale
+        try_out(scale, refined)
         for _ in range(3):
-            scale = least_squares(weights, _factors(weights, scale, top), scale, fp16)
-            for near in neighbours(scale, fp16):
-                usable = np.where((near > 0) & np.isfinite(near), near, start).astype(np.float32)
-                best.offer(squared_error(weights, usable, _factors(weights, usable, top)), usable)
-    found: Floats = best.scale[0]
-    return found
+            fitted = least_squares(weights, _factors(weights, fitted, top), fitted, fp16)
+            for near in neighbours(fitted, fp16):
+                try_out(near, refined)
+    return refined.best(1)[0][0]
