@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import Any
+import threading
+from types import FrameType
 
 import typer
 
@@ -30,33 +31,48 @@ INTERRUPTED = 130
 TERMINATED = 143
 
 
-class _Terminated(KeyboardInterrupt):
+class _Terminated(BaseException):
     """SIGTERM, as from `kill`, a CI runner or a batch system: cleaned up after like Ctrl-C."""
 
 
 def main() -> None:
     """Run the command line; the entry point of the script `mobconv`."""
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, _stop)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else a script put us in the background
+        signal.signal(signal.SIGINT, _stop)
     # Threads of torch that wait for one another spin for milliseconds by default, and on a busy machine keep the one
     # they wait for from running. Less spinning costs nothing and spares stalls of a minute. Set before torch is there.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     sys.exit(run(sys.argv[1:]))
 
 
-def _terminate(*_: Any) -> None:
-    raise _Terminated
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Raise where the program stands, but not while it imports: an extension that cannot be initialised aborts.
+
+    (onnx, interrupted there, ends the process in C++, and nothing is cleaned up.)
+    """
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            again = threading.Timer(0.05, signal.raise_signal, [number])
+            again.daemon = True
+            again.start()
+            return
+        frame = frame.f_back
+    raise KeyboardInterrupt if number == signal.SIGINT else _Terminated
 
 
 def run(arguments: list[str]) -> int:
     """Run with these arguments and return the exit code; errors are one message on stderr."""
     try:
         code = app(args=arguments, prog_name="mobconv", standalone_mode=False)
+        if code == INTERRUPTED:  # what newer releases of typer make of a KeyboardInterrupt
+            raise KeyboardInterrupt
         return int(code) if isinstance(code, int) else 0
     except MobconvError as error:
         return _say(str(error), error.exit_code)
-    except (KeyboardInterrupt, typer.Abort) as stop:  # click makes the one of the other
-        if isinstance(stop, _Terminated) or isinstance(stop.__cause__, _Terminated):
-            return _say("terminated; whole files stay, partial ones were removed", TERMINATED)
+    except _Terminated:
+        return _say("terminated; whole files stay, partial ones were removed", TERMINATED)
+    except (KeyboardInterrupt, typer.Abort):  # and older ones
         return _say("interrupted; whole files stay, partial ones were removed", INTERRUPTED)
     except OSError as error:
         from mobconv.files import FULL

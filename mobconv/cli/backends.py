@@ -36,6 +36,7 @@ def command(as_json: AsJson = False) -> int:
     if as_json:
         print(json.dumps(found, indent=1))
         return 0
+    from rich.markup import escape
     from rich.table import Table
 
     from mobconv.cli import render
@@ -50,7 +51,7 @@ def command(as_json: AsJson = False) -> int:
             str(entry["backend"]),
             f".{entry['suffix']}",
             *(" ".join(_width(asked, held) for asked, held in reversed(stored[mode.value].items())) for mode in Mode),
-            str(entry["missing"] or ", ".join(f"{tool} {version}" for tool, version in tools.items())),
+            escape(entry["missing"] or ", ".join(f"{tool} {version}" for tool, version in tools.items())),
         )
     render.console().print(table)
     return 0

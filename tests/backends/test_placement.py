@@ -32,7 +32,7 @@ def test_fingerprints_are_all_distinct_and_ordinary():
     assert all(value.shape == SITES[name].shape and value.dtype == np.float32 for name, value in PRINTS.items())
 
 
-@pytest.mark.parametrize("perm", itertools.permutations(range(4)))
+@pytest.mark.parametrize("perm", list(itertools.permutations(range(4))))
 @pytest.mark.parametrize("name", ["conv", "transposed"])
 def test_every_transposition(name, perm):
     (place,) = found(name, PRINTS[name].transpose(perm))

@@ -1,0 +1,145 @@
+"""The command line as a process: quick to answer, and one message with the documented code for every end."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from support import CHECKPOINT, DATA, leftovers
+
+from mobconv import files
+from mobconv.errors import BackendError, CellError, InputError, OutputError, UsageError
+
+HEAVY = (
+    "torch numpy pydantic rich yaml coremltools onnx onnxruntime onnxscript litert_torch ai_edge_litert datasets PIL "
+    "safetensors"
+)
+COMMANDS = ("export", "evaluate", "sweep", "backends")
+
+
+def test_help_imports_nothing_heavy():
+    """What keeps `mobconv --help` under 0.3 s: a list of modules, for a clock would depend on the machine."""
+    code = (
+        "import sys, mobconv.cli.app\n"
+        f"print(*(name for name in {HEAVY.split()!r} if name in sys.modules))\n"
+        "sys.exit(mobconv.cli.app.run(['--version-of-nothing']))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert found.stdout.split() == []
+    assert found.returncode == 2 and "Traceback" not in found.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_every_command(cli, command):
+    code, out, err = cli(command, "--help")
+    assert code == 0 and err == "" and f"mobconv {command}" in out
+
+
+def test_help_names_every_command_and_code(cli):
+    code, out, _ = cli("--help")
+    assert code == 0 and all(command in out for command in COMMANDS)
+    flat = " ".join(out.split())
+    for meaning in ("0 fine", "2 wrong usage", "3 bad input", "4 backend", "6 cannot write", "130 interrupted", "143"):
+        assert meaning in flat
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["exprot"], ["No such command 'exprot'", "Did you mean 'export'"]),
+        (["export"], ["Missing argument"]),
+        (["export", CHECKPOINT], ["--to"]),
+        (["export", CHECKPOINT, "--too", "onnx"], ["--too", "--to"]),
+        (["export", CHECKPOINT, "--to", "onxx"], ["'onxx' is no backend", "did you mean 'onnx'?"]),
+        (["export", CHECKPOINT, "--to", ","], ["--to names no format"]),
+        (["export", CHECKPOINT, "--to", "onnx", "--scheme", "w4-kmean"], ["did you mean 'kmeans'?"]),
+        (["export", CHECKPOINT, "--to", "onnx", "--compute", "fp8"], ["--compute 'fp8'", "fp32 or fp16"]),
+        (["evaluate", "a.onnx"], ["--data"]),
+        (["evaluate", "a.onnx", "--data", DATA, "--images", "0"], ["--images"]),
+        (["evaluate", "a.onnx", "--data", DATA, "--images", "many"], ["--images", "valid integer"]),
+    ],
+)
+def test_wrong_usage(cli, arguments, words):
+    cli.refuses(2, *words, arguments=arguments)
+
+
+def test_what_a_backend_cannot_do(cli):
+    arguments = ["export", CHECKPOINT, "--to", "onnx", "--compute", "fp16", "-o", "out"]
+    cli.refuses(4, "onnx/fp32@fp16", "slower than fp32", arguments=arguments)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(UsageError, 2), (InputError, 3), (BackendError, 4), (CellError, 5), (OutputError, 6)]
+)
+def test_the_code_of_each_error(cli, monkeypatch, error, code):
+    def fails():
+        raise error("what to do next")
+
+    monkeypatch.setattr("mobconv.backends.names", fails)
+    assert cli("backends") == (code, "", "mobconv: what to do next\n")
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_where_nobody_expects_it(cli, monkeypatch, code):
+    def fails():
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("mobconv.backends.names", fails)
+    cli.refuses(6, "the disk is full", arguments=["backends"])
+
+
+def test_our_own_mistakes_are_not_hidden(cli, monkeypatch):
+    def fails():
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("mobconv.backends.names", fails)
+    with pytest.raises(ZeroDivisionError):
+        cli("backends")
+
+
+def test_backends(cli):
+    code, out, _ = cli("backends")
+    assert code == 0 and all(name in out for name in ("onnx", "tflite", "coreml", ".mlpackage"))
+    code, out, _ = cli("backends", "--json")
+    found = {entry["backend"]: entry for entry in json.loads(out)}
+    assert code == 0 and list(found) == ["onnx", "tflite", "coreml"]
+    assert found["onnx"]["missing"] is None and found["onnx"]["stored_bits"]["kmeans"]["3"] == 3
+
+
+class TestOutput:
+    export = ("export", CHECKPOINT, "--to", "onnx", "-o", "out")
+
+    def test_a_full_disk(self, cli, monkeypatch):
+        """The folder takes half a file, then nothing."""
+        real = type(cli.folder).write_bytes
+
+        def write_bytes(path, content):
+            if cli.folder / "out" not in (cli.folder / path).parents:
+                return real(path, content)
+            real(path, content[: len(content) // 2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(type(cli.folder), "write_bytes", write_bytes)
+        cli.refuses(6, "out/onnx/fp32.onnx: the disk is full", "free some space", arguments=self.export)
+
+    @pytest.mark.parametrize("there", ["out", "out/onnx"])
+    def test_a_file_in_the_way(self, cli, there):
+        files.write_whole(cli.folder / there, "mine")
+        cli.refuses(6, "cannot be written", "-o", arguments=self.export)
+        assert (cli.folder / there).read_text() == "mine"
+
+    def test_a_limit_on_the_size_of_files(self, tmp_path):
+        """The kernel's own refusal, in the middle of a write."""
+        code = (
+            "import resource, sys\n"
+            "from mobconv.cli.app import main\n"
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+            "main()"
+        )
+        command = [sys.executable, "-c", code, *map(str, self.export)]
+        found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert found.returncode == 6, found.stderr
+        assert "the disk is full" in found.stderr and "Traceback" not in found.stderr
+        assert leftovers(tmp_path) == []
