@@ -1,10 +1,14 @@
 """What many tests share: the trained fixture, traced once, its images, and the command line in a folder of its own."""
 
+import os
 import sys
 
 import numpy as np
 import pytest
 from support import CHECKPOINT, USER_MODULE, CommandLine
+
+# as the command line does, before torch is there: see mobconv.cli.app.main
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 @pytest.fixture(scope="session")
