@@ -76,6 +76,7 @@ class Checkpoint:
     def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """The unfolded module's output on (N, C, H, W): the float baseline."""
         import torch
+        from torch.utils._pytree import tree_leaves
 
         try:
             with torch.inference_mode():
@@ -84,7 +85,7 @@ class Checkpoint:
             raise InputError(
                 f"{self.path}: the network does not run on images of shape {images.shape}: {_first_line(error)}"
             ) from error
-        return np.asarray((found[0] if isinstance(found, tuple | list) else found).numpy(), np.float32)
+        return np.asarray(tree_leaves(found)[0].numpy(), np.float32)
 
 
 def load(path: Path, options: Options | None = None) -> Checkpoint:

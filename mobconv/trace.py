@@ -103,11 +103,11 @@ class Program:
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run in PyTorch eager, fp32. Takes any batch that the graph allows."""
         import torch
+        from torch.utils._pytree import tree_leaves
 
         with torch.inference_mode():
             found = self.module(*(torch.from_numpy(feeds[name]) for name in self.example))
-        tensors = found if isinstance(found, tuple | list) else (found,)
-        return {name: value.numpy() for name, value in zip(self.outputs, tensors, strict=True)}
+        return {name: value.numpy() for name, value in zip(self.outputs, tree_leaves(found), strict=True)}
 
     def sha256(self) -> str:
         """Hash over the graph's code and every tensor in it: what a template is filed under."""
@@ -148,6 +148,7 @@ def trace(module: torch.nn.Module, example: Mapping[str, NDArray[Any]]) -> Progr
 def from_exported(exported: ExportedProgram, example: Mapping[str, NDArray[Any]]) -> Program:
     """The program of an ExportedProgram, batch norms folded."""
     import torch
+    from torch.utils._pytree import tree_leaves
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -162,7 +163,7 @@ def from_exported(exported: ExportedProgram, example: Mapping[str, NDArray[Any]]
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     produced = next(node for node in module.graph.nodes if node.op == "output").args[0]
-    count = len(produced) if isinstance(produced, tuple | list) else 1
+    count = len(tree_leaves(produced))
     names = ("logits",) if count == 1 else tuple(f"output_{i}" for i in range(count))
     return Program(module, dict(example), names, _sites(module))
 

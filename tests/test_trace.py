@@ -203,6 +203,28 @@ class Undecided(nn.Module):
         return x + 1 if x.sum() > 0 else x
 
 
+class Several(nn.Module):
+    """Outputs by name, nested, as detectors and language models have them."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x):
+        y = self.layer(x)
+        return {"logits": y, "extra": (y * 2, [y + 1])}
+
+
+def test_outputs_of_any_nesting():
+    module, program = traced(Several(), 1, 4)
+    assert program.outputs == ("output_0", "output_1", "output_2")
+    x = np.ones((2, 4), np.float32)
+    expected = module.layer(torch.from_numpy(x)).detach().numpy()
+    found = program.run({"x": x})
+    for got, want in zip(found.values(), (expected, expected * 2, expected + 1), strict=True):
+        assert np.array_equal(got, want)
+
+
 def test_what_cannot_be_traced():
     with pytest.raises(InputError, match=r"cannot trace this module with inputs x \(1, 4\)"):
         traced(Undecided(), 1, 4)

@@ -71,6 +71,8 @@ def locate(constants: Iterable[tuple[str, NDArray[Any]]], sites: Mapping[str, Si
     Raises BackendError naming a parameter that is nowhere, or is held in a layout that is no
     transposition and reshape of it.
     """
+    if not sites:
+        return {}
     names = list(sites)
     counts = np.array([int(np.prod(sites[name].shape)) for name in names])
     ends = np.cumsum(counts)

@@ -110,6 +110,10 @@ def test_saved_and_loaded(tmp_path):
     assert placement.load(tmp_path / "map.json") == (places, {"floats": ["bias"]})
 
 
+def test_a_network_without_quantizable_weights():
+    assert placement.fingerprints({}) == {} == placement.locate([("mean", np.ones(3, np.float32))], {})
+
+
 def test_too_many_weights():
     sites = {"w": Site("w", (2**15, 2**16), 0, "aten.linear.default")}
     with pytest.raises(BackendError, match=re.escape(f"{2**31} weights are more")):
