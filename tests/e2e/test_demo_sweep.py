@@ -86,6 +86,7 @@ def test_a_small_sweep_writes_what_the_contract_says(tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # five minutes on two free cores, eight on busy ones
 def test_the_whole_demo(tmp_path):
     assert run(["sweep", str(RECIPE), "-o", str(tmp_path)]) == 0
     cells = demo_cells()
