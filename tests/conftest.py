@@ -32,5 +32,6 @@ def cli(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "user_nets.py").write_text(USER_MODULE)
+    sys.path.insert(0, str(tmp_path))  # `import user_nets` in a test finds the module that the command line finds
     yield CommandLine(tmp_path, capsys)
     sys.modules.pop("user_nets", None)

@@ -1,5 +1,6 @@
 """Where the fixtures lie, and the command line as tests call it."""
 
+import zipfile
 from pathlib import Path
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -53,3 +54,29 @@ def leftovers(folder):
     """Files that only a writer at work may have, and artifacts."""
     kinds = (".onnx", ".tflite", ".mlpackage", ".npz")
     return [p for p in folder.rglob("*") if "partial" in p.name or p.suffix in kinds]
+
+
+class Planted:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return (open, (str(self.marker), "w"))
+
+
+def export(path, *more):
+    """The command that a bad checkpoint is tried with."""
+    return ["export", path, "--to", "onnx", "-o", "out", *more]
+
+
+def rewrite(source, target, members):
+    """A zip with some members replaced, added, or (None) left out."""
+    with zipfile.ZipFile(source) as archive:
+        held = {name: archive.read(name) for name in archive.namelist()}
+    held.update(members)
+    with zipfile.ZipFile(target, "w") as archive:
+        for name, content in held.items():
+            if content is not None:
+                archive.writestr(name, content)

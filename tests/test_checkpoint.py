@@ -1,10 +1,7 @@
 """Every kind of file that is no checkpoint: a message, exit code 3 or 2, no traceback, nothing written."""
 
-import contextlib
-import io
 import json
 import pickle
-import shutil
 import zipfile
 
 import numpy as np
@@ -12,22 +9,12 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from support import CHECKPOINT
+from support import CHECKPOINT, Planted, export, rewrite
 
 from mobconv import checkpoint
 from mobconv.errors import InputError
 
 TINY = ("--model", "user_nets:tiny", "--input-shape", "1,3,8,8")
-
-
-class Planted:
-    """Unpickled, it makes a file."""
-
-    def __init__(self, marker):
-        self.marker = marker
-
-    def __reduce__(self):
-        return (open, (str(self.marker), "w"))
 
 
 @pytest.fixture
@@ -37,18 +24,6 @@ def tiny(cli):
 
     torch.manual_seed(0)
     return user_nets.tiny().state_dict()
-
-
-@pytest.fixture(autouse=True)
-def _importable(cli):
-    """`import user_nets` in a test finds the module that the command line finds."""
-    import sys
-
-    sys.path.insert(0, str(cli.folder))
-
-
-def export(path, *more):
-    return ["export", path, "--to", "onnx", "-o", "out", *more]
 
 
 def with_metadata(path, **changes):
@@ -316,189 +291,6 @@ class TestWrappers:
     def test_no_state_dict(self, cli, content):
         torch.save(content, "net.pt")
         cli.refuses(3, "net.pt", "state_dict()", arguments=export("net.pt", *TINY))
-
-
-def rewrite(source, target, members):
-    """A zip with some members replaced, added, or (None) left out."""
-    with zipfile.ZipFile(source) as archive:
-        held = {name: archive.read(name) for name in archive.namelist()}
-    held.update(members)
-    with zipfile.ZipFile(target, "w") as archive:
-        for name, content in held.items():
-            if content is not None:
-                archive.writestr(name, content)
-
-
-class TestPrograms:
-    @pytest.fixture
-    def program(self, cli):
-        """net.pt2 of user_nets:tiny, and the module."""
-        import user_nets
-
-        torch.manual_seed(1)
-        module = user_nets.tiny().eval()
-        torch.export.save(torch.export.export(module, (torch.zeros(1, 3, 8, 8),)), "net.pt2")
-        return module
-
-    def forge(self, edit):
-        """bad.pt2: net.pt2 with its JSON of the program changed by `edit`."""
-        with zipfile.ZipFile("net.pt2") as archive:
-            content = json.loads(archive.read("net/models/model.json"))
-        edit(content)
-        rewrite("net.pt2", "bad.pt2", {"net/models/model.json": json.dumps(content).encode()})
-
-    def planted(self, cli):
-        return pickle.dumps(Planted(cli.folder / "ran"), protocol=2)
-
-    def refused(self, cli, *words):
-        cli.refuses(3, "bad.pt2", *words, arguments=export("bad.pt2"))
-        assert not (cli.folder / "ran").exists()
-
-    def test_exported_end_to_end(self, cli, program):
-        code, out, _ = cli(*export("net.pt2", "--scheme", "w8-linear"))
-        assert code == 0 and "w8-linear.onnx" in out
-        import onnxruntime
-
-        image = np.random.default_rng(0).normal(size=(1, 3, 8, 8)).astype(np.float32)
-        (found,) = onnxruntime.InferenceSession("out/onnx/w8-linear.onnx").run(None, {"image": image})
-        expected = program(torch.from_numpy(image)).detach().numpy()
-        assert np.abs(found - expected).max() < 0.02 * np.abs(expected).max()
-
-    def test_config_that_asks_for_pickle(self, cli, program):
-        with zipfile.ZipFile("net.pt2") as archive:
-            config = json.loads(archive.read("net/data/weights/model_weights_config.json"))
-        next(iter(config["config"].values()))["use_pickle"] = 1
-        changed = {
-            "net/data/weights/model_weights_config.json": json.dumps(config).encode(),
-            "net/data/weights/weight_0": self.planted(cli),
-        }
-        rewrite("net.pt2", "bad.pt2", changed)
-        self.refused(cli, "weight_0", "--trust-pickle")
-
-    @pytest.mark.parametrize("name", ["opaque_obj_0", "OPAQUE_OBJ_0", "opaque_obj_0/inner", "custom_obj_0"])
-    def test_objects_among_the_constants(self, cli, program, name):
-        config = {"config": {"c": {"path_name": name, "is_param": False, "use_pickle": True, "tensor_meta": None}}}
-        rewrite(
-            "net.pt2",
-            "bad.pt2",
-            {
-                "net/data/constants/model_constants_config.json": json.dumps(config).encode(),
-                f"net/data/constants/{name}": self.planted(cli),
-            },
-        )
-        self.refused(cli, "--trust-pickle")
-
-    def test_trusted_they_are_unpickled(self, cli, program):
-        """So what the other tests plant would have run."""
-        held = {"path_name": "opaque_obj_0", "is_param": False, "use_pickle": True, "tensor_meta": None}
-        config = {"config": {"c": held}}
-        rewrite(
-            "net.pt2",
-            "bad.pt2",
-            {
-                "net/data/constants/model_constants_config.json": json.dumps(config).encode(),
-                "net/data/constants/opaque_obj_0": self.planted(cli),
-            },
-        )
-        with contextlib.suppress(InputError):
-            checkpoint.load(cli.folder / "bad.pt2", checkpoint.Options(trust_pickle=True))
-        assert (cli.folder / "ran").exists()
-
-    def test_objects_under_the_name_of_a_tensor(self, cli, program):
-        config = {"config": {"c": {"path_name": "opaque_obj_0", "use_pickle": False}}}
-        rewrite(
-            "net.pt2",
-            "bad.pt2",
-            {
-                "net/data/constants/model_constants_config.json": json.dumps(config).encode(),
-                "net/data/constants/tensor_0": self.planted(cli),
-            },
-        )
-        self.refused(cli, "opaque_obj_0", "--trust-pickle")
-
-    def test_code_in_the_sample_inputs(self, cli, program):
-        held = io.BytesIO()
-        torch.save(((Planted(cli.folder / "ran"),), {}), held)
-        rewrite("net.pt2", "bad.pt2", {"net/data/sample_inputs/model.pt": held.getvalue()})
-        self.refused(cli, "cannot read this program")
-
-    def test_compiled_code(self, cli, program):
-        rewrite("net.pt2", "bad.pt2", {"net/data/aotinductor/model/code.so": b"\x7fELF"})
-        self.refused(cli, "aotinductor", "--trust-pickle")
-
-    def test_a_call_outside_of_the_operators(self, cli, program):
-        def call_system(content):
-            node = content["graph_module"]["graph"]["nodes"][0]
-            node["target"] = "torch.serialization.os.system"
-
-        self.forge(call_system)
-        self.refused(cli, "torch.serialization.os.system", "--trust-pickle")
-
-    def test_guards_are_code(self, cli, program):
-        self.forge(lambda content: content.update(guards_code=[f"open({str(cli.folder / 'ran')!r}, 'w')"]))
-        self.refused(cli, "guards_code", "--trust-pickle")
-
-    def test_a_symbolic_size_is_code(self, cli, program):
-        def size(content):
-            sizes = content["graph_module"]["graph"]["tensor_values"]["input"]["sizes"]
-            sizes[0] = {"as_expr": {"expr_str": f"open({str(cli.folder / 'ran')!r}, 'w')", "hint": {"as_int": 1}}}
-
-        self.forge(size)
-        self.refused(cli, "open dimensions")
-
-    def test_a_name_that_is_code(self, cli, program):
-        def rename(content):
-            name = f"x=open({str(cli.folder / 'ran')!r}, 'w')"
-            content["graph_module"]["graph"]["inputs"][-1]["as_tensor"]["name"] = name
-
-        self.forge(rename)
-        self.refused(cli, "the name", "--trust-pickle")
-
-    def test_an_enum_that_is_imported(self, cli, program):
-        (cli.folder / "planted.py").write_text("open('ran', 'w')\nclass E: pass\n")
-
-        def spec(content):
-            signature = content["graph_module"]["module_call_graph"][0]["signature"]
-            version, tree = json.loads(signature["in_spec"])
-            tree["context"] = json.dumps({"__enum__": True, "fqn": "planted:E", "name": "A"})
-            signature["in_spec"] = json.dumps([version, tree])
-
-        self.forge(spec)
-        self.refused(cli, "--trust-pickle")
-
-    def test_truncated(self, cli, program):
-        content = (cli.folder / "net.pt2").read_bytes()
-        (cli.folder / "bad.pt2").write_bytes(content[:-200])
-        self.refused(cli, "truncated")
-
-    def test_not_a_program(self, cli, program):
-        rewrite("net.pt2", "bad.pt2", {"net/models/model.json": b"{}"})
-        self.refused(cli, "cannot read this program")
-
-    def test_open_dimensions(self, cli):
-        import user_nets
-
-        batch = torch.export.Dim("batch", min=2, max=64)
-        module = user_nets.tiny().eval()
-        exported = torch.export.export(module, (torch.zeros(2, 3, 8, 8),), dynamic_shapes=({0: batch},))
-        torch.export.save(exported, "bad.pt2")
-        self.refused(cli, "open dimensions", "fixed shape")
-
-    def test_half_precision(self, cli):
-        import user_nets
-
-        exported = torch.export.export(user_nets.tiny().eval().half(), (torch.zeros(1, 3, 8, 8).half(),))
-        torch.export.save(exported, "bad.pt2")
-        self.refused(cli, "float16", "export it in float32")
-
-    def test_another_input_shape(self, cli, program):
-        shutil.copy("net.pt2", "bad.pt2")
-        arguments = export("bad.pt2", "--input-shape", "1,3,9,9")
-        cli.refuses(2, "(1, 3, 8, 8)", "(1, 3, 9, 9)", arguments=arguments)
-
-    def test_a_model_beside_it_is_said_to_be_unused(self, cli, program):
-        found = checkpoint.load(cli.folder / "net.pt2", checkpoint.Options(factory="user_nets:tiny"))
-        assert found.notes == ["the file holds its own program: --model is not used"]
 
 
 def test_a_network_that_does_not_run_on_the_images(cli, tiny):
