@@ -6,20 +6,26 @@ import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
+
 from mobconv.backends.base import Backend
+from mobconv.errors import BackendError
 from mobconv.files import aside
 from mobconv.quantize import FloatWeight
 from mobconv.schemes import Cell, Compute, Scheme
 from mobconv.trace import Program
 
 FOLDER = ".templates"
+# Far above what rounding does to a whole network (1e-6 in fp32, 5e-3 in fp16), far below a wrong constant.
+_CLOSE = {Compute.FP32: 1e-3, Compute.FP16: 5e-2}
 
 
 def template(backend: Backend, program: Program, compute: Compute, out: Path) -> Path:
     """The folder of the template, converted now unless it lies below `out` already.
 
     The key covers graph, weights, tools and mobconv itself, so a stale template is never found.
-    Raises what `Backend.convert` raises.
+    Raises what `Backend.convert` raises, and BackendError for a template that does not compute what
+    the program does.
     """
     from mobconv import __version__
 
@@ -36,6 +42,7 @@ def template(backend: Backend, program: Program, compute: Compute, out: Path) ->
         with aside(folder) as partial:
             partial.mkdir()
             backend.convert(program, compute, partial)
+            _check(backend, partial, program, compute)
     return folder
 
 
@@ -47,3 +54,28 @@ def float_artifact(backend: Backend, folder: Path, program: Program, compute: Co
         weights = {name: FloatWeight(name, values[name]) for name in program.sites}
         backend.encode(folder, weights, Cell(backend.name, Scheme(32), compute=compute), path)
     return path
+
+
+def _check(backend: Backend, folder: Path, program: Program, compute: Compute) -> None:
+    """Raise BackendError where the converter computed other constants from weights that will change.
+
+    Converters fold what follows from constants alone, a mean over a weight for one, and every file made from the
+    template would keep the value that the fingerprints had. Such a template, the real weights in their places,
+    does not compute what the program does.
+    """
+    runner = backend.open(float_artifact(backend, folder, program, compute))
+    try:
+        rng = np.random.default_rng(0)
+        feeds = {
+            name: rng.normal(size=value.shape).astype(value.dtype) if value.dtype.kind == "f" else value
+            for name, value in program.example.items()
+        }
+        got = runner.run({spec.name: feeds[spec.name] for spec in runner.inputs})
+    finally:
+        runner.close()
+    for name, expected in program.run(feeds).items():
+        if np.abs(got[name] - expected).max(initial=0.0) > _CLOSE[compute] * np.abs(expected).max(initial=0.0):
+            raise BackendError(
+                f"the converter to {backend.name} computed other constants from weights that are to be quantized (the "
+                "network uses a weight for more than its layer): such a network cannot be quantized from a template"
+            )

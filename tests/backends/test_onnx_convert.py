@@ -14,17 +14,6 @@ from mobconv.schemes import Compute
 from mobconv.trace import trace
 
 
-class Uses(nn.Module):
-    """Its weight counts a second time, as a mean, which the exporter folds into a constant."""
-
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Linear(8, 8)
-
-    def forward(self, x):
-        return self.layer(x) * self.layer.weight.abs().mean(0)
-
-
 class Tied(nn.Module):
     """Its weight is used twice as it is: two places, no new constant."""
 
@@ -59,12 +48,6 @@ def test_layers_that_follow_each_other(tmp_path, module, shape):
     image = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     expected = traced.run({"image": image})["logits"]
     assert np.abs(runner.run({"image": image})["logits"] - expected).max() < 1e-5 * np.abs(expected).max()
-
-
-def test_a_constant_computed_from_a_weight_is_refused(tmp_path):
-    with pytest.raises(BackendError, match="computed other constants from weights"):
-        convert(program(Uses(), 1, 8), tmp_path)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_weight_that_the_exporter_changes_is_named(tmp_path, monkeypatch):

@@ -1,0 +1,45 @@
+"""A template computes what the program does, whatever weights come into it."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mobconv import backends, templates
+from mobconv.errors import BackendError
+from mobconv.schemes import Compute
+from mobconv.trace import trace
+
+
+class Uses(nn.Module):
+    """Its weight counts a second time, as a mean, which the exporter folds into a constant."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x):
+        return self.layer(x) * self.layer.weight.abs().mean(0)
+
+
+@pytest.mark.parametrize("name", ["onnx", "tflite", "coreml"])
+def test_a_constant_computed_from_a_weight_is_refused(tmp_path, name):
+    torch.manual_seed(0)
+    traced = trace(Uses().eval(), {"image": np.zeros((1, 8), np.float32)})
+    with pytest.raises(BackendError, match="other constants|cannot find layer.weight"):
+        templates.template(backends.get(name), traced, Compute.FP32, tmp_path)
+    assert list(tmp_path.rglob("*.partial")) == []
+    assert list((tmp_path / templates.FOLDER).iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["onnx", "coreml"])
+def test_a_template_is_converted_once(tmp_path, name, monkeypatch):
+    torch.manual_seed(0)
+    traced = trace(nn.Linear(8, 4).eval(), {"image": np.zeros((1, 8), np.float32)})
+    backend = backends.get(name)
+    first = templates.template(backend, traced, Compute.FP32, tmp_path)
+    monkeypatch.setattr(type(backend), "convert", None)
+    assert templates.template(backend, traced, Compute.FP32, tmp_path) == first
+    other = trace(nn.Linear(8, 4).eval(), {"image": np.zeros((1, 8), np.float32)})
+    with pytest.raises(TypeError):  # other weights are another template
+        templates.template(backend, other, Compute.FP32, tmp_path)
