@@ -1,7 +1,7 @@
 """Write the tables of the README from a results file: figures there are generated, never typed.
 
-    python docs/readme_tables.py docs/demo-results.json            rewrite README.md
-    python docs/readme_tables.py docs/demo-results.json --check    exit 1 when it would change
+python docs/readme_tables.py docs/demo-results.json            rewrite README.md
+python docs/readme_tables.py docs/demo-results.json --check    exit 1 when it would change
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def block(found: Results) -> str:
         f"{found.model['parameters']:,} parameters, {found.model['quantizable_weights']:,} of them quantized; "
         f"float baseline {found.float_top1 * 100:.2f} % of {found.data['images']:,} held-out images.",
         "",
-        "| scheme | top-1 % | " + " | ".join(f"{name} size" for name in backends) + " | onnx latency | tflite latency |",
+        f"| scheme | top-1 % | {' | '.join(f'{name} size' for name in backends)} | onnx latency | tflite latency |",
         "| --- | ---: |" + " ---: |" * (len(backends) + 2),
     ]
     schemes = list(dict.fromkeys(row.scheme for row in found.cells))

@@ -137,3 +137,13 @@ def check_finite(module: torch.nn.Module, path: Path) -> None:
             + (f" and {len(broken) - _LISTED} more" if len(broken) > _LISTED else "")
             + "; the training diverged or the file is damaged"
         )
+
+
+def settle(module: torch.nn.Module) -> None:
+    """Make computed weights (weight norm, spectral norm) plain ones, which can be quantized."""
+    from torch.nn.utils import parametrize
+
+    for each in list(module.modules()):
+        if parametrize.is_parametrized(each):
+            for name in list(each.parametrizations):  # type: ignore[arg-type]
+                parametrize.remove_parametrizations(each, name, leave_parametrized=True)

@@ -236,6 +236,7 @@ def _finish(
     options: Options,
 ) -> Checkpoint:
     architecture.check_finite(module, path)
+    architecture.settle(module)
     shape = options.input_shape or metadata.get("input_shape")
     if shape is None:
         raise UsageError(f"{path} does not say what it takes: {_NO_SHAPE}")

@@ -11,7 +11,7 @@ import numpy as np
 from mobconv import backends, evaluate, files, results, sweep, templates
 from mobconv.backends.base import Backend
 from mobconv.checkpoint import Checkpoint
-from mobconv.errors import BackendError, UsageError, did_you_mean
+from mobconv.errors import BackendError, InputError, UsageError, did_you_mean
 from mobconv.results import Row
 from mobconv.schemes import Cell, Compute, Scheme
 
@@ -41,7 +41,10 @@ def export(checkpoint: Checkpoint, wanted: Sequence[Cell], out: Path, say: Calla
         missing, support = backend.missing(), backend.support(cell)
         if missing or support.stored_bits is None:
             raise BackendError(f"{cell}: {missing or support.reason}")
+    files.ensure_folder(out)
     program = checkpoint.trace()
+    if wanted[0].scheme.mode is not None and not program.sites:
+        raise InputError(f"{checkpoint.path}: the network has no weights to quantize; export it as fp32 or fp16")
     say(f"quantize to {wanted[0].scheme}")
     weights = sweep.quantize_all(program, wanted[0].scheme)
     counts = sweep.describe(weights, wanted[0].scheme)
@@ -69,7 +72,9 @@ def export(checkpoint: Checkpoint, wanted: Sequence[Cell], out: Path, say: Calla
                     sha256=files.sha256(path),
                     file_bytes=files.size(path),
                     weight_bytes=encoded.weight_bytes,
-                    effective_bits=round(8 * encoded.weight_bytes / counts["parameters"], 4),
+                    effective_bits=round(8 * encoded.weight_bytes / counts["parameters"], 4)
+                    if counts["parameters"]
+                    else None,
                     latency_ms=timing.ms if timing else None,
                     latency_ratio=timing.ratio if timing else None,
                     **counts,

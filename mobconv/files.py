@@ -31,6 +31,22 @@ def output_errors(path: Path) -> Iterator[None]:
         raise
 
 
+def disk_full(error: BaseException) -> bool:
+    """Whether a full disk is behind an error, however many others were raised from it."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in FULL:
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+def ensure_folder(path: Path) -> None:
+    """Make a folder now, so that what is in its way is said before the work. Raises OutputError."""
+    with output_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
 @contextlib.contextmanager
 def aside(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; renamed over it on success, removed on any failure.

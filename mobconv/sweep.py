@@ -117,6 +117,7 @@ class Sweep:
 
         A cell that fails is a row, and the next one follows; OutputError and interruptions end the sweep.
         """
+        files.ensure_folder(self.out)
         sample = next(iter(self.checkpoint.example.values()))
         evaluate.check_shape(self.images, sample.shape, str(self.checkpoint.path))
         self.inputs = self.preprocessing(self.images.pixels)
@@ -162,6 +163,7 @@ class Sweep:
                 except OutputError:
                     raise
                 except Exception as error:  # a converter may raise anything; its cells say so
+                    _stop_when_full(error, self.out)
                     made[key] = _reason(error)
             done = made[key]
             if isinstance(done, str):
@@ -178,6 +180,7 @@ class Sweep:
         except OutputError:
             raise
         except Exception as error:  # whatever a runtime raises: the sweep goes on
+            _stop_when_full(error, self.out)
             self.predictions.pop(cell.name, None)
             # no file may stand beside a row that does not vouch for it
             with suppress(OSError):
@@ -304,6 +307,12 @@ def _torch_version() -> str:
     import torch
 
     return str(torch.__version__)
+
+
+def _stop_when_full(error: Exception, out: Path) -> None:
+    """A full disk is no failure of one cell: raise OutputError."""
+    if files.disk_full(error):
+        raise OutputError(f"{out}: the disk is full; free some space and run the same command again") from error
 
 
 def _reason(error: Exception) -> str:

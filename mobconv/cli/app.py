@@ -29,6 +29,7 @@ app.command("backends")(backends.command)
 
 INTERRUPTED = 130
 TERMINATED = 143
+_FULL = "the disk is full; free some space and run the same command again"
 
 
 class _Terminated(BaseException):
@@ -68,17 +69,17 @@ def run(arguments: list[str]) -> int:
         if code == INTERRUPTED:  # what newer releases of typer make of a KeyboardInterrupt
             raise KeyboardInterrupt
         return int(code) if isinstance(code, int) else 0
-    except MobconvError as error:
-        return _say(str(error), error.exit_code)
     except _Terminated:
         return _say("terminated; whole files stay, partial ones were removed", TERMINATED)
     except (KeyboardInterrupt, typer.Abort):  # and older ones
         return _say("interrupted; whole files stay, partial ones were removed", INTERRUPTED)
-    except OSError as error:
-        from mobconv.files import FULL
+    except (MobconvError, OSError) as error:
+        from mobconv.files import disk_full
 
-        if error.errno in FULL:
-            return _say("the disk is full; free some space and run the same command again", OutputError.exit_code)
+        if disk_full(error) and not isinstance(error, OutputError):
+            return _say(_FULL, OutputError.exit_code)
+        if isinstance(error, MobconvError):
+            return _say(str(error), error.exit_code)
         raise
     except Exception as error:  # click's errors know their code, and those of usage how to show themselves
         if not hasattr(error, "exit_code"):

@@ -42,7 +42,7 @@ def command(as_json: AsJson = False) -> int:
     from mobconv.cli import render
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("backend", "files", *(f"{mode} stored at" for mode in Mode), "here"):
+    for title in ("backend", "files", *(f"{mode}, bits on disk" for mode in Mode), "here"):
         table.add_column(title)
     for entry in found:
         stored = entry["stored_bits"]

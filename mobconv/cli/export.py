@@ -53,7 +53,12 @@ def command(
     from mobconv.cli import render
     from mobconv.report import tables
 
-    render.console().print(render.exported(rows))
-    for line in tables.remarks(rows):
-        print(line)
+    console = render.console()
+    console.print(render.exported(rows))
+    console.print(
+        "eff. bits: all that the weights add to the file, per weight; latency: one image on one thread, against the "
+        "same format's fp32 file.",
+        style="dim",
+    )
+    render.remarks(console, tables.remarks(rows))
     return 0

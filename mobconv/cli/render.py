@@ -74,12 +74,16 @@ def results(found: Results) -> None:
         out.print(f"\nCliffs (top-1 more than {found.cliffs[0].margin:g} points below the float baseline):")
         for cliff in found.cliffs:
             out.print(f"  {escape(tables.cliff_line(cliff))}", style="yellow" if cliff.bits else "")
-    told = tables.remarks(found.cells)
-    if told:
-        out.print("\nRemarks:")
-        for line in told:
-            out.print(f"  {escape(line)}")
+    remarks(out, tables.remarks(found.cells))
     out.print(f"\n{tables.summary(found)}")
+
+
+def remarks(out: Console, lines: Sequence[str]) -> None:
+    """What else there is to know, under a heading of its own; nothing where there is nothing."""
+    if lines:
+        out.print("\nRemarks:")
+    for line in lines:
+        out.print(f"  {escape(line)}")
 
 
 def rows(cells: Sequence[Row], narrow: bool) -> Table:

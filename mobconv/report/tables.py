@@ -78,7 +78,7 @@ def cliff_line(cliff: Cliff) -> str:
     what = f"{cliff.backend} {cliff.mode} per {cliff.granularity}{compute}"
     if cliff.bits is None:
         return f"{what}: no cliff among the widths measured"
-    return f"{what}: falls off at {cliff.bits} bits (top-1 {_percent(cliff.top1)} %)"
+    return f"{what}: falls off at {cliff.bits} bit{'s' * (cliff.bits > 1)} (top-1 {_percent(cliff.top1)} %)"
 
 
 def summary(found: Results) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from mobconv.backends.base import Support
+from mobconv.backends.base import NO_NATIVE, Support
 from mobconv.schemes import Cell, Granularity, Mode, Storage
 
 _NOTE = (
-    "decoded by a chain of ops; coremltools PR 2688 reports a chain with an fp16 table failing on the Neural "
-    "Engine of macOS 26 (CPU and GPU are fine)"
+    "may fail on the Neural Engine of macOS 26 (CPU and GPU are fine): weights are decoded by a chain of ops, and "
+    "coremltools PR 2688 reports one with an fp16 table failing there"
 )
 
 
@@ -15,9 +15,7 @@ def support(cell: Cell) -> Support:
     """Stored bits are the bits asked, at every width. Storage native: not in this release."""
     scheme = cell.scheme
     if cell.storage is Storage.NATIVE:
-        return Support(
-            None, reason="native storage is not in this release: the packed forms are native but at 7 and 5 bits"
-        )
+        return Support(None, reason=NO_NATIVE)
     if scheme.mode is None:
         return Support(scheme.bits, requires="iOS16")
     one_table = scheme.mode is Mode.KMEANS or scheme.bits == 1

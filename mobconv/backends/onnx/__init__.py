@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mobconv.backends.base import Backend, Encoded, Runner, Support
+from mobconv.backends.base import NO_NATIVE, Backend, Encoded, Runner, Support
 from mobconv.errors import BackendError
 from mobconv.quantize.weights import Weight
 from mobconv.schemes import Cell, Compute, Storage
@@ -36,7 +36,7 @@ class OnnxBackend:
 
     def support(self, cell: Cell) -> Support:
         if cell.storage is Storage.NATIVE:
-            return Support(None, reason="native low-bit types (DequantizeLinear) are not in this release")
+            return Support(None, reason=NO_NATIVE)
         if cell.compute is Compute.FP16:
             return Support(None, reason="ONNX Runtime computes fp16 graphs slower than fp32 ones on CPUs; use fp32")
         return Support(cell.scheme.bits, requires="opset 18")

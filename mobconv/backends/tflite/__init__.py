@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mobconv.backends.base import Backend, Encoded, Runner, Support
+from mobconv.backends.base import NO_NATIVE, Backend, Encoded, Runner, Support
 from mobconv.errors import BackendError
 from mobconv.quantize.weights import Weight
 from mobconv.schemes import Cell, Compute, Mode, Storage
@@ -61,7 +61,7 @@ class _TFLite:
     def support(self, cell: Cell) -> Support:
         scheme = cell.scheme
         if cell.storage is Storage.NATIVE:
-            return Support(None, reason="mobconv writes packed TFLite files only; native storage is not there yet")
+            return Support(None, reason=NO_NATIVE)
         if cell.compute is Compute.FP16:
             return Support(None, reason="TFLite computes in fp32 on CPUs; to store weights in 16 bits use scheme fp16")
         if scheme.mode is None:

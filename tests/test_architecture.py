@@ -1,0 +1,15 @@
+"""What becomes of a module before it is traced."""
+
+import torch
+
+from mobconv import architecture
+
+
+def test_weight_norm_becomes_plain_weights_with_the_same_outputs():
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.utils.parametrizations.weight_norm(torch.nn.Conv2d(3, 4, 3))).eval()
+    image = torch.rand(1, 3, 8, 8)
+    before = module(image)
+    architecture.settle(module)
+    assert "0.weight" in dict(module.named_parameters())
+    assert torch.equal(module(image), before)
