@@ -58,28 +58,7 @@ def export(checkpoint: Checkpoint, wanted: Sequence[Cell], out: Path, say: Calla
             encoded = backend.encode(folder, weights, cell, path, sweep.record(cell, checkpoint))
             plain = templates.float_artifact(backend, folder, program, cell.compute)
             timing, verified = _time(backend, path, plain, checkpoint)
-            support = encoded.support
-            rows.append(
-                Row.of(
-                    cell,
-                    results.OK,
-                    stored_bits=support.stored_bits,
-                    reason=support.reason,
-                    note=support.note,
-                    requires=support.requires,
-                    verified=verified,
-                    path=str(path),
-                    sha256=files.sha256(path),
-                    file_bytes=files.size(path),
-                    weight_bytes=encoded.weight_bytes,
-                    effective_bits=round(8 * encoded.weight_bytes / counts["parameters"], 4)
-                    if counts["parameters"]
-                    else None,
-                    latency_ms=timing.ms if timing else None,
-                    latency_ratio=timing.ratio if timing else None,
-                    **counts,
-                )
-            )
+            rows.append(results.of_file(cell, encoded, path, str(path), counts, verified, timing))
     return rows
 
 

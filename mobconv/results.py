@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mobconv.backends.base import Encoded
 from mobconv.errors import InputError
-from mobconv.files import aside, write_whole
+from mobconv.evaluate import Latency
+from mobconv.files import aside, sha256, size, write_whole
 from mobconv.schemes import Cell
 
 SCHEMA = 1
@@ -88,6 +90,41 @@ class Row:
             status=status,
             **values,
         )
+
+
+def of_file(
+    cell: Cell,
+    encoded: Encoded,
+    file: Path,
+    shown: str,
+    counts: Mapping[str, int],
+    verified: str,
+    timing: Latency | None,
+    **measured: Any,
+) -> Row:
+    """The row of a file that was written and opened.
+
+    shown: its path as the row gives it; counts: `parameters` and `fp32_tensors`; measured: more fields.
+    """
+    support, weights = encoded.support, counts["parameters"]
+    return Row.of(
+        cell,
+        OK,
+        stored_bits=support.stored_bits,
+        reason=support.reason,
+        note=support.note,
+        requires=support.requires,
+        verified=verified,
+        path=shown,
+        sha256=sha256(file),
+        file_bytes=size(file),
+        weight_bytes=encoded.weight_bytes,
+        effective_bits=round(8 * encoded.weight_bytes / weights, 4) if weights else None,
+        latency_ms=timing.ms if timing else None,
+        latency_ratio=timing.ratio if timing else None,
+        **counts,
+        **measured,
+    )
 
 
 @dataclass

@@ -206,22 +206,14 @@ class Sweep:
         self.predictions[cell.name] = outputs.argmax(axis=1)
         right = evaluate.accuracy(outputs, self.images.labels)
         near = evaluate.closeness(outputs, quantized.outputs)
-        counts = describe(quantized.weights, cell.scheme)
-        support = encoded.support
-        return Row.of(
+        row = results.of_file(
             cell,
-            results.OK,
-            stored_bits=support.stored_bits,
-            reason=support.reason,
-            note=support.note,
-            requires=support.requires,
-            verified=verified,
-            path=str(relative),
-            sha256=files.sha256(path),
-            file_bytes=files.size(path),
-            weight_bytes=encoded.weight_bytes,
-            effective_bits=round(8 * encoded.weight_bytes / counts["parameters"], 4) if counts["parameters"] else None,
-            **counts,
+            encoded,
+            path,
+            str(relative),
+            describe(quantized.weights, cell.scheme),
+            verified,
+            timing,
             images=len(self.images),
             top1=right.top1,
             top5=right.top5,
@@ -231,11 +223,17 @@ class Sweep:
             agreement=near.agreement,
             snr_db=near.snr_db,
             max_error=near.max_error,
-            latency_ms=timing.ms if timing else None,
-            latency_ratio=timing.ratio if timing else None,
             load_ms=round(seconds.spent["load"] * 1e3, 2),
             seconds=seconds.spent,
         )
+        row.note = "; ".join(text for text in (row.note, self._ruled(cell.scheme)) if text)
+        return row
+
+    def _ruled(self, scheme: Scheme) -> str:
+        """What the recipe's layer rules changed in a cell, to stand beside its row; empty for nothing."""
+        own = [self.plan.scheme_for(name, scheme).name for name in self.program.sites]
+        others = [f"{own.count(name)} at {name}" for name in dict.fromkeys(own) if name != scheme.name]
+        return f"layer rules: of {len(own)} weights {', '.join(others)}" if others else ""
 
     def _outputs(self, backend: Backend, path: Path, runner: Runner) -> Floats:
         """Outputs for all images; closes the runner."""
