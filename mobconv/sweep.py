@@ -190,6 +190,7 @@ class Sweep:
     def _measure(self, cell: Cell, backend: Backend, folder: Path, seconds: Seconds) -> Row:
         quantized = self._quantize(cell.scheme)
         seconds.spent["quantize"] = round(quantized.seconds, 4)
+        self.watcher.stage(f"run {cell}")
         relative = cell.path(backend.suffix)
         path = self.out / relative
         with seconds.of("encode"):

@@ -44,7 +44,7 @@ class _Lines(Watcher):
         self.total, self.done = total, 0
 
     def stage(self, text: str) -> None:
-        if not text.startswith("quantize"):
+        if not text.startswith(("quantize", "run ")):  # a line for the cell itself follows
             print(text, file=sys.stderr, flush=True)
 
     def row(self, row: Row) -> None:
