@@ -23,7 +23,7 @@ from mobconv.quantize.scales import (
 from mobconv.schemes import Algorithm
 
 Codes = NDArray[np.uint8]
-_KEPT = 6  # basins that are refined; twice as many in short groups
+_KEPT = 8  # basins that are refined; twice as many in short groups
 _SPLITS = 8  # ways to share what must be clipped between the two tails
 
 

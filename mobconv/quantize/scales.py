@@ -53,10 +53,10 @@ def ratios(largest: int, short: bool) -> NDArray[np.float64]:
 
     A few for each basin. Short groups have ragged basins, and luck may favour a wider scale.
     """
-    lowest = max(0.2, 1 - 3 / (largest + 2)) - (0.05 if short else 0)
+    lowest = max(0.2, 1 - 6 / (largest + 2))  # heavy tails are worth clipping, the more so the fewer the levels
     highest = 1.6 if short else 1.25
     each = 6 if short else 5
-    count = int(np.clip(np.ceil((highest - lowest) * largest * each), 64, 480 if short else 240))
+    count = int(np.clip(np.ceil((highest - lowest) * largest * each), 160, 480 if short else 240))
     return np.geomspace(lowest, highest, count)
 
 

@@ -21,7 +21,7 @@ from mobconv.quantize.scales import (
 )
 from mobconv.schemes import Algorithm
 
-_KEPT = 6  # basins that are refined; twice as many in short groups
+_KEPT = 8  # basins that are refined; twice as many in short groups
 
 
 def _factors(weights: Grouped, scale: Floats, top: int) -> Grouped:
