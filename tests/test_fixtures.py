@@ -1,0 +1,43 @@
+"""Fixtures are what their scripts and logs say: images made again are the same, accuracy is as logged."""
+
+import importlib.util
+import json
+
+import numpy as np
+from support import CHECKPOINT, DATA, FIXTURES
+
+from mobconv import checkpoint, data, evaluate
+
+
+def script(name):
+    spec = importlib.util.spec_from_file_location(name, FIXTURES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_test_images_are_made_again_pixel_for_pixel():
+    make_digits = script("make_digits")
+    pixels, labels, scans = make_digits.make("test")
+    assert make_digits.content_hash(pixels, labels, scans) == make_digits.CONTENT["test"]
+    held = data.load(str(DATA))
+    assert np.array_equal(held.pixels, pixels)
+    assert np.array_equal(held.labels, labels)
+
+
+def test_no_scan_is_on_both_sides():
+    make_digits = script("make_digits")
+    train, test = (set(make_digits.scans(split)[2].tolist()) for split in ("train", "test"))
+    assert train and test and not train & test
+    assert len(train | test) == 1797
+
+
+def test_the_checkpoint_is_as_accurate_as_its_log_says():
+    loaded, images = checkpoint.load(CHECKPOINT), data.load(str(DATA))
+    outputs = evaluate.predict(loaded.run, loaded.preprocessing(images.pixels))
+    found = evaluate.accuracy(outputs, images.labels).top1
+    logged = json.loads(CHECKPOINT.with_suffix(".log.json").read_text())
+    assert found >= 0.95
+    # one image of 2,000: sums in another order may turn a tie
+    assert abs(found - logged["test_top1"]) <= 1 / len(images)
+    assert sum(p.numel() for p in loaded.module.parameters()) == logged["parameters"] == 162_602
