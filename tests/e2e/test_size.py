@@ -14,6 +14,8 @@ import read_onnx
 from laboratory import demo_cells, in_fp16
 from stored import used_entries
 
+from mobconv.backends.coreml import mil
+from mobconv.backends.coreml.vendor import proto as coreml_proto
 from mobconv.files import size
 from mobconv.schemes import Cell, Compute, Mode, Scheme
 
@@ -133,6 +135,53 @@ def coreml_allowance(bits, split, table, zero_points):
         # 397, 344 and 332 with zero points, else 59 less: two operations and a table 0 .. 2^n - 1
         return 2**bits + (340 if zero_points else 280)
     return 120  # 68 to 118: one operation in place of a const
+
+
+def test_no_chain_of_two_mil_operations_fits_64_bytes():
+    """Why Core ML's allowance is what it is: this is how short MIL can spell a chain. One-letter outputs,
+    no names of operations, one shape for each value; only the types, the parameters' names, and the file name.
+    """
+    proto = coreml_proto().MIL_pb2
+    shape, scales = (32, 16, 1, 1), (32, 1, 1, 1)
+
+    def value(dtype, size, inline=b""):
+        message = proto.Value(type=mil.value_type(dtype, size))
+        if inline:
+            message.immediateValue.tensor.bytes.values = inline
+        else:
+            message.blobFileValue.fileName = mil.WEIGHTS_NAME
+            message.blobFileValue.offset = 64
+        return message
+
+    def operation(kind, output, **inputs):
+        message = proto.Operation(type=kind)
+        message.outputs.add(name=output, type=mil.value_type("FLOAT32", shape))
+        for name, held in inputs.items():
+            binding = message.inputs[name].arguments.add()
+            if isinstance(held, str):
+                binding.name = held
+            else:
+                binding.value.CopyFrom(held)
+        return message
+
+    table, zero_points, scale = bytes(range(8)), bytes(range(1, 33)), b"\1" * 4 * 32
+    chain = [
+        operation(
+            "constexpr_lut_to_dense", "a", indices=value("UINT3", shape), lut=value("UINT8", (1,) * 4 + (8, 1), table)
+        ),
+        operation(
+            "constexpr_blockwise_shift_scale",
+            "b",
+            data="a",
+            scale=value("FLOAT32", scales, scale),
+            offset=value("UINT8", scales, zero_points),
+        ),
+    ]
+    constant = proto.Operation(type="const")
+    constant.attributes["val"].CopyFrom(value("FLOAT32", shape))
+    constant.outputs.add(name="b", type=mil.value_type("FLOAT32", shape))
+    spelled = sum(op.ByteSize() for op in chain) - len(table) - len(zero_points) - len(scale) - constant.ByteSize()
+    assert 64 < 256 < spelled < coreml_allowance(3, split=False, table=False, zero_points=True) - 2**3
 
 
 BOUNDS = {"onnx": onnx_bound, "tflite": tflite_bound, "coreml": coreml_bound}
