@@ -66,15 +66,18 @@ class Quantized:
 
 
 def quantize_all(program: Program, scheme: Scheme, rules: recipe.Recipe | None = None) -> dict[str, Weight]:
-    """Every site's weight under a scheme and a recipe's layer rules. Threads: numpy and k-means release the GIL."""
+    """Every site's weight under a scheme and a recipe's layer rules. Threads: numpy and numba release the GIL."""
     values = program.floats()
 
     def one(name: str) -> Weight:
         own = rules.scheme_for(name, scheme) if rules else scheme
         return quantize(name, values[name], program.sites[name].axis, own)
 
+    # the largest first, lest one be left over for a single thread at the end
+    order = sorted(program.sites, key=lambda name: -values[name].size)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return dict(zip(program.sites, pool.map(one, program.sites), strict=True))
+        done = dict(zip(order, pool.map(one, order), strict=True))
+    return {name: done[name] for name in program.sites}
 
 
 def record(cell: Cell, checkpoint: Checkpoint) -> str:

@@ -9,22 +9,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mobconv.quantize.scales import (
-    Candidates,
-    Floats,
-    Grouped,
-    is_short,
-    least_squares,
-    neighbours,
-    ratios,
-    round_to,
-    squared_error,
-)
+from mobconv.quantize.scales import Floats, Grouped, round_to, search
 from mobconv.schemes import Algorithm
 
 Codes = NDArray[np.uint8]
-_KEPT = 8  # basins that are refined; twice as many in short groups
-_SPLITS = 8  # ways to share what must be clipped between the two tails
 
 
 def fit(weights: Grouped, bits: int, algorithm: Algorithm, fp16: bool) -> tuple[Codes, Floats, Codes]:
@@ -36,7 +24,7 @@ def fit(weights: Grouped, bits: int, algorithm: Algorithm, fp16: bool) -> tuple[
     levels = 2**bits - 1
     scale, zero_point = _minmax(weights, levels, fp16)
     if algorithm is Algorithm.MSE:
-        scale, zero_point = _search(weights, scale, zero_point, levels, fp16)
+        scale, zero_point = search(weights, scale, zero_point, levels, True, fp16)
     codes = _factors(weights, scale, zero_point, levels) + zero_point[:, None]
     return codes.astype(np.uint8), scale, zero_point.astype(np.uint8)
 
@@ -75,36 +63,3 @@ def _factors(weights: Grouped, scale: Floats, zero_point: Floats, levels: int) -
     z = zero_point[:, None]
     factors: Grouped = np.clip(np.rint(weights / scale[:, None]), -z, levels - z)
     return factors
-
-
-def _search(weights: Grouped, start: Floats, start_zero: Floats, levels: int, fp16: bool) -> tuple[Floats, Floats]:
-    short = is_short(weights)
-    tried, refined = Candidates(), Candidates()
-
-    def usable(scale: Floats) -> tuple[Floats, Grouped]:
-        scale = np.where((scale > 0) & np.isfinite(scale), scale, start).astype(np.float32)
-        return scale, np.rint(weights / scale[:, None])
-
-    def try_out(scale: Floats, zero_point: NDArray[np.floating], near: Grouped, into: Candidates) -> None:
-        held = np.clip(zero_point, 0, levels).astype(np.float32)
-        z = held[:, None]
-        into.add(squared_error(weights, scale, np.clip(near, -z, levels - z)), scale, held)
-
-    try_out(start, start_zero, np.rint(weights / start[:, None]), tried)
-    for ratio in ratios(levels // 2 + 1, short):
-        scale, near = usable(round_to(start * ratio, fp16))
-        low, high = np.minimum(near.min(axis=1), 0), np.maximum(near.max(axis=1), 0)
-        clipped = np.maximum(high - low - levels, 0)
-        splits = int(min(_SPLITS, clipped.max()))
-        for share in range(splits + 1):
-            try_out(scale, -low - np.rint(clipped * share / max(1, splits)), near, tried)
-    for scale, zero_point in tried.best(2 * _KEPT if short else _KEPT):
-        fitted = scale
-        try_out(scale, zero_point, np.rint(weights / scale[:, None]), refined)
-        for _ in range(2):
-            fitted = least_squares(weights, _factors(weights, fitted, zero_point, levels), fitted, fp16)
-            for neighbour in neighbours(fitted, fp16):
-                candidate, near = usable(neighbour)
-                for step in (-1, 0, 1):
-                    try_out(candidate, zero_point + step, near, refined)
-    return refined.best(1)[0]

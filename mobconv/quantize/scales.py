@@ -16,6 +16,9 @@ from mobconv.errors import CellError
 Floats = NDArray[np.float32]
 Grouped = NDArray[np.float32]  # (groups, weights per group)
 
+_KEPT = 8  # basins that are refined; twice as many in short groups
+_SPLITS = 8  # ways to share what must be clipped between the two tails
+
 FP16_SMALLEST_NORMAL = 2.0**-14
 FP16_LARGEST = 65504.0
 
@@ -65,6 +68,34 @@ def is_short(weights: Grouped) -> bool:
     return bool(weights.shape[1] <= 64)
 
 
+def search(
+    weights: Grouped, start: Floats, zero_point: Floats, levels: int, free: bool, fp16: bool
+) -> tuple[Floats, Floats]:
+    """Scales and zero points (groups,) of least squared error, from those of min/max on.
+
+    Codes run over 0 .. levels. free: the zero point is searched for, too; else it stays as it is.
+    """
+    from mobconv.quantize import compiled
+
+    short = is_short(weights)
+    top = np.float32(levels)
+    grid = start[:, None] * ratios(levels // 2 + 1 if free else levels // 2, short)
+    scales = np.concatenate([start[:, None], round_to(grid, fp16)], axis=1)
+    kept = 2 * _KEPT if short else _KEPT
+    _, scale, zero = compiled.best_scales(weights, scales, zero_point, top, _SPLITS if free else -1, kept)
+    scale = np.where(scale > 0, scale, start[:, None])  # fewer candidates than places
+    steps = np.array([-1, 0, 1] if free else [0], np.float32)
+    tried = [(scale, zero)]
+    near = scale
+    for _ in range(2 if free else 3):
+        fitted = round_to(compiled.fitted(weights, near, zero, top), fp16)
+        near = np.where((fitted > 0) & np.isfinite(fitted), fitted, near).astype(np.float32)
+        tried += [(each, zero + step) for each in neighbours(near, fp16) for step in steps]
+    scales, zeros = (np.concatenate(part, axis=1) for part in zip(*tried, strict=True))
+    found: tuple[Floats, Floats] = compiled.best_of(weights, scales, zeros, top)
+    return found
+
+
 def neighbours(scale: Floats, fp16: bool) -> list[Floats]:
     """The scale and the representable numbers on both sides of it (in fp16; in fp32 itself alone)."""
     if not fp16:
@@ -75,41 +106,3 @@ def neighbours(scale: Floats, fp16: bool) -> list[Floats]:
         np.nextafter(half, np.float16(0)).astype(np.float32),
         np.nextafter(half, np.float16(np.inf)).astype(np.float32),
     ]
-
-
-def squared_error(weights: Grouped, scale: Floats, factors: Grouped) -> NDArray[np.float64]:
-    """Sum over each group of (w - scale * factor)^2, float64 (groups,)."""
-    difference = weights - scale[:, None] * factors
-    error: NDArray[np.float64] = np.einsum("gk,gk->g", difference, difference, dtype=np.float64)
-    return error
-
-
-def least_squares(weights: Grouped, factors: Grouped, otherwise: Floats, fp16: bool) -> Floats:
-    """The scale (groups,) that fits fixed factors best; `otherwise` where all factors are zero."""
-    above = np.einsum("gk,gk->g", weights, factors, dtype=np.float64)
-    below = np.einsum("gk,gk->g", factors, factors, dtype=np.float64)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        fitted = round_to(above / below, fp16)
-    usable = (below > 0) & (fitted > 0) & np.isfinite(fitted)
-    return np.where(usable, fitted, otherwise).astype(np.float32)
-
-
-class Candidates:
-    """Scales (and zero points) that were tried, with the squared error of each group."""
-
-    def __init__(self) -> None:
-        self._rows: list[tuple[NDArray[np.float64], Floats, Floats]] = []
-
-    def add(self, error: NDArray[np.float64], scale: Floats, zero_point: Floats | None = None) -> None:
-        """One candidate for each group: three arrays (groups,)."""
-        self._rows.append((error, scale, np.zeros_like(scale) if zero_point is None else zero_point))
-
-    def best(self, count: int) -> list[tuple[Floats, Floats]]:
-        """The best `count` (scale, zero point) of each group, best first; of equals the first tried."""
-        error, scale, zero_point = (np.stack(column) for column in zip(*self._rows, strict=True))
-        # neighbours on the grid may round to one scale: such a repetition takes no place
-        same = (scale[1:] == scale[:-1]) & (zero_point[1:] == zero_point[:-1])
-        error[1:][same] = np.inf
-        order = np.argsort(error, axis=0, kind="stable")[:count]
-        pick = [np.take_along_axis(part, order, axis=0) for part in (scale, zero_point)]
-        return list(zip(*pick, strict=True))

@@ -8,20 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mobconv.quantize.scales import (
-    Candidates,
-    Floats,
-    Grouped,
-    is_short,
-    least_squares,
-    neighbours,
-    ratios,
-    round_to,
-    squared_error,
-)
+from mobconv.quantize.scales import Floats, Grouped, round_to, search
 from mobconv.schemes import Algorithm
-
-_KEPT = 8  # basins that are refined; twice as many in short groups
 
 
 def _factors(weights: Grouped, scale: Floats, top: int) -> Grouped:
@@ -48,27 +36,6 @@ def fit(weights: Grouped, bits: int, algorithm: Algorithm, fp16: bool) -> tuple[
     top = 2 ** (bits - 1) - 1
     scale = _start(weights, top, fp16)
     if algorithm is Algorithm.MSE:
-        scale = _search(weights, scale, top, fp16)
+        scale, _ = search(weights, scale, np.full_like(scale, top), 2 * top, False, fp16)
     codes = _factors(weights, scale, top) + np.float32(2 ** (bits - 1))
     return codes.astype(np.uint8), scale
-
-
-def _search(weights: Grouped, start: Floats, top: int, fp16: bool) -> Floats:
-    short = is_short(weights)
-    tried, refined = Candidates(), Candidates()
-
-    def try_out(scale: Floats, into: Candidates) -> None:
-        usable = np.where((scale > 0) & np.isfinite(scale), scale, start).astype(np.float32)
-        into.add(squared_error(weights, usable, _factors(weights, usable, top)), usable)
-
-    try_out(start, tried)
-    for ratio in ratios(top, short):
-        try_out(round_to(start * ratio, fp16), tried)
-    for scale, _ in tried.best(2 * _KEPT if short else _KEPT):
-        fitted = scale
-        try_out(scale, refined)
-        for _ in range(3):
-            fitted = least_squares(weights, _factors(weights, fitted, top), fitted, fp16)
-            for near in neighbours(fitted, fp16):
-                try_out(near, refined)
-    return refined.best(1)[0][0]
