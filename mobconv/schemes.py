@@ -32,6 +32,7 @@ class Granularity(StrEnum):
 
     TENSOR = "tensor"
     CHANNEL = "channel"  # one output channel
+    OC16 = "oc16"  # 16 output channels; the last group may be shorter
 
 
 class Algorithm(StrEnum):

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from mobconv.trace import Program
 
 
-NO_NATIVE = "native storage is not in this release; leave @native out for codes packed at the width asked"
-
-
 @dataclass(frozen=True)
 class Support:
     """What a backend does with a cell.

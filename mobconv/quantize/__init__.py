@@ -37,10 +37,35 @@ def quantize(name: str, values: Floats, axis: int, scheme: Scheme) -> Weight:
 
 
 def _fit(name: str, values: Floats, axis: int, scheme: Scheme, fp16: bool) -> QuantizedWeight:
+    channels = values.shape[axis]
+    together = {Granularity.TENSOR: channels, Granularity.CHANNEL: 1, Granularity.OC16: 16}[scheme.granularity]
+    if scheme.granularity is not Granularity.CHANNEL and together >= channels:
+        return _one_size(name, values, None, scheme, fp16)
+    moved = np.moveaxis(values, axis, 0)
+    if together == 1:
+        return _one_size(name, moved, 0, scheme, fp16).moved(axis)
+    # the full groups, each as one long channel, and what is left over
+    full = channels // together
+    parts = [moved[: full * together].reshape(full, -1)]
+    if channels % together:
+        parts.append(moved[full * together :].reshape(1, -1))
+    fitted = [_one_size(name, part, 0, scheme, fp16) for part in parts]
+    codes = np.concatenate([part.codes.reshape(-1) for part in fitted]).reshape(moved.shape)
+    scale, zero_point, table = (
+        np.concatenate(held) if (held := [h for part in fitted if (h := getattr(part, what)) is not None]) else None
+        for what in ("scale", "zero_point", "table")
+    )
+    whole = all(part.fp16 for part in fitted)
     assert scheme.mode is not None
-    per_channel = scheme.granularity is Granularity.CHANNEL
-    moved = np.moveaxis(values, axis, 0) if per_channel else values
-    grouped = np.ascontiguousarray(moved.reshape(values.shape[axis] if per_channel else 1, -1))
+    return QuantizedWeight(name, scheme.bits, scheme.mode, 0, codes, scale, zero_point, table, whole, together).moved(
+        axis
+    )
+
+
+def _one_size(name: str, values: Floats, axis: int | None, scheme: Scheme, fp16: bool) -> QuantizedWeight:
+    """Groups of one size: the rows of axis 0, or all in one."""
+    assert scheme.mode is not None
+    grouped = np.ascontiguousarray(values.reshape(1 if axis is None else len(values), -1))
     scale = zero_point = table = None
     if scheme.mode is Mode.KMEANS:
         codes, table = kmeans.fit(grouped, scheme.bits, fp16)
@@ -50,16 +75,14 @@ def _fit(name: str, values: Floats, axis: int, scheme: Scheme, fp16: bool) -> Qu
         codes, table = linear.fit_one_bit(grouped, scheme.algorithm, fp16)
     else:
         codes, scale, zero_point = linear.fit(grouped, scheme.bits, scheme.algorithm, fp16)
-    shaped = codes.reshape(moved.shape)
-    codes = np.ascontiguousarray(np.moveaxis(shaped, 0, axis) if per_channel else shaped)
     parameters = table if table is not None else scale
     assert parameters is not None
     return QuantizedWeight(
         name,
         scheme.bits,
         scheme.mode,
-        axis if per_channel else None,
-        codes,
+        axis,
+        codes.reshape(values.shape),
         scale,
         zero_point,
         table,

@@ -6,7 +6,8 @@ from any artifact are those of a QuantizedWeight, bit for bit.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,7 @@ class QuantizedWeight:
 
     codes       uint8, the parameter's shape, 0 <= code < 2^bits
     axis        the channel axis that groups run along; None: one group for the tensor
+    together    channels that share one scale or table, in order; the last group may have fewer
     scale       float32 (groups,), or None with a table
     zero_point  uint8 (groups,), 0 <= z < 2^bits: linear above 1 bit only, None otherwise
     table       float32 (groups, 2^bits): kmeans, and linear at 1 bit; None otherwise
@@ -64,6 +66,7 @@ class QuantizedWeight:
     zero_point: Codes | None
     table: Floats | None
     fp16: bool
+    together: int = 1
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -71,7 +74,39 @@ class QuantizedWeight:
 
     @property
     def groups(self) -> int:
-        return 1 if self.axis is None else self.shape[self.axis]
+        return 1 if self.axis is None else -(-self.shape[self.axis] // self.together)
+
+    def spread(self, parameters: NDArray[Any], together: int = 1) -> NDArray[Any]:
+        """Parameters (groups, ..) -> one for every `together` channels, repeated: what formats with groups
+        of another size hold. ValueError where groups cannot be cut that way; a tensor's one group stays."""
+        if self.axis is None:
+            return parameters
+        if together != self.together and (self.together % together or self.shape[self.axis] % together):
+            raise ValueError(f"{self.name}: groups of {self.together} channels are no multiple of {together}")
+        times = self.together // together
+        return np.repeat(parameters, times, axis=0)[: -(-self.shape[self.axis] // together)]
+
+    def moved(self, axis: int) -> QuantizedWeight:
+        """The same weight with its channels, which run along axis 0 here, along `axis`."""
+        return replace(self, axis=axis, codes=np.ascontiguousarray(np.moveaxis(self.codes, 0, axis)))
+
+    def widened(self, bits: int) -> QuantizedWeight:
+        """The same values in codes of more bits, for a runtime that is faster with those.
+
+        Zero points and scales stay, tables are padded with their last value. Raises ValueError for fewer bits, and
+        for a linear weight of 1 bit, whose two values no scale gives at a greater width: widen it as a table.
+        """
+        if bits < self.bits:
+            raise ValueError(f"{self.name}: {bits} bits are fewer than {self.bits}")
+        if bits == self.bits:
+            return self
+        if self.table is not None:
+            table = np.pad(self.table, ((0, 0), (0, 2**bits - 2**self.bits)), mode="edge")
+            return replace(self, bits=bits, table=table, mode=Mode.KMEANS)
+        if self.zero_point is not None:
+            return replace(self, bits=bits)
+        factor = self.factors()[0][self.codes]
+        return replace(self, bits=bits, codes=(factor + 2 ** (bits - 1)).astype(np.uint8))
 
     def factors(self) -> NDArray[np.int16]:
         """The integers (groups, 2^bits) that multiply the scale. Raises ValueError for a table."""
@@ -95,7 +130,9 @@ class QuantizedWeight:
         levels = self.levels()
         if self.axis is None:
             return np.ascontiguousarray(levels[0][self.codes])
-        group = np.arange(self.groups).reshape([-1 if i == self.axis else 1 for i in range(self.codes.ndim)])
+        group = (np.arange(self.shape[self.axis]) // self.together).reshape(
+            [-1 if i == self.axis else 1 for i in range(self.codes.ndim)]
+        )
         return np.ascontiguousarray(levels[group, self.codes])
 
 

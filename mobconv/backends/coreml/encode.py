@@ -14,7 +14,7 @@ from mobconv.backends.coreml.forms import native_ios16
 from mobconv.backends.coreml.rewrite import build, held_count
 from mobconv.errors import BackendError, CellError
 from mobconv.quantize.weights import FloatWeight, QuantizedWeight, Weight
-from mobconv.schemes import Cell
+from mobconv.schemes import Cell, Scheme, Storage
 
 
 def encode(template: Path, weights: Mapping[str, Weight], cell: Cell, path: Path, record: str = "") -> Encoded:
@@ -26,6 +26,11 @@ def encode(template: Path, weights: Mapping[str, Weight], cell: Cell, path: Path
     declared = support.support(cell)
     if declared.stored_bits is None:
         raise BackendError(f"{cell}: {declared.reason}")
+    if cell.storage is Storage.NATIVE:
+        weights = {
+            n: w.widened(support.native_bits(Scheme(w.bits, w.mode))) if isinstance(w, QuantizedWeight) else w
+            for n, w in weights.items()
+        }
     places, extra = placement.load(template / "map.json")
     if extra["compute"] != cell.compute.value:
         raise CellError(f"{cell}: the template in {template} computes in {extra['compute']}")

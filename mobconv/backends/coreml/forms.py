@@ -1,7 +1,7 @@
 """How a weight is held in an ML Program: the operations that take the place of its float constant.
 
 Q is the shape of the constant, n the width, F the float type of the program (fp32 or fp16). G is the
-shape of the groups: all ones, with the number of channels at the channel axis for granularity channel.
+shape of the groups: all ones, with the number of groups at the channel axis for granularity channel and oc16.
 Codes are stored in the constant's layout, C order, as a bit stream with the least significant bit first.
 What is written in capitals is an operation; its output feeds the next, the last one has the name of the
 constant that it replaces. "iOS16" forms hold their parameters as attributes, "iOS18" ones as inputs.
@@ -37,6 +37,7 @@ optimizers write, besides the splits. Operations in between are named q1, q2 and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -66,7 +67,7 @@ def native_ios16(weight: Weight) -> bool:
         return True
     if weight.mode is Mode.KMEANS or weight.bits == 1:
         return weight.axis is None and weight.bits in (1, 2, 4, 6, 8)
-    return weight.bits == 8
+    return weight.bits == 8 and weight.together == 1
 
 
 @dataclass
@@ -111,7 +112,7 @@ class Encoder:
         name, codes = place.key, place.place(weight.codes)
         if weight.table is not None or weight.bits == 1:
             tables = weight.levels().astype(_FLOATS[self.floats])
-            grouped = _grouped(tables, place, weight.axis)
+            grouped = _grouped(tables, place, weight)
             if weight.bits in (5, 7):
                 self._split_table(name, codes, weight.bits, grouped)
             elif self.ios18:
@@ -124,8 +125,8 @@ class Encoder:
         if weight.bits == 8 and not self.ios18:
             self._affine_ios16(name, codes, weight, scale, place)
             return
-        scale = _grouped(scale, place, weight.axis)
-        zero = None if weight.zero_point is None else _grouped(weight.zero_point, place, weight.axis)
+        scale = _grouped(scale, place, weight)
+        zero = None if weight.zero_point is None else _grouped(weight.zero_point, place, weight)
         data: Any
         if weight.bits in (5, 7):
             data, zero = self._split_codes(codes, weight.bits, zero)
@@ -274,10 +275,15 @@ def _table(entries: Iterable[float], dtype: Any, rank: int) -> NDArray[Any]:
     return np.array(list(entries), dtype).reshape((1,) * rank + (-1, 1))
 
 
-def _grouped(values: NDArray[Any], place: Placement, axis: int | None) -> NDArray[Any]:
-    """(groups,) or (groups, entries) -> G, or G with the entries and a 1 behind."""
+def _grouped(values: NDArray[Any], place: Placement, weight: QuantizedWeight) -> NDArray[Any]:
+    """(groups,) or (groups, entries) -> G, or G with the entries and a 1 behind.
+
+    Core ML's groups are all of one size. Where the last one of ours is shorter, parameters are repeated for
+    groups of the largest size that divides both.
+    """
     shape = [1] * len(place.shape)
-    if axis is not None:
+    if weight.axis is not None:
         assert place.axis is not None
+        values = weight.spread(values, math.gcd(weight.together, weight.shape[weight.axis]))
         shape[place.axis] = values.shape[0]
     return values.reshape([*shape, *([values.shape[1], 1] if values.ndim == 2 else [])])

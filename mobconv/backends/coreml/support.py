@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from mobconv.backends.base import NO_NATIVE, Support
-from mobconv.schemes import Cell, Granularity, Mode, Storage
+from dataclasses import replace
+
+from mobconv.backends.base import Support
+from mobconv.schemes import Cell, Granularity, Mode, Scheme, Storage
 
 _NOTE = (
     "may fail on the Neural Engine of macOS 26 (CPU and GPU are fine): weights are decoded by a chain of ops, and "
@@ -11,15 +13,27 @@ _NOTE = (
 )
 
 
+def native_bits(scheme: Scheme) -> int:
+    """The width in which one op decodes a scheme's codes: its own, or the next."""
+    widths = (1, 2, 3, 4, 6, 8) if scheme.mode is Mode.KMEANS else (1, 4, 8)
+    return next(width for width in widths if width >= scheme.bits)
+
+
 def support(cell: Cell) -> Support:
-    """Stored bits are the bits asked, at every width. Storage native: not in this release."""
+    """Packed: stored bits are the bits asked, at every width. Native: what a single op decodes."""
     scheme = cell.scheme
-    if cell.storage is Storage.NATIVE:
-        return Support(None, reason=NO_NATIVE)
     if scheme.mode is None:
         return Support(scheme.bits, requires="iOS16")
+    if cell.storage is Storage.NATIVE and native_bits(scheme) != scheme.bits:
+        wider = support(replace(cell, scheme=replace(scheme, bits=native_bits(scheme)), storage=Storage.PACKED))
+        kind = "index" if scheme.mode is Mode.KMEANS else "integer"
+        return replace(
+            wider,
+            reason=f"native: {wider.stored_bits} bits is Core ML's next {kind} type that one op decodes; "
+            f"{scheme.bits} bits take a chain of ops",
+        )
     one_table = scheme.mode is Mode.KMEANS or scheme.bits == 1
     chained = scheme.bits in (7, 5) or (not one_table and scheme.bits in (6, 3, 2))
     tables = scheme.bits in (8, 6, 4, 2, 1) and scheme.granularity is Granularity.TENSOR
-    old = tables if one_table else scheme.bits == 8
+    old = tables if one_table else scheme.bits == 8 and scheme.granularity is not Granularity.OC16
     return Support(scheme.bits, requires="iOS16" if old else "iOS18", note=_NOTE if chained else "")

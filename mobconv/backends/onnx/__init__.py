@@ -8,10 +8,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mobconv.backends.base import NO_NATIVE, Backend, Encoded, Runner, Support
+from mobconv.backends.base import Backend, Encoded, Runner, Support
 from mobconv.errors import BackendError
 from mobconv.quantize.weights import Weight
-from mobconv.schemes import Cell, Compute, Storage
+from mobconv.schemes import Cell, Compute, Mode, Scheme, Storage
 
 if TYPE_CHECKING:
     from mobconv.trace import Program
@@ -35,10 +35,10 @@ class OnnxBackend:
         return {name: version(name) for name in ("onnx", "onnxruntime", "onnxscript")}
 
     def support(self, cell: Cell) -> Support:
-        if cell.storage is Storage.NATIVE:
-            return Support(None, reason=NO_NATIVE)
         if cell.compute is Compute.FP16:
             return Support(None, reason="ONNX Runtime computes fp16 graphs slower than fp32 ones on CPUs; use fp32")
+        if cell.storage is Storage.NATIVE and cell.scheme.mode is not None:
+            return _native(cell.scheme)
         return Support(cell.scheme.bits, requires="opset 18")
 
     def convert(self, program: Program, compute: Compute, directory: Path) -> None:
@@ -54,12 +54,36 @@ class OnnxBackend:
         support = self.support(cell)
         if support.stored_bits is None:
             raise BackendError(f"{cell}: {support.reason}")
-        return Encoded(encode(template, weights, cell.scheme, path, record), support)
+        return Encoded(encode(template, weights, cell, path, record), support)
 
     def open(self, path: Path, threads: int = 0) -> Runner:
         from mobconv.backends.onnx.runner import OnnxRunner
 
         return OnnxRunner(path, threads)
+
+
+_SLOW = (
+    "for tools and devices that know DequantizeLinear. ONNX Runtime on CPUs does not fold it: a Conv then runs 2 to 9 "
+    "times slower than float or packed, and a MatMul goes to an approximate kernel unless the session option "
+    "session.qdq_matmulnbits_accuracy_level is 0 or 1"
+)
+
+
+def _native(scheme: Scheme) -> Support:
+    """DequantizeLinear of ONNX's own integer types. (int2 came with opset 25, which few runtimes read.)"""
+    if scheme.mode is Mode.KMEANS or (scheme.mode is Mode.LINEAR and scheme.bits == 1):
+        return Support(
+            None,
+            reason="ONNX has no type for a lookup table; packed files run at float speed: leave out @native",
+        )
+    bits = native_bits(scheme.bits)
+    reason = f"native: ONNX's integer types are 8 and 4 bits wide, there are no {scheme.bits}-bit ones before opset 25"
+    return Support(bits, "opset 21" if bits == 4 else "opset 18", "" if bits == scheme.bits else reason, _SLOW)
+
+
+def native_bits(bits: int) -> int:
+    """The width of the ONNX type that holds codes of that many bits."""
+    return 4 if bits <= 4 else 8
 
 
 backend: Backend = OnnxBackend()

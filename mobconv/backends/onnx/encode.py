@@ -11,26 +11,28 @@ from numpy.typing import NDArray
 
 from mobconv.backends import placement
 from mobconv.backends.onnx.convert import MAP, TEMPLATE
-from mobconv.backends.onnx.functions import DOMAIN, function, stream
+from mobconv.backends.onnx.functions import DOMAIN, OPSET, function, stream
 from mobconv.backends.placement import Placement
 from mobconv.errors import BackendError
 from mobconv.files import write_whole
+from mobconv.quantize import packing
 from mobconv.quantize.kmeans import used_entries
 from mobconv.quantize.scales import to_fp16
 from mobconv.quantize.weights import FloatWeight, QuantizedWeight, Weight
-from mobconv.schemes import Scheme
+from mobconv.schemes import Cell, Storage
 
 if TYPE_CHECKING:
     import onnx
 
 
-def encode(template: Path, weights: Mapping[str, Weight], scheme: Scheme, path: Path, record: str) -> int:
+def encode(template: Path, weights: Mapping[str, Weight], cell: Cell, path: Path, record: str) -> int:
     """Write the artifact, whole or not at all; returns its weight bytes (see base.Encoded)."""
     import onnx
 
+    scheme = cell.scheme
     places, notes = placement.load(template / MAP)
     model = onnx.load(str(template / TEMPLATE))
-    rewriter = _Rewriter(model)
+    rewriter = _Rewriter(model, cell.storage is Storage.NATIVE)
     apart = int(notes["base_bytes"])  # bytes that are not the quantized weights'
     for number, (name, found) in enumerate(places.items()):
         weight = weights[name]
@@ -48,21 +50,25 @@ def encode(template: Path, weights: Mapping[str, Weight], scheme: Scheme, path: 
     return weight_bytes
 
 
+_IR = {21: 10}  # opset -> the IR version that came with it
+
+
 class _Rewriter:
     """Puts weights in place of a template's initializers, and collects the nodes that decode them."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self.model = model
+    def __init__(self, model: onnx.ModelProto, native: bool = False) -> None:
+        self.model, self.native = model, native
         self.initializers = {tensor.name: tensor for tensor in model.graph.initializer}
         self.nodes: list[onnx.NodeProto] = []
         self.used: set[tuple[str, int]] = set()
         self.dropped: set[str] = set()
+        self.opset = OPSET
 
     def place(self, weight: Weight, place: Placement, tag: str) -> None:
         """Encode one weight in place of the constant that the template has for it."""
         if isinstance(weight, QuantizedWeight):
             self.dropped.add(place.key)
-            self._decode(weight, place, tag)
+            (self._dequantize_linear if self.native else self._decode)(weight, place, tag)
         else:
             self._store(place.key, place.place(weight.values), half=weight.bits == 16)
 
@@ -98,6 +104,11 @@ class _Rewriter:
         kept = [tensor for tensor in self.model.graph.initializer if tensor.name not in self.dropped]
         del self.model.graph.initializer[:]
         self.model.graph.initializer.extend(kept)
+        if self.opset > OPSET:
+            self.model.ir_version = max(self.model.ir_version, _IR[self.opset])
+            for entry in self.model.opset_import:
+                if not entry.domain:
+                    entry.version = self.opset
         if not self.used:
             return
         for form, bits in sorted(self.used):
@@ -121,23 +132,66 @@ class _Rewriter:
         packed = self._add(f"q{tag}", stream(codes, weight.bits))
         self._call(form, weight, [packed, parameter], place, f"w{tag}")
 
+    def _dequantize_linear(self, weight: QuantizedWeight, place: Placement, tag: str) -> None:
+        """Storage native: DequantizeLinear of uint8 or uint4 codes and zero points, int8 or int4 ones if symmetric.
+
+        Its scales are fp32, for they decide the type of what it computes. Groups are repeated for each channel.
+        """
+        from onnx import TensorProto, helper
+
+        if weight.scale is None:
+            raise BackendError(f"{weight.name}: ONNX has no type for a lookup table; leave out @native")
+        bits = 4 if weight.bits <= 4 else 8
+        wide = weight.widened(bits)
+        signed = wide.zero_point is None
+        kind = getattr(TensorProto, f"{'INT' if signed else 'UINT'}{bits}")
+
+        def store(name: str, codes: NDArray[np.uint8]) -> str:
+            tensor = helper.make_tensor(
+                name,
+                kind,
+                codes.shape,
+                packing.pack(codes ^ np.uint8(2 ** (bits - 1) if signed else 0), bits).tobytes(),
+                raw=True,
+            )
+            self.model.graph.initializer.append(tensor)
+            return name
+
+        inputs = [store(f"q{tag}", place.place(wide.codes))]
+        scale = wide.spread(weight.scale) if weight.axis is not None else weight.scale.reshape(())
+        inputs.append(self._add(f"s{tag}", scale))
+        if wide.zero_point is not None:
+            zero = wide.spread(wide.zero_point) if weight.axis is not None else wide.zero_point.reshape(())
+            inputs.append(store(f"z{tag}", zero))
+        node = helper.make_node("DequantizeLinear", inputs, [f"w{tag}"], name=weight.name)
+        if weight.axis is not None:
+            self._view(weight, place)  # has its channels on one axis
+            node.attribute.append(helper.make_attribute("axis", place.axis))
+        self._read(node, place)
+        self.opset = max(self.opset, 21 if bits == 4 else 18)
+
     def _view(self, weight: QuantizedWeight, place: Placement) -> tuple[int, ...]:
-        """The shape in which a per-channel parameter broadcasts against the placed weight."""
+        """The shape in which a per-channel parameter broadcasts against the placed weight; groups for channels."""
         if weight.axis is None:
             return ()
         if place.axis is None:
             raise BackendError(f"{weight.name}: its channels share an axis in the ONNX file; use granularity tensor")
-        return tuple(length if axis == place.axis else 1 for axis, length in enumerate(place.shape))
+        return tuple(weight.groups if axis == place.axis else 1 for axis in range(len(place.shape)))
 
     def _call(self, form: str, weight: QuantizedWeight, inputs: list[str], place: Placement, output: str) -> None:
         """The decoding node carries the parameter's name; the value between it and its users a short one."""
         from onnx import helper
 
+        form += "16_" if weight.together > 1 else ""
         self.used.add((form, weight.bits))
         shape = [int(length) for length in place.shape]
-        self.nodes.append(
-            helper.make_node(f"{form}{weight.bits}", inputs, [output], name=weight.name, domain=DOMAIN, d=shape)
-        )
+        node = helper.make_node(f"{form}{weight.bits}", inputs, [output], name=weight.name, domain=DOMAIN, d=shape)
+        self._read(node, place)
+
+    def _read(self, decoder: onnx.NodeProto, place: Placement) -> None:
+        """Let the network read what a node decodes in place of a constant."""
+        self.nodes.append(decoder)
+        output = decoder.output[0]
         for node in self.model.graph.node:
             for position, name in enumerate(node.input):
                 if name == place.key:

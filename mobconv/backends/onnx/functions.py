@@ -14,6 +14,9 @@ C its number of channels (1 per tensor); scales and tables are fp16, or fp32 whe
 | Table<n>(stream, table)    | (entries,)                  | codes                 | table[code]           |
 | Tables<n>(stream, table)   | (1, .., C, .., 1, entries)  | codes                 | table[channel, code]  |
 
+`Linear16_<n>`, `Symmetric16_<n>` and `Tables16_<n>` (granularity oc16) are the same with a scale, zero point or
+table for each 16 channels, G = ceil(C / 16) of them in place of C.
+
 `stream` is a uint8 vector, a little-endian bit stream of n-bit codes in C order, zero bits at its end up to
 the fewest bytes that hold a whole number of codes (n bytes where n is odd):
 
@@ -45,24 +48,25 @@ def stream(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
 
 
 def function(form: str, bits: int) -> str:
-    """The text, as onnx.parser reads it, of `Linear`, `Symmetric`, `Table` or `Tables` at a width."""
+    """The text, as onnx.parser reads it, of `Linear`, `Symmetric`, `Table` or `Tables` at a width; with 16: oc16."""
+    name = f"{form}{bits}"
+    grouped = form.endswith("16_")
+    form = form.removesuffix("16_")
     parameter = "t" if form.startswith("Table") else "s"
     lines = [
         "o = Constant <value_ints: ints = [0]> ()",
         "h = Constant <value_ints: ints = @d> ()",
         "k = ReduceProd <keepdims: int = 1> (h)",
         *_unpacked(bits),
-        *_FORMS[form],
+        *(_in_groups(form) if grouped else _FORMS[form]),
     ]
     if form == "Symmetric" and bits == 1:
-        lines[-1:] = ["n = Add (g, g)", "w = Mul (n, x)"]  # code - 1/2, twice
-    if form == "Tables" and bits == 1:
+        lines[-1:] = ["n = Add (g, g)", lines[-1].replace("(g,", "(n,")]  # code - 1/2, twice
+    if form == "Tables" and bits == 1 and not grouped:
         lines[-len(_FORMS[form]) :] = _TWO_COLUMNS
     lines = [line.replace("MIDDLE", "0.5" if bits == 1 else f"{2 ** (bits - 1)}.0") for line in lines]
     body = "\n".join(f"  {line}" for line in lines)
-    return (
-        f'<domain: "{DOMAIN}", opset_import: ["" : {OPSET}]>\n{form}{bits} <d> (p, {parameter}) => (w)\n{{\n{body}\n}}'
-    )
+    return f'<domain: "{DOMAIN}", opset_import: ["" : {OPSET}]>\n{name} <d> (p, {parameter}) => (w)\n{{\n{body}\n}}'
 
 
 def _unpacked(bits: int) -> list[str]:
@@ -150,6 +154,42 @@ _FORMS = {
         "w = Gather <axis: int = 0> (t2, ix)",
     ],
 }
+
+_GROUP = 16  # channels
+
+
+def _in_groups(form: str) -> list[str]:
+    """The lines of a form, with each group's scale, zero point or place of a table repeated for its channels."""
+    lines = list(_FORMS[form])
+    given = "t" if form == "Tables" else "s"
+    head = [
+        f"va = Shape{' <end: int = -1>' if form == 'Tables' else ''} ({given})",
+        "vb = Constant <value_ints: ints = [1]> ()",
+        "vd = Greater (va, vb)",
+        "vv = Where (vd, h, vb)",  # 1 but for the channels, where a parameter has more than one group
+        "vc = ReduceProd <keepdims: int = 1> (vv)",
+        "x1 = Constant <value_ints: ints = [-1,1]> ()",
+        f"x2 = Constant <value_ints: ints = [1,{_GROUP}]> ()",
+        "x3 = Constant <value_ints: ints = [-1]> ()",
+    ]
+
+    def repeated(source: str, result: str) -> list[str]:
+        return [
+            f"{result}x1 = Reshape ({source}, x1)",
+            f"{result}x2 = Expand ({result}x1, x2)",
+            f"{result}x3 = Reshape ({result}x2, x3)",
+            f"{result}x4 = Slice ({result}x3, o, vc)",
+            f"{result} = Reshape ({result}x4, vv)",
+        ]
+
+    # what is per group in the form -> the same per channel
+    changed = {"Linear": [("z", "q2"), ("s1", "w")], "Symmetric": [("x", "w")], "Tables": [("ch2", "ix")]}
+    for value, user in changed[form]:
+        at = next(i for i, line in enumerate(lines) if line.startswith(f"{user} ="))
+        lines[at] = lines[at].replace(f" {value})", f" {value}c)")
+        lines[at:at] = repeated(value, f"{value}c")
+    return head + lines
+
 
 # `Tables` at 1 bit: the first or the last column. Half as long as what any width needs, in files whose
 # function is 1 % of their size.

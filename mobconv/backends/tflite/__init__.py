@@ -18,10 +18,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mobconv.backends.base import NO_NATIVE, Backend, Encoded, Runner, Support
+from mobconv.backends.base import Backend, Encoded, Runner, Support
 from mobconv.errors import BackendError
 from mobconv.quantize.weights import Weight
-from mobconv.schemes import Cell, Compute, Mode, Storage
+from mobconv.schemes import Cell, Compute, Mode, Scheme, Storage
 
 if TYPE_CHECKING:
     from mobconv.trace import Program
@@ -60,12 +60,12 @@ class _TFLite:
 
     def support(self, cell: Cell) -> Support:
         scheme = cell.scheme
-        if cell.storage is Storage.NATIVE:
-            return Support(None, reason=NO_NATIVE)
         if cell.compute is Compute.FP16:
             return Support(None, reason="TFLite computes in fp32 on CPUs; to store weights in 16 bits use scheme fp16")
         if scheme.mode is None:
             return Support(scheme.bits, requires=_FLOAT)
+        if cell.storage is Storage.NATIVE:
+            return _native(scheme)
         if scheme.mode is Mode.KMEANS or scheme.bits not in (8, 4, 2):
             return Support(scheme.bits, requires=_LUT16, note=_UNPACKED)
         if scheme.bits == 8:
@@ -89,7 +89,7 @@ class _TFLite:
         support = self.support(cell)
         if support.stored_bits is None:
             raise BackendError(f"{cell}: {support.reason}")
-        return Encoded(encode(template, weights, cell.scheme, path, record), support)
+        return Encoded(encode(template, weights, cell, path, record), support)
 
     def open(self, path: Path, threads: int = 0) -> Runner:
         from mobconv.backends.tflite.runner import TFLiteRunner
@@ -101,6 +101,25 @@ class _TFLite:
         absent = self.missing()
         if absent is not None:
             raise BackendError(absent)
+
+
+def _native(scheme: Scheme) -> Support:
+    """What XNNPACK takes as a constant: INT8 codes, or the values in fp16."""
+    if scheme.mode is Mode.KMEANS or (scheme.mode is Mode.LINEAR and scheme.bits == 1):
+        return Support(
+            16,
+            requires=_FLOAT,
+            reason="native: XNNPACK reads no lookup tables; the table's values stand in fp16, at full speed",
+        )
+    if scheme.bits == 8:
+        return Support(8, requires=_INT8)
+    own = "INT4 and INT2 constants exist, but" if scheme.bits in (4, 2) else f"there is no {scheme.bits}-bit type, and"
+    return Support(
+        8,
+        requires=_INT8,
+        reason=f"native: {own} of the integer types XNNPACK takes INT8 only; others go to builtin kernels at 2 to 3 "
+        "times the latency of fp32",
+    )
 
 
 backend: Backend = _TFLite()

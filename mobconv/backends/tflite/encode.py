@@ -65,7 +65,7 @@ from mobconv.errors import BackendError
 from mobconv.files import write_whole
 from mobconv.quantize.packing import pack
 from mobconv.quantize.weights import FloatWeight, QuantizedWeight, Weight
-from mobconv.schemes import Scheme
+from mobconv.schemes import Cell, Storage
 
 # width -> (TensorType, version of DEQUANTIZE that reads it per channel)
 NATIVE = {8: ("INT8", 5), 4: ("INT4", 6), 2: ("INT2", 6)}
@@ -78,13 +78,14 @@ def is_native(weight: QuantizedWeight) -> bool:
     return weight.table is None and weight.bits in NATIVE
 
 
-def encode(template: Path, weights: Mapping[str, Weight], scheme: Scheme, path: Path, record: str) -> int:
+def encode(template: Path, weights: Mapping[str, Weight], cell: Cell, path: Path, record: str) -> int:
     """Write `path`, whole or not at all; returns the bytes of its quantized weights.
 
     template: the folder that `convert` filled. Under fp32 and fp16 all weights count as quantized,
     otherwise those that a rule left float do not. Raises BackendError for a weight that is missing or
     does not fit its place, OutputError when the file cannot be written.
     """
+    scheme = cell.scheme
     places, extra = placement.load(template / MAP)
     missing = [name for name in places if name not in weights]
     if missing:
@@ -101,17 +102,29 @@ def encode(template: Path, weights: Mapping[str, Weight], scheme: Scheme, path: 
             _check_shape(weight, place)
             if scheme.mode is None or isinstance(weight, QuantizedWeight):
                 counted.append(int(place.key))
-            if isinstance(weight, FloatWeight):
-                graph.set_constant(int(place.key), place.place(weight.values))
     rest = len(graph.to_bytes()) - graph.constant_bytes(counted)
+    if cell.storage is Storage.NATIVE:
+        weights = {name: _as_xnnpack_takes_it(weight) for name, weight in weights.items()}
     layouts = [(weights[name], layout) for name, found in places.items() for layout in _layouts(found)]
     for weight, layout in layouts:
-        if isinstance(weight, FloatWeight) and weight.bits == 16:
+        if isinstance(weight, FloatWeight) and weight.bits == 32:
+            for key in layout.keys:
+                graph.set_constant(key, layout.place.place(weight.values))
+        elif isinstance(weight, FloatWeight):
             _store_half(graph, layout.keys, layout.place.place(weight.values))
     _store_codes(graph, [(weight, layout) for weight, layout in layouts if isinstance(weight, QuantizedWeight)])
     data = graph.to_bytes()
     write_whole(path, data)
     return len(data) - rest
+
+
+def _as_xnnpack_takes_it(weight: Weight) -> Weight:
+    """Storage native: INT8 codes, or a table's values as floats; exact in either."""
+    if isinstance(weight, FloatWeight):
+        return weight
+    if weight.table is None:
+        return weight.widened(8)
+    return FloatWeight(weight.name, weight.dequantize(), 16 if weight.fp16 else 32)
 
 
 @dataclass(frozen=True)
@@ -152,7 +165,7 @@ def _store_half(graph: Graph, keys: Sequence[int], values: NDArray[np.float32]) 
 
 def _store_codes(graph: Graph, quantized: list[tuple[QuantizedWeight, _Layout]]) -> None:
     """Native constants one by one; what TFLite has no type for goes to one stream a width."""
-    unpacker = Unpacker(graph)
+    unpacker, groups = Unpacker(graph), _Groups(graph)
     packed = [(weight, layout.place) for weight, layout in quantized if not is_native(weight)]
     streams: dict[int, int] = {}
     for bits in sorted({weight.bits for weight, _ in packed}):
@@ -174,7 +187,7 @@ def _store_codes(graph: Graph, quantized: list[tuple[QuantizedWeight, _Layout]])
         else:
             taken = unpacker.take(streams[weight.bits], first[weight.bits], place.shape)
             first[weight.bits] += weight.codes.size
-            decoded = _from_table(graph, weight, taken, place.shape, axis)
+            decoded = _from_table(graph, groups, weight, taken, place.shape, axis)
         for key in layout.keys:
             if pointwise:
                 graph.replace_pointwise(key, decoded)
@@ -186,9 +199,10 @@ def _channel_axis(weight: QuantizedWeight, place: Placement) -> int:
     """The axis of the constant that groups run along; 0 where there is one group."""
     if weight.axis is None:
         return 0
-    if place.axis is None or place.shape[place.axis] != weight.groups:
+    channels = weight.shape[weight.axis]
+    if place.axis is None or place.shape[place.axis] != channels:
         raise BackendError(
-            f"{weight.name}: its {weight.groups} channels have no axis of their own in the converted network, whose "
+            f"{weight.name}: its {channels} channels have no axis of their own in the converted network, whose "
             f"constant is {list(place.shape)}; quantize it per tensor, or keep it float by a rule in the recipe"
         )
     return place.axis
@@ -198,35 +212,80 @@ def _native(graph: Graph, weight: QuantizedWeight, place: Placement, axis: int) 
     assert weight.scale is not None
     type_name, version = NATIVE[weight.bits]
     half = 2 ** (weight.bits - 1)
-    zero = np.full(weight.groups, half, np.int64) if weight.zero_point is None else weight.zero_point.astype(np.int64)
+    scale = weight.spread(weight.scale)
+    zero = np.full(len(scale), half, np.int64)
+    if weight.zero_point is not None:
+        zero = weight.spread(weight.zero_point).astype(np.int64)
     # subtracting half is flipping the top bit, modulo 2^bits
     stored = pack(place.place(weight.codes) ^ np.uint8(half), weight.bits)
-    constant = graph.constant(stored, type_name, place.shape, (weight.scale, zero - half, axis))
+    constant = graph.constant(stored, type_name, place.shape, (scale, zero - half, axis))
     return graph.op("DEQUANTIZE", (constant,), place.shape, "FLOAT32", version)
 
 
-def _from_table(graph: Graph, weight: QuantizedWeight, codes: int, shape: tuple[int, ...], axis: int) -> int:
+def _from_table(
+    graph: Graph, groups: _Groups, weight: QuantizedWeight, codes: int, shape: tuple[int, ...], axis: int
+) -> int:
     """The float32 tensor of a weight from its int32 codes."""
     if weight.table is not None:
         if weight.axis is None:
             return graph.op("GATHER", (graph.constant(weight.table[0]), codes), shape, "FLOAT32")
-        before = shape[:axis]
-        table = graph.constant(weight.table, shape=(*[1] * axis, *weight.table.shape))
+        before, tables = shape[:axis], (shape[axis], weight.table.shape[1])
+        if weight.together > 1:
+            table = groups.spread(weight.table, weight, (*[1] * axis, shape[axis]))
+        else:
+            table = graph.constant(weight.table, shape=(*[1] * axis, *tables))
         if np.prod(before, dtype=int) > 1:
             multiples = graph.constant(np.array([*before, 1, 1], np.int32))
-            table = graph.op("TILE", (table, multiples), (*before, *weight.table.shape), "FLOAT32")
+            table = graph.op("TILE", (table, multiples), (*before, *tables), "FLOAT32")
         batch = {"axis": axis + 1, "batchDims": axis + 1}
         return graph.op("GATHER", (table, codes), shape, "FLOAT32", _BATCH_DIMS_VERSION, **batch)
     assert weight.scale is not None
-    side = tuple(weight.groups if i == axis else 1 for i in range(len(shape)))
+    channels = shape[axis] if weight.axis is not None else 1
+    side = tuple(channels if i == axis else 1 for i in range(len(shape)))
     if weight.zero_point is None:
         factors = graph.constant(weight.factors()[0].astype(np.float32))
         values = graph.op("GATHER", (factors, codes), shape, "FLOAT32")
     else:
         factors = graph.constant(np.arange(2**weight.bits, dtype=np.float32))
         values = graph.op("GATHER", (factors, codes), shape, "FLOAT32")
-        unit = np.ones(1, np.float32), np.zeros(1, np.int64), 0
-        stored = graph.constant(weight.zero_point.astype(np.int8), shape=side, quantization=unit)
-        zero = graph.op("DEQUANTIZE", (stored,), side, "FLOAT32", _INT8_VERSION)
+        if weight.together > 1:
+            zero = groups.spread(weight.zero_point.astype(np.float32), weight, side)
+        else:
+            unit = np.ones(1, np.float32), np.zeros(1, np.int64), 0
+            stored = graph.constant(weight.zero_point.astype(np.int8), shape=side, quantization=unit)
+            zero = graph.op("DEQUANTIZE", (stored,), side, "FLOAT32", _INT8_VERSION)
         values = graph.op("SUB", (values, zero), shape, "FLOAT32")
-    return graph.op("MUL", (values, graph.constant(weight.scale, shape=side)), shape, "FLOAT32")
+    if weight.together > 1:
+        scale = groups.spread(weight.scale, weight, side)
+    else:
+        scale = graph.constant(weight.scale, shape=side)
+    return graph.op("MUL", (values, scale), shape, "FLOAT32")
+
+
+class _Groups:
+    """Parameters of a group of channels repeated for each of them, at load: GATHER at 0 .. 0 1 .. 1 2 .."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._positions: dict[tuple[int, int, tuple[int, ...]], int] = {}
+
+    def spread(self, parameters: NDArray[np.float32], weight: QuantizedWeight, shape: tuple[int, ...]) -> int:
+        """(groups, ..) -> float32 tensor [*shape, ..], shape being the channels' number among 1s."""
+        positions = self._at(weight.groups, weight.together, shape)
+        result = (*shape, *parameters.shape[1:])
+        return self._graph.op("GATHER", (self._graph.constant(parameters), positions), result, "FLOAT32")
+
+    def _at(self, groups: int, together: int, shape: tuple[int, ...]) -> int:
+        """int32 positions of that shape; made once for all weights that need them."""
+        key = groups, together, shape
+        if key not in self._positions:
+            graph, channels = self._graph, int(np.prod(shape))
+            ramp = graph.constant(np.arange(groups, dtype=np.int32), shape=(groups, 1))
+            times = graph.constant(np.array([1, together], np.int32))
+            found = graph.op("TILE", (ramp, times), (groups, together), "INT32")
+            if channels < groups * together:
+                found = graph.reshape(found, (groups * together,))
+                bounds = [graph.constant(np.array([value], np.int32)) for value in (0, channels, 1)]
+                found = graph.op("STRIDED_SLICE", (found, *bounds), (channels,), "INT32")
+            self._positions[key] = graph.reshape(found, shape)
+        return self._positions[key]

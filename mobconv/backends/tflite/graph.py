@@ -125,6 +125,11 @@ class Graph:
         self._decoders.append(self._operator(code, inputs, output, version, options))
         return output
 
+    def reshape(self, tensor: int, shape: Sequence[int]) -> int:
+        """An int32 tensor in another shape, before the network."""
+        # the shape in the options of the op: as a second input it would be a tensor and a buffer more
+        return self.op("RESHAPE", (tensor,), shape, "INT32", newShape=[int(length) for length in shape])
+
     def replace(self, old: int, new: int) -> None:
         """Whatever reads tensor `old` in the network reads `new`; what nothing reads is left out of the file."""
         for operator in self._graph.operators:

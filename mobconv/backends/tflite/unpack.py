@@ -92,13 +92,13 @@ class Unpacker:
         if len(fields) == 1:
             return fields[0]
         rest = bits - FIELDS[bits][0]
-        levels = self._reshape(self._ramp(2**bits), (2 ** FIELDS[bits][0], 2**rest))
+        levels = self._graph.reshape(self._ramp(2**bits), (2 ** FIELDS[bits][0], 2**rest))
         found = graph.op("GATHER", (levels, fields[0]), (count, 2**rest), "INT32")
         for width, field in zip(FIELDS[bits][1:], fields[1:], strict=True):
             rest -= width
             shape = (count, 2**rest) if rest else (count,)
             if rest:
-                found = self._reshape(found, (count, 2**width, 2**rest))
+                found = self._graph.reshape(found, (count, 2**width, 2**rest))
             found = graph.op("GATHER", (found, field), shape, "INT32", GATHER_VERSION, axis=1, batchDims=1)
         return found
 
@@ -107,13 +107,13 @@ class Unpacker:
         graph, count = self._graph, int(np.prod(shape))
         bounds = [graph.constant(np.array([value], np.int32)) for value in (first, first + count, 1)]
         flat = graph.op("STRIDED_SLICE", (stream, *bounds), (count,), "INT32")
-        return self._reshape(flat, shape)
+        return self._graph.reshape(flat, shape)
 
     def _plane(self, plane: Plane, width: int, count: int) -> int:
         k = WORD_BITS // width
         inputs = (self._table(width), self._graph.constant(plane))
         found = self._graph.op("GATHER", inputs, (plane.size, k), "INT32", GATHER_VERSION)
-        return self._reshape(found, (count,))
+        return self._graph.reshape(found, (count,))
 
     def _table(self, width: int) -> int:
         """int32 [2^15, 15 / width]: the fields of every word."""
@@ -124,13 +124,13 @@ class Unpacker:
     def _field_table(self, width: int) -> int:
         """Field j of the words, counted up, runs through 0 .. 2^width - 1, each 2^(j width) times in a row."""
         graph, k, levels = self._graph, WORD_BITS // width, 2**width
-        ramp = self._reshape(self._ramp(levels), (1, levels, 1))
+        ramp = self._graph.reshape(self._ramp(levels), (1, levels, 1))
         columns = []
         for j in range(k):
             repeats = (levels ** (k - 1 - j), 1, levels**j)
             multiples = graph.constant(np.array(repeats, np.int32))
             column = graph.op("TILE", (ramp, multiples), (repeats[0], levels, repeats[2]), "INT32")
-            columns.append(self._reshape(column, (2**WORD_BITS, 1)))
+            columns.append(self._graph.reshape(column, (2**WORD_BITS, 1)))
         return graph.op("CONCATENATION", columns, (2**WORD_BITS, k), "INT32", axis=1)
 
     def _bit_table(self) -> int:
@@ -138,11 +138,7 @@ class Unpacker:
         graph = self._graph
         bits = (np.arange(32, dtype=np.int32)[:, None] >> np.arange(5, dtype=np.int32)) & 1
         found = graph.op("GATHER", (graph.constant(bits), self._table(5)), (2**WORD_BITS, 3, 5), "INT32")
-        return self._reshape(found, (2**WORD_BITS, 15))
+        return self._graph.reshape(found, (2**WORD_BITS, 15))
 
     def _ramp(self, count: int) -> int:
         return self._graph.constant(np.arange(count, dtype=np.int32))
-
-    def _reshape(self, tensor: int, shape: Sequence[int]) -> int:
-        # the shape in the options of the op: as a second input it would be a tensor and a buffer more
-        return self._graph.op("RESHAPE", (tensor,), shape, "INT32", newShape=[int(length) for length in shape])
