@@ -376,8 +376,6 @@ def test_a_subnormal_table_entry_is_rounded_in_an_fp16_program_and_the_row_says_
 def test_wrong_requests_are_errors(program, templates, tmp_path):
     scheme = Scheme.parse("w4-kmeans")
     weights = quantized(program, scheme)
-    with pytest.raises(BackendError, match="native"):
-        backend.encode(templates[Compute.FP32], weights, Cell.parse("coreml/w4-kmeans@native"), tmp_path / "a")
     with pytest.raises(CellError, match="computes in fp32"):
         backend.encode(templates[Compute.FP32], weights, Cell.parse("coreml/w4-kmeans@fp16"), tmp_path / "a")
     with pytest.raises(BackendError, match=r"head\.weight"):
@@ -395,8 +393,11 @@ def test_support_says_what_encode_says():
         "w7-kmeans",
         "w5-kmeans",
     }
-    native = backend.support(Cell.parse("coreml/w4-kmeans@native"))
-    assert native.stored_bits is None and native.reason
+    stored = {"w7-kmeans": 8, "w5-kmeans": 6, "w3-kmeans": 3, "w6-linear": 8, "w3-symmetric": 4, "w1-linear": 1}
+    for scheme, bits in stored.items():
+        native = backend.support(Cell.parse(f"coreml/{scheme}@native"))
+        assert native.stored_bits == bits and not native.note
+        assert bool(native.reason) == (bits != Scheme.parse(scheme).bits)
 
 
 def test_missing_names_what_to_install(monkeypatch):

@@ -387,10 +387,11 @@ def test_what_it_does_with_a_cell_needs_no_vendor():
         support = backend.support(Cell("tflite", scheme))
         assert support.stored_bits == scheme.bits
         assert support.requires
-    for text in ("tflite/w4-linear@native", "tflite/w4-linear@fp16"):
-        support = backend.support(Cell.parse(text))
-        assert support.stored_bits is None
-        assert support.reason
+    computes_in_fp16 = backend.support(Cell.parse("tflite/w4-linear@fp16"))
+    assert computes_in_fp16.stored_bits is None and computes_in_fp16.reason
+    for text, bits in (("w8-linear", 8), ("w4-linear", 8), ("w1-symmetric", 8), ("w4-kmeans", 16), ("w1-linear", 16)):
+        native = backend.support(Cell.parse(f"tflite/{text}@native"))
+        assert native.stored_bits == bits and bool(native.reason) == (text != "w8-linear")
     script = "import sys; from mobconv.backends import get; get('tflite').support; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "ai_edge_litert", "litert_torch"} & set(loaded)

@@ -98,19 +98,21 @@ def test_a_file_where_the_results_go(cli, sweep):
 
 def test_unsupported_cells_are_rows(cli, sweep):
     only = ("--only", "onnx/*", "--only", "*@fp16", "--only", "*@native")
-    code, rows, out, _ = sweep("onnx, tflite", "w4-linear, w4-linear@native, fp32@fp16", *only)
+    code, rows, out, _ = sweep("onnx, tflite", "w4-linear, w4-kmeans@native, w5-linear@native, fp32@fp16", *only)
     assert code == 0
     assert {cell: row["status"] for cell, row in rows.items()} == {
         "onnx/w4-linear": "ok",
-        "onnx/w4-linear@native": "unsupported",
+        "onnx/w4-kmeans@native": "unsupported",
+        "onnx/w5-linear@native": "ok",
         "onnx/fp32@fp16": "unsupported",
-        "tflite/w4-linear@native": "unsupported",
+        "tflite/w4-kmeans@native": "ok",
+        "tflite/w5-linear@native": "ok",
         "tflite/fp32@fp16": "unsupported",
     }
     assert all(row["reason"] and row["path"] is None for row in rows.values() if row["status"] == "unsupported")
-    assert "4 unsupported" in out
-    assert [p.name for p in leftovers(cli.folder / "out" / "onnx")] == ["w4-linear.onnx"]
-    assert not (cli.folder / "out" / "tflite").exists()
+    assert "3 unsupported" in out
+    assert rows["onnx/w5-linear@native"]["stored_bits"] == 8 and rows["tflite/w4-kmeans@native"]["stored_bits"] == 16
+    assert [p.name for p in leftovers(cli.folder / "out" / "onnx")] == ["w4-linear.onnx", "w5-linear@native.onnx"]
 
 
 HIDDEN = """
