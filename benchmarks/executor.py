@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SIZES = [(32, 32), (224, 1), (224, 8)]
 QUICK = [(32, 32), (224, 1)]
 FP32_LIMIT, FP16_LIMIT = 1.0, 2.0
-ROUNDS, SECONDS = 100, 25.0
+ROUNDS, SECONDS = 100, 20.0
 
 
 FOLDED = "folded in eager, channels last"

@@ -90,7 +90,7 @@ def measure(name: str, arguments: list[str], folder: Path) -> dict | None:
     written = folder / f"{name}.json"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])}
     command = [sys.executable, str(HERE / f"{name}.py"), *arguments, "--write", str(written)]
-    done = subprocess.run(command, check=False, env=environment, cwd=HERE.parent)
+    done = subprocess.run(command, check=False, env=environment)
     return json.loads(written.read_text()) if done.returncode == 0 and written.exists() else None
 
 

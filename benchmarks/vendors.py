@@ -36,7 +36,7 @@ from mobconv.trace import Program
 SIZE_LIMIT = 1.02
 SPEED_LIMIT = 3.0
 NOISE = 0.05  # two-sided p, below which a difference in accuracy is none of chance
-ROUNDS, SECONDS = 5, 10.0  # a cell's rounds end after so many seconds
+ROUNDS, SECONDS = 5, 8.0  # a cell's rounds end after so many seconds
 SLOW = 4.0  # a first round that takes longer counts; a quicker one warms up
 
 CELLS = [

@@ -11,12 +11,17 @@ import size
 import vendors
 from support import CHECKPOINT, DATA
 
+from mobconv import data
 from mobconv.schemes import Cell
 
 
 @pytest.fixture
 def options(tmp_path):
     return common.Options(CHECKPOINT, DATA, quick=True, threads=2, scratch=tmp_path)
+
+
+# converting to TFLite and Core ML takes a while; ONNX stands for them in the fast suite
+ROWS = [pytest.param(name, marks=[] if name.startswith("onnx") else [pytest.mark.slow]) for name in vendors.QUICK]
 
 
 def test_contenders_run_in_turn_and_ratios_are_of_rounds():
@@ -58,6 +63,7 @@ def test_figures_have_three_digits(value, text):
     assert common.figure(value) == text
 
 
+@pytest.mark.slow
 def test_sizes_of_all_backends_have_a_ratio_above_one(options):
     found = size.ratios(options, (4,))
     assert len(found) == 3 * len(size.BACKENDS) and all(ratio > 1 for ratio, _ in found.values())
@@ -66,9 +72,9 @@ def test_sizes_of_all_backends_have_a_ratio_above_one(options):
     assert limits["coreml/w4-symmetric@fp16"] == 1.25
 
 
-@pytest.mark.parametrize("name", vendors.QUICK)
+@pytest.mark.parametrize("name", ROWS)
 def test_rows_of_vendors_are_whole(options, name):
-    images = options.images()
+    images = data.load(str(DATA), 20)
     bench = vendors.Bench(options.load(), images, options.scratch, threads=2)
     with common.hushed():
         rivals = bench.rivals([Cell.parse(name)])

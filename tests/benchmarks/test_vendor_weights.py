@@ -10,8 +10,18 @@ import with_onnxruntime
 from mobconv import backends, templates
 from mobconv.schemes import Cell, Compute, Scheme
 
+SLOW = pytest.mark.slow
 
-@pytest.mark.parametrize("scheme", ["w2-kmeans", "w4-linear", "w8-symmetric"])
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where the float model of ai-edge-quantizer is, once it is made."""
+    return tmp_path_factory.mktemp("ai-edge")
+
+
+@pytest.mark.parametrize(
+    "scheme", ["w4-linear", pytest.param("w2-kmeans", marks=SLOW), pytest.param("w8-symmetric", marks=SLOW)]
+)
 def test_of_coremltools_they_are_what_it_decompresses_itself(program, tmp_path, scheme):
     import coremltools as ct
     import coremltools.optimize.coreml as cto
@@ -28,11 +38,11 @@ def test_of_coremltools_they_are_what_it_decompresses_itself(program, tmp_path, 
 
 
 @pytest.mark.parametrize("bits", with_ai_edge.BITS)
-def test_of_ai_edge_quantizer_they_are_what_the_interpreter_dequantizes(program, tmp_path, bits):
+def test_of_ai_edge_quantizer_they_are_what_the_interpreter_dequantizes(program, folder, bits):
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-    (rival, _) = with_ai_edge.rivals(program, [Cell.parse(f"tflite/w{bits}-symmetric")], tmp_path)
-    path = tmp_path / "a.tflite"
+    (rival, _) = with_ai_edge.rivals(program, [Cell.parse(f"tflite/w{bits}-symmetric")], folder)
+    path = folder / "a.tflite"
     with common.hushed():
         rival.compress(path)
         interpreter = Interpreter(
