@@ -15,7 +15,7 @@ from laboratory import FAST, RECIPE, demo_cells
 from stored import differences
 from test_conversion import assert_nothing_lost
 from test_layer_rules import RULES, ruled  # noqa: F401
-from test_size import Sizes, counted, weight_count
+from test_size import counted, weight_count
 from test_weights import with_one_changed
 
 from mobconv import backends, evaluate
@@ -149,22 +149,25 @@ def test_one_wrong_scale_is_a_loss(lab, tmp_path):
         assert_nothing_lost(lab.run(NAME, path), lab.expected(cell.scheme))
 
 
-def bound(cell, each):
+def codes_bytes(weights):
+    return sum(-(-weight.codes.size * weight.bits // 8) for weight in weights)
+
+
+def bound(weights):
     """Codes at n bits, 4 bytes a scale, bias and table entry, and 64 bytes a tensor for the messages around them.
 
     (9 to 16 are used: the width, the kind of quantization, and the lengths of five nested messages.)
     """
-    entries = each.entries
-    if entries > each.tensors * 2**cell.scheme.bits:  # 1-bit channels are a scale and a bias, not a table
-        entries = 2 * each.groups
-    return each.codes + 4 * (2 * each.scales + entries) + 64 * each.tensors
+    # tables of several channels are of two entries, and held as a scale and a bias
+    numbers = sum(weight.table.size if weight.table is not None else 2 * weight.groups for weight in weights)
+    return codes_bytes(weights) + 4 * numbers + 64 * len(weights)
 
 
 @pytest.mark.parametrize("cell", QUANTIZED, ids=str)
 def test_weights_take_the_bits_that_were_asked(lab, cell):
-    each = Sizes.of(lab.weights(cell.scheme).values())
+    weights = lab.weights(cell.scheme).values()
     found = counted(lab, cell)
-    assert each.codes < found <= bound(cell, each)
+    assert codes_bytes(weights) < found <= bound(weights)
     encoded = lab.encoded(cell)
     assert (encoded.weight_bytes, encoded.support.stored_bits) == (found, cell.scheme.bits)
 
@@ -173,7 +176,7 @@ def test_weights_take_the_bits_that_were_asked(lab, cell):
 @pytest.mark.parametrize("mode", Mode)
 def test_no_bound_lets_a_wider_file_pass(lab, mode, asked):
     narrow, wide = (Cell.parse(f"{NAME}/w{bits}-{mode}") for bits in (asked, asked + 1))
-    assert counted(lab, wide) > bound(narrow, Sizes.of(lab.weights(narrow.scheme).values()))
+    assert counted(lab, wide) > bound(lab.weights(narrow.scheme).values())
 
 
 @pytest.mark.parametrize("bits", [32, 16])
@@ -208,8 +211,8 @@ def test_layer_rules_reach_the_file(lab, ruled, tmp_path, name):  # noqa: F811
         key: w for one, (key, weight) in zip(held, weights.items(), strict=True) if (w := differences(one, weight))
     } == {}
     assert evaluate.closeness(lab.run(NAME, path), expected).max_error <= 1e-4
-    codes = sum(weight.codes.size * weight.bits / 8 for weight in weights.values() if weight.bits <= 8)
-    assert codes < encoded.weight_bytes < 1.4 * codes
+    narrow = [weight for weight in weights.values() if weight.bits <= 8]
+    assert codes_bytes(narrow) < encoded.weight_bytes <= bound(narrow)
 
 
 def test_a_sweep_has_rows_for_what_the_format_cannot_hold(tmp_path, capsys):
