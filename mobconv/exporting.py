@@ -22,7 +22,7 @@ def cells(to: str, scheme: Scheme, compute: str | None) -> list[Cell]:
         raise UsageError(f"--compute {compute!r}: fp32 or fp16{did_you_mean(compute, Compute)}")
     names = [name.strip() for name in to.split(",") if name.strip()]
     if not names:
-        raise UsageError("--to names no format: onnx, tflite, coreml, with commas between")
+        raise UsageError(f"--to names no format: {', '.join(backends.names())}, with commas between")
     found = []
     for name in dict.fromkeys(names):
         backends.get(name)

@@ -22,7 +22,7 @@ class Uses(nn.Module):
         return self.layer(x) * self.layer.weight.abs().mean(0)
 
 
-@pytest.mark.parametrize("name", ["onnx", "tflite", "coreml"])
+@pytest.mark.parametrize("name", ["onnx", "tflite", "coreml", "coreml-mlmodel"])
 def test_a_constant_computed_from_a_weight_is_refused(tmp_path, name):
     torch.manual_seed(0)
     traced = trace(Uses().eval(), {"image": np.zeros((1, 8), np.float32)})
