@@ -93,8 +93,8 @@ def choices(found: Results) -> list[str]:
     """What native storage and granularity oc16 change, for the widths that were measured."""
     by_cell = {row.cell: row for row in found.cells}
     lines = [
-        "The same weights packed, in the next width that each runtime reads by itself (`@native`), and with one scale or "
-        "table for 16 channels (`oc16`): size and latency against fp32.",
+        "The same weights packed, in the next width that each runtime reads by itself (`@native`), and with one scale "
+        "or table for 16 channels (`oc16`): size and latency against fp32.",
         "",
         "| cell | packed | `@native` | `-oc16` |",
         "| --- | ---: | ---: | ---: |",

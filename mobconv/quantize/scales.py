@@ -58,8 +58,8 @@ def ratios(largest: int, short: bool) -> NDArray[np.float64]:
     """
     lowest = max(0.2, 1 - 6 / (largest + 2))  # heavy tails are worth clipping, the more so the fewer the levels
     highest = 1.6 if short else 1.25
-    each = 6 if short else 3
-    count = int(np.clip(np.ceil((highest - lowest) * largest * each), 160 if short else 96, 480 if short else 160))
+    each = 4 if short else 3
+    count = int(np.clip(np.ceil((highest - lowest) * largest * each), 120 if short else 96, 240 if short else 160))
     grid = np.geomspace(lowest, highest, count)
     # likely ones first: a candidate is given up as soon as its error is above that of the best
     return grid[np.argsort(np.abs(np.log(grid / 0.9)), kind="stable")]
