@@ -18,6 +18,9 @@ Grouped = NDArray[np.float32]  # (groups, weights per group)
 
 _KEPT = 8  # basins that are refined; twice as many in short groups
 _SPLITS = 8  # ways to share what must be clipped between the two tails
+_FINE_SPLITS = 48  # of long tails, far below the scale of min/max
+_LOWEST = 0.01  # of the scale of min/max
+_NEAR = 1.2  # how far from the best of a coarse grid, 8 % a step, the best may be
 
 FP16_SMALLEST_NORMAL = 2.0**-14
 FP16_LARGEST = 65504.0
@@ -86,6 +89,8 @@ def search(
     kept = 2 * _KEPT if short else _KEPT
     _, scale, zero = compiled.best_scales(weights, scales, zero_point, top, _SPLITS if free else -1, kept)
     scale = np.where(scale > 0, scale, start[:, None])  # fewer candidates than places
+    below, zero_below = _below(weights, scale, zero, start, zero_point, grid.min(axis=1), top, free, fp16)
+    scale, zero = np.concatenate([scale, below], axis=1), np.concatenate([zero, zero_below], axis=1)
     steps = np.array([-1, 0, 1] if free else [0], np.float32)
     tried = [(scale, zero)]
     near = scale
@@ -96,6 +101,43 @@ def search(
     scales, zeros = (np.concatenate(part, axis=1) for part in zip(*tried, strict=True))
     found: tuple[Floats, Floats] = compiled.best_of(weights, scales, zeros, top)
     return found
+
+
+def _below(
+    weights: Grouped,
+    scale: Floats,
+    zero: Floats,
+    start: Floats,
+    zero_point: Floats,
+    lowest: NDArray[np.float64],
+    top: np.float32,
+    free: bool,
+    fp16: bool,
+) -> tuple[Floats, Floats]:
+    """More candidates, (groups, kept), for groups whose best scale lies below the grid: long ones of heavy tails, where
+    clipping a few weights pays at any width (a whole layer at 8 bits: 0.8 of the scale of min/max and less).
+
+    The error of such groups is smooth in the scale, so that a coarse look tells where to search. Groups for
+    which the grid goes down far enough get the best that they have once more.
+    """
+    from mobconv.quantize import compiled
+
+    coarse = np.geomspace(1, _LOWEST, 1 + int(np.log(1 / _LOWEST) / 0.08))
+    splits = _SPLITS if free else -1
+    _, found, _ = compiled.best_scales(weights, round_to(start[:, None] * coarse, fp16), zero_point, top, splits, 1)
+    below, zero_below = scale[:, :1].repeat(_KEPT, axis=1), zero[:, :1].repeat(_KEPT, axis=1)
+    rows = np.flatnonzero((found[:, 0] > 0) & (found[:, 0] < lowest * _NEAR))
+    if rows.size:
+        # the first candidate is one of min/max's own, for its zero point
+        near = found[rows] * np.geomspace(1 / _NEAR, _NEAR, 64)
+        scales = np.concatenate([start[rows, None], round_to(near, fp16)], axis=1)
+        splits = _FINE_SPLITS if free else -1
+        _, more, zero_more = compiled.best_scales(weights[rows], scales, zero_point[rows], top, splits, _KEPT)
+        below[rows], zero_below[rows] = (
+            np.where(more > 0, more, below[rows]),
+            np.where(more > 0, zero_more, zero[rows, :1]),
+        )
+    return below, zero_below
 
 
 def neighbours(scale: Floats, fp16: bool) -> list[Floats]:

@@ -9,10 +9,11 @@ from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from mobconv import backends, checkpoint, data, evaluate, recipe, sweep, templates
 from mobconv.reference import reference
-from mobconv.schemes import Compute
+from mobconv.schemes import BITS, Cell, Compute, Granularity, Mode, Scheme, Storage
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes" / "demo.yaml"
@@ -27,6 +28,37 @@ def demo_cells(*names):
 def in_fp16(cell):
     """The same cell with a program that computes in fp16."""
     return replace(cell, compute=Compute.FP16)
+
+
+def oc16_cells(*names):
+    """Every width and mode with 16 channels a group, of these backends or of all."""
+    schemes = [Scheme(bits, mode, Granularity.OC16) for mode in Mode for bits in reversed(BITS)]
+    return [Cell(name, scheme) for name in names or backends.names() for scheme in schemes]
+
+
+def native_cells(*names):
+    """What each backend has with storage native: every width and mode, and groups of 16 channels at some."""
+    schemes = [Scheme.parse(f"w{bits}-{mode}") for mode in Mode for bits in reversed(BITS)]
+    schemes += [Scheme(bits, mode, Granularity.OC16) for mode in Mode for bits in (7, 4)]
+    cells = [Cell(name, scheme, Storage.NATIVE) for name in names or backends.names() for scheme in schemes]
+    return [cell for cell in cells if backends.get(cell.backend).support(cell).stored_bits]
+
+
+# of oc16: a width that every format has, one that none has, the two ends
+FAST_WIDTHS = {(8, Mode.LINEAR), (5, Mode.LINEAR), (4, Mode.SYMMETRIC), (3, Mode.KMEANS), (1, Mode.LINEAR)}
+# of native: wider by a step (5 to 8, 3 to 4 or 8) in each mode, and the codes that are the least like themselves
+FAST_NATIVE = {"w5-linear", "w3-symmetric", "w1-symmetric", "w5-kmeans", "w4-linear-oc16"}
+
+
+def some(cells):
+    """Parameters of a test: in the fast suite a part of these cells in which each way to hold a weight is met."""
+
+    def fast(cell):
+        if cell.storage is Storage.NATIVE:
+            return cell.scheme.name in FAST_NATIVE
+        return (cell.scheme.bits, cell.scheme.mode) in FAST_WIDTHS
+
+    return [pytest.param(cell, id=str(cell), marks=[] if fast(cell) else pytest.mark.slow) for cell in cells]
 
 
 class Laboratory:

@@ -60,6 +60,10 @@ class Package:
             split = isinstance(self.get(op, "scale"), str)
             stored = self._split_table(op) if split else self._shift_scaled(op)
         assert stored.codes.shape == shape
+        groups = len(stored.scales if stored.table is None else stored.table)
+        if groups > 1:  # of one size, in order: block sizes are what shapes divide to
+            assert shape[0] % groups == 0
+            stored.rows = np.arange(shape[0]) // (shape[0] // groups)
         return stored
 
     def get(self, op, key):
@@ -193,10 +197,12 @@ def _unsigned(codes, kind):
 
 
 def _floats(scale):
+    assert scale.ndim == 0 or scale.size == scale.shape[0], "groups run along another axis than the first"
     return scale.reshape(-1).astype(np.float32)
 
 
 def _by_group(table, bits):
+    assert table.ndim == 1 or table.size == table.shape[0] * 2**bits, "groups run along another axis than the first"
     return table.reshape(-1, 2**bits).astype(np.float32)
 
 

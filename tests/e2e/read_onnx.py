@@ -1,7 +1,8 @@
 """ONNX files read with onnx and numpy: packed weights by the layout that the backend documents.
 
 A weight is the second input of Conv or Gemm. In a packed file a node of domain `mobconv` makes it,
-whose op type says form and width: `Linear3`, `Table8`; its attribute `d` is the weight's shape.
+whose op type says form and width: `Linear3`, `Table8`, with a scale or table for 16 channels `Linear16_3`; its
+attribute `d` is the weight's shape. In a native file DequantizeLinear makes it.
 """
 
 import re
@@ -17,13 +18,19 @@ USERS = ("Conv", "Gemm")
 def read(path):
     """The parameters in the order of the ops that use them, as `Stored`."""
     model = onnx.load(str(path))
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     made_by = {name: node for node in model.graph.node for name in node.output}
     found = []
     for node in model.graph.node:
         if node.op_type in USERS:
             name = node.input[1]
-            stored = _float(name, constants, made_by) if _is_float(name, made_by) else _packed(made_by[name], constants)
+            if _is_float(name, made_by):
+                stored = _float(name, constants, made_by)
+            elif made_by[name].op_type == "DequantizeLinear":
+                stored = _native(made_by[name], tensors, constants)
+            else:
+                stored = _packed(made_by[name], constants)
             found.append(_as_parameter(stored, node))
     return found
 
@@ -58,7 +65,8 @@ def _float(name, constants, made_by):
 
 
 def _packed(node, constants):
-    form, digits = re.fullmatch(r"([A-Za-z]+)([1-8])", node.op_type).groups()
+    assert node.domain == "mobconv"
+    form, groups, digits = re.fullmatch(r"([A-Za-z]+)(16_)?([1-8])", node.op_type).groups()
     stream, parameter = (constants[name] for name in node.input)
     assert stream.dtype == np.uint8 and parameter.dtype in (np.float16, np.float32)
     shape = next(list(attribute.ints) for attribute in node.attribute if attribute.name == "d")
@@ -74,7 +82,42 @@ def _packed(node, constants):
     if form == "Linear":
         stored.zero_points = fields[:ahead]
     stored.codes = fields[ahead:].reshape(shape)
+    if groups:
+        lengths = parameter.shape[: len(shape)]
+        axis = int(np.argmax(lengths))
+        assert np.prod(lengths) == lengths[axis] == -(-shape[axis] // 16) > 1
+        stored.rows = np.arange(shape[axis]) // 16
     return stored
+
+
+def _native(node, tensors, constants):
+    """DequantizeLinear of 8 or 4 bits, signed without zero points or unsigned with them.
+
+    A scale is a scalar, or one for each channel. Below a byte two fields lie in one, the first in its low bits.
+    Signed ones are two's complement.
+    """
+    codes, bits, signed = _fields(tensors[node.input[0]])
+    scales = constants[node.input[1]]
+    assert scales.dtype == np.float32 and not any(a.name in ("block_size", "output_dtype") for a in node.attribute)
+    stored = Stored(bits, codes=codes, scales=scales.reshape(-1), name=node.name)
+    assert signed == (len(node.input) == 2)
+    if not signed:
+        zero_points, zero_bits, zero_signed = _fields(tensors[node.input[2]])
+        assert (zero_bits, zero_signed, zero_points.shape) == (bits, False, scales.shape)
+        stored.zero_points = zero_points.reshape(-1)
+    if scales.ndim:
+        axis = next(a.i for a in node.attribute if a.name == "axis")
+        assert scales.shape == (codes.shape[axis],)
+        stored.rows = np.arange(scales.size)
+    return stored
+
+
+def _fields(tensor):
+    """Codes as unsigned fields: of signed ones, k - 2^(n-1), the top bit is flipped."""
+    kind = onnx.TensorProto.DataType.Name(tensor.data_type)
+    signed, bits = not kind.startswith("U"), int(kind.removeprefix("U").removeprefix("INT"))
+    fields = spread(np.frombuffer(tensor.raw_data, np.uint8), bits, int(np.prod(tensor.dims)))
+    return (fields ^ np.uint8(2 ** (bits - 1) * signed)).reshape(tuple(tensor.dims)), bits, signed
 
 
 def _as_parameter(stored, user):

@@ -2,7 +2,8 @@
 
 A weight is the second input of CONV_2D, DEPTHWISE_CONV_2D, FULLY_CONNECTED or BATCH_MATMUL. From there the
 ops that decode it are followed back to constants. Integer ops (the unpacking of odd widths) are computed
-here as TFLite defines them; scales, zero points and tables are taken from their constants.
+here as TFLite defines them; scales, zero points and tables are taken from their constants. Where those are repeated
+for the channels of a group, by GATHER at positions, the positions are kept.
 """
 
 import numpy as np
@@ -106,31 +107,50 @@ class _File:
         scales, zero = np.asarray(held.scale, np.float32), np.asarray(held.zeroPoint) + half
         assert scales.size == 1 or held.quantizedDimension == self._channels(self.tensor(index).shape, scales.size)
         assert zero.min() >= 0 and zero.max() < 2**bits
-        return Stored(bits, codes=codes, scales=scales, zero_points=zero.astype(np.uint8), native=True)
+        rows = np.arange(scales.size) if scales.size > 1 else None
+        return Stored(bits, codes=codes, scales=scales, zero_points=zero.astype(np.uint8), rows=rows, native=True)
 
     def _table(self, op):
         """GATHER(table, codes): one table, or one for each channel with the axes up to it as batch dims."""
         source = op.inputs[0]
-        while source in self.made_by:  # repeated over the axes before the channel's
-            code, repeat = self.made_by[source]
-            assert code == "TILE"
-            source = repeat.inputs[0]
-        assert self.kind(source) == "FLOAT32"
-        table = self.constant(source)
+        while source in self.made_by and self.made_by[source][0] == "TILE":  # over the axes before the channel's
+            source = self.made_by[source][1].inputs[0]
+        table, shape, rows = self._parameters(source)
         codes = self.value(op.inputs[1])
         axis = op.builtinOptions.batchDims - 1
         assert op.builtinOptions.axis == op.builtinOptions.batchDims
         if axis >= 0:
-            assert axis == self._channels(codes.shape, table.shape[axis]) and table.size == np.prod(table.shape[-2:])
+            assert axis == self._channels(codes.shape, shape[axis]) and np.prod(shape) == np.prod(shape[-2:])
+            assert shape[axis] == codes.shape[axis]
         table = table.reshape(-1, table.shape[-1])
-        return Stored(_bits(table), codes=codes.astype(np.uint8), table=table)
+        return Stored(_bits(table), codes=codes.astype(np.uint8), table=table, rows=rows)
+
+    def _parameters(self, index):
+        """A float constant, its shape, None; or from GATHER(constant, positions) the constant, the shape in which
+        it is repeated, and the positions: the group of each channel."""
+        rows = None
+        if index in self.made_by:
+            code, op = self.made_by[index]
+            assert code == "GATHER" and op.builtinOptions.axis == 0 == op.builtinOptions.batchDims
+            index, positions = op.inputs[0], self.value(op.inputs[1])
+            rows = positions.reshape(-1)
+        assert self.kind(index) == "FLOAT32"
+        held = self.constant(index)
+        return held, held.shape if rows is None else (*positions.shape, *held.shape[1:]), rows
 
     def _scaled(self, op):
         """MUL(values, scale): values are GATHER(factors, codes), less DEQUANTIZE(z) where there are zero points."""
-        scales = self.constant(op.inputs[1])
+        scales, shape, rows = self._parameters(op.inputs[1])
         code, op = self.made_by[op.inputs[0]]
         zero = None
-        if code == "SUB":
+        if code == "SUB" and rows is not None:
+            zero, zero_shape, zero_rows = self._parameters(op.inputs[1])
+            assert (
+                zero_shape == shape and np.array_equal(zero_rows, rows) and np.array_equal(zero, zero.astype(np.uint8))
+            )
+            zero = zero.astype(np.uint8)
+            code, op = self.made_by[op.inputs[0]]
+        elif code == "SUB":
             made, source = self.made_by[op.inputs[1]]
             unit = self.tensor(source.inputs[0]).quantization
             assert made == "DEQUANTIZE" and list(unit.scale) == [1.0] and not any(unit.zeroPoint)
@@ -144,8 +164,10 @@ class _File:
         k = np.arange(2**bits)
         meant = k if zero is not None else (k - 2 ** (bits - 1) if bits > 1 else 2 * k - 1)
         assert np.array_equal(factors, meant), "codes do not stand for the factors that they should"
-        assert scales.ndim == codes.ndim and scales.size == scales.shape[self._channels(codes.shape, scales.size)]
-        return Stored(bits, codes=codes.astype(np.uint8), scales=scales.reshape(-1), zero_points=zero)
+        channels = int(np.prod(shape))
+        axis = self._channels(codes.shape, channels)
+        assert len(shape) == codes.ndim and channels == shape[axis] and channels in (1, codes.shape[axis])
+        return Stored(bits, codes=codes.astype(np.uint8), scales=scales.reshape(-1), zero_points=zero, rows=rows)
 
     def value(self, index):
         """What the integer ops compute, by TFLite's definition of each."""

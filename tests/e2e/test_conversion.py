@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from laboratory import demo_cells, in_fp16
+from laboratory import demo_cells, in_fp16, native_cells, oc16_cells, some
 
 from mobconv import backends
 from mobconv.evaluate import closeness
@@ -25,7 +25,7 @@ def assert_nothing_lost(found, expected):
     assert near.snr_db is None or near.snr_db >= LOWEST_SNR  # None: exact
 
 
-@pytest.mark.parametrize("cell", demo_cells(), ids=str)
+@pytest.mark.parametrize("cell", [*demo_cells(), *some(oc16_cells()), *some(native_cells())], ids=str)
 def test_conversion_loses_nothing(lab, cell):
     assert_nothing_lost(lab.logits(cell), lab.expected(cell.scheme))
 
@@ -58,6 +58,7 @@ def test_one_wrong_scale_is_a_loss(lab, backend, tmp_path):
 # any width; one of 64 may, before something is wrong.
 FP16_AGREEMENT = 0.98
 FP16_CELLS = [in_fp16(cell) for cell in demo_cells("coreml") if cell.scheme.bits >= 8]
+FP16_CELLS += [in_fp16(Cell.parse(f"coreml/{name}")) for name in ("w8-linear-oc16", "w7-kmeans@native")]
 
 
 @pytest.mark.parametrize("cell", FP16_CELLS, ids=str)

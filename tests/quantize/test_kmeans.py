@@ -1,32 +1,20 @@
-"""k-means is optimal: compared with an exact solver that shares nothing with it."""
+"""k-means is optimal: compared with exact solvers that share nothing with it."""
+
+import tracemalloc
 
 import numpy as np
 import pytest
+from exact import divide_and_conquer, every_split
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mobconv.quantize import kmeans, quantize
+from mobconv.quantize import intervals, kmeans, quantize
 from mobconv.schemes import Scheme
 
 
 def exact(values, clusters):
-    """Least squared error of `clusters` groups: dynamic programming over intervals of the sorted values, O(k n^2).
-
-    Clusters of an optimum in one dimension are intervals; the error of one is sum v^2 - (sum v)^2 / n.
-    """
-    ordered = np.sort(np.asarray(values, np.float64))
-    count = len(ordered)
-    sums, squares = (np.concatenate([[0], np.cumsum(ordered**power)]) for power in (1, 2))
-
-    def interval(first, last):  # values first .. last - 1
-        return max(squares[last] - squares[first] - (sums[last] - sums[first]) ** 2 / (last - first), 0.0)
-
-    best = np.array([0] + [interval(0, last) for last in range(1, count + 1)])
-    for _ in range(1, clusters):
-        best = np.array(
-            [0.0] + [min(best[first] + interval(first, last) for first in range(last)) for last in range(1, count + 1)]
-        )
-    return best[count]
+    """Least squared error of `clusters` groups, of values in any order."""
+    return every_split(np.sort(np.asarray(values, np.float64)), np.ones(len(values)), clusters)
 
 
 def error(values, bits, fp16=False):
@@ -38,6 +26,126 @@ def test_the_solver_by_hand():
     assert exact([0, 1, 10, 11], 2) == pytest.approx(1.0)
     assert exact([0, 1, 10, 11], 1) == pytest.approx(101.0)
     assert exact([5, 5, 5], 2) == 0
+    weighed = np.array([0.0, 1, 10]), np.array([3, 1, 2])  # 0 0 0 1 10 10
+    assert every_split(*weighed, 2) == pytest.approx(0.75)
+    assert divide_and_conquer(*weighed, 2) == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_two_exact_solvers_agree(seed):
+    values, weights = sample(seed, 120)
+    for clusters in (1, 2, 7, 40, len(values)):
+        found = divide_and_conquer(values, weights, clusters)
+        # sums of squares are what both start from: rounding is of their size
+        assert found == pytest.approx(every_split(values, weights, clusters), abs=rounding(values, weights))
+
+
+def sample(seed, count):
+    """(values ascending and distinct, counts): normal, or tails heavier and heavier, or a lump beside a far one."""
+    rng = np.random.default_rng(seed)
+    draw = [rng.normal, rng.laplace, rng.standard_cauchy, rng.uniform, lambda size: rng.choice([-9, 4], size)][seed % 5]
+    values = np.unique(draw(size=count).astype(np.float32) + rng.normal(size=count).astype(np.float32) / 50)
+    return values, rng.integers(1, 9, len(values))
+
+
+def rounding(values, weights):
+    """What errors may differ by: 1e-14 of the sum of squares (a few dozen roundings of 2^-53)."""
+    return 1e-14 * float((weights * (values.astype(np.float64) - np.average(values, weights=weights)) ** 2).sum())
+
+
+def error_of(values, weights, centres):
+    """Squared error when each value goes to its nearest centre (k,) ascending."""
+    middle = (centres[1:] + centres[:-1]) / 2
+    return float((weights * (values - centres[np.searchsorted(middle, values)]) ** 2).sum())
+
+
+@pytest.mark.parametrize("clusters", [1, 2, 3, 5, 16, 31, 64, 200])
+@pytest.mark.parametrize("count", [12, 90, 400])
+@pytest.mark.parametrize("seed", range(5))
+def test_optimal_with_counts(seed, count, clusters):
+    values, weights = sample(seed, count)
+    centres = intervals.centres(values, weights, clusters)
+    assert len(centres) == min(clusters, len(values)) and np.all(np.diff(centres) > 0)
+    best = every_split(values, weights, min(clusters, len(values)))
+    # not below either: an error that is less than the least is counted wrongly
+    assert error_of(values, weights, centres) == pytest.approx(best, rel=1e-9, abs=rounding(values, weights))
+
+
+def test_counts_count():
+    """Three of a value are that value three times."""
+    values, weights = np.array([0, 1, 2, 3, 7], np.float32), np.array([1, 50, 1, 50, 1])
+    assert intervals.centres(values, weights, 3)[1] == pytest.approx((2 + 3 * 50) / 51)
+    assert intervals.centres(values, np.ones(5, np.int64), 3)[1] == pytest.approx(2.5)
+
+
+@pytest.fixture
+def joined(monkeypatch):
+    """How often two partitions had to be joined, as (clusters of one, of the other, wanted)."""
+    calls, join = [], intervals.join
+
+    def counted(fewer, more, clusters):
+        calls.append((len(fewer) - 1, len(more) - 1, clusters))
+        return join(fewer, more, clusters)
+
+    monkeypatch.setattr(intervals, "join", counted)
+    return calls
+
+
+@pytest.mark.parametrize(("count", "clusters"), [(12, 5), (12, 7), (64, 24), (100, 40), (384, 256), (1000, 600)])
+def test_ties_are_joined_from_a_partition_with_fewer_clusters_and_one_with_more(joined, count, clusters):
+    """Equal steps: one price has optima of n / (s + 1) to n / s clusters, s or s + 1 values in each; of those with
+    as few or as many clusters as can be, neither has the number that is wanted."""
+    values = np.arange(count, dtype=np.float32)
+    centres = intervals.centres(values, np.ones(count, np.int64), clusters)
+    assert len(centres) == clusters
+    ((fewer, more, wanted),) = joined
+    assert fewer < clusters < more and wanted == clusters
+    # s consecutive whole numbers have a squared error of s (s^2 - 1) / 12
+    short, longer = count // clusters, count % clusters
+    least = sum(s * (s * s - 1) / 12 * n for s, n in ((short, clusters - longer), (short + 1, longer)))
+    assert error_of(values, 1, centres) == pytest.approx(least, rel=1e-9)
+
+
+def test_joined_by_hand():
+    """Three of 2 and 4 clusters: the first one of two, of which the second holds the last one of four."""
+    fewer, more = np.array([0, 6, 12]), np.array([0, 3, 6, 9, 12])
+    assert intervals.join(fewer, more, 3).tolist() == [0, 6, 9, 12]
+
+
+@given(st.integers(2, 60).flatmap(lambda n: st.tuples(st.just(n), st.sets(st.integers(1, n - 1)))), st.data())
+@settings(deadline=None)
+def test_any_two_partitions_can_be_joined(case, data):
+    """Whatever they are, an interval of the one lies in one of the other: the result has the number of clusters."""
+    count, cuts = case
+    more = np.array([0, *sorted(cuts), count])
+    few = data.draw(st.sets(st.integers(1, count - 1), max_size=max(len(cuts) - 2, 0)))
+    fewer = np.array([0, *sorted(few), count])
+    for clusters in range(len(fewer), len(more) - 1):
+        found = intervals.join(fewer, more, clusters)
+        assert len(found) == clusters + 1 and found[0] == 0 and found[-1] == count and np.all(np.diff(found) > 0)
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 5))])
+def test_optimal_with_256_clusters_of_20000_values(seed):
+    values, weights = sample(seed, 20_000)
+    assert len(values) > 19_000
+    centres = intervals.centres(values, weights, 256)
+    assert len(centres) == 256
+    best = divide_and_conquer(values, weights, 256)
+    assert error_of(values, weights, centres) == pytest.approx(best, rel=1e-9, abs=rounding(values, weights))
+
+
+def test_memory_does_not_grow_with_the_number_of_clusters():
+    values, weights = sample(0, 20_000)
+    intervals.centres(values, weights, 2)  # compiles
+    peaks = {}
+    for clusters in (2, 256):
+        tracemalloc.start()
+        intervals.centres(values, weights, clusters)
+        peaks[clusters] = tracemalloc.get_traced_memory()[1] / len(values)
+        tracemalloc.stop()
+    # about 150 bytes a value; a table of 256 int32 would be 1024
+    assert peaks[256] < 1.05 * peaks[2] and peaks[256] < 300
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3])

@@ -56,7 +56,51 @@ def test_within_one_percent_of_brute_force(program, bits, mode):
         assert ours <= best * 1.01, f"{name}: {ours / best:.4f} of the best"
 
 
-@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+def heavy(name, count=8192):
+    """(1, count) values with tails that are worth clipping, most of all to the left."""
+    rng = np.random.default_rng(5)
+    draw = {"laplace": rng.laplace, "student": lambda size: rng.standard_t(3, size)}[name]
+    values = draw(size=count)
+    return np.where(values < 0, 1.5 * values, values).astype(np.float32)[None]
+
+
+@pytest.fixture(scope="module")
+def long_groups(program):
+    """Two made ones, and a real one: the widest layer of the fixture as one tensor, 25,600 weights."""
+    return {
+        "laplace": heavy("laplace"),
+        "student": heavy("student"),
+        "trained": program.floats()["features.20.weight"].reshape(1, -1),
+    }
+
+
+@pytest.mark.parametrize("name", ["laplace", "student", "trained"])
+@pytest.mark.parametrize("mode", ["linear", "symmetric"])
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_long_groups_of_heavy_tails_are_clipped_far_enough(long_groups, name, bits, mode):
+    """Within 1 % of the best among scales 1 % apart, from a fiftieth of the min/max scale on, and of 33 zero points."""
+    values = long_groups[name]
+    wide = values[0].astype(np.float64)
+    levels = 2**bits - 1
+    if mode == "symmetric":
+        top = 2 ** (bits - 1) - 1
+        widest, limits = np.abs(wide).max() / top, [(-top, top)]
+    else:
+        widest = (wide.max() - wide.min()) / levels
+        limits = [(-z, levels - z) for z in np.unique(np.rint(np.linspace(0, levels, 33)))]
+    errors = {}
+    for ratio in np.geomspace(0.02, 1.02, 396):
+        nearest = np.rint(wide / (widest * ratio))
+        errors[ratio] = min(
+            float(((wide - widest * ratio * np.clip(nearest, low, high)) ** 2).sum()) for low, high in limits
+        )
+    best = min(errors, key=errors.__getitem__)
+    assert best < 1, "min/max is as good: nothing needs to be clipped here"
+    ours = error(quantize("w", values, 0, Scheme.parse(f"w{bits}-{mode}-tensor")), values)
+    assert ours <= errors[best] * 1.01, f"{ours / errors[best]:.4f} of the best, at {best:.3f} of the min/max scale"
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "channel", "oc16"])
 @pytest.mark.parametrize("mode", ["linear", "symmetric"])
 @pytest.mark.parametrize("bits", range(1, 9))
 def test_never_worse_than_minmax(program, bits, mode, granularity):

@@ -128,7 +128,7 @@ class _Rewriter:
             form = "Symmetric" if weight.zero_point is None else "Linear"
             if weight.zero_point is not None:
                 codes = np.concatenate([weight.zero_point, codes])
-            parameter = self._add(f"s{tag}", weight.scale.astype(kept).reshape(self._view(weight, place)))
+            parameter = self._add(f"s{tag}", weight.scale.astype(kept).reshape(self._view(weight, place) or (1,)))
         packed = self._add(f"q{tag}", stream(codes, weight.bits))
         self._call(form, weight, [packed, parameter], place, f"w{tag}")
 
@@ -200,5 +200,5 @@ class _Rewriter:
     def _add(self, name: str, array: NDArray[Any]) -> str:
         from onnx import numpy_helper
 
-        self.model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        self.model.graph.initializer.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
         return name

@@ -9,8 +9,8 @@ C its number of channels (1 per tensor); scales and tables are fp16, or fp32 whe
 
 | node                       | scale or table              | codes in the stream   | weight                |
 |----------------------------|-----------------------------|-----------------------|-----------------------|
-| Linear<n>(stream, scale)   | (1, .., C, .., 1) or ()     | C zero points, codes  | scale * (code - zero) |
-| Symmetric<n>(stream, scale)| (1, .., C, .., 1) or ()     | codes                 | scale * (code - 2^(n-1)) |
+| Linear<n>(stream, scale)   | (1, .., C, .., 1) or (1,)   | C zero points, codes  | scale * (code - zero) |
+| Symmetric<n>(stream, scale)| (1, .., C, .., 1) or (1,)   | codes                 | scale * (code - 2^(n-1)) |
 | Table<n>(stream, table)    | (entries,)                  | codes                 | table[code]           |
 | Tables<n>(stream, table)   | (1, .., C, .., 1, entries)  | codes                 | table[channel, code]  |
 
