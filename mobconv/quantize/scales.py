@@ -19,6 +19,7 @@ Grouped = NDArray[np.float32]  # (groups, weights per group)
 _KEPT = 8  # basins that are refined; twice as many in short groups
 _SPLITS = 8  # ways to share what must be clipped between the two tails
 _FINE_SPLITS = 48  # of long tails, far below the scale of min/max
+_LONG = 2048  # weights: groups of tensors and of 16 channels, whose tails are longer than a channel's
 _LOWEST = 0.01  # of the scale of min/max
 _NEAR = 1.2  # how far from the best of a coarse grid, 8 % a step, the best may be
 
@@ -89,8 +90,9 @@ def search(
     kept = 2 * _KEPT if short else _KEPT
     _, scale, zero = compiled.best_scales(weights, scales, zero_point, top, _SPLITS if free else -1, kept)
     scale = np.where(scale > 0, scale, start[:, None])  # fewer candidates than places
-    below, zero_below = _below(weights, scale, zero, start, zero_point, grid.min(axis=1), top, free, fp16)
-    scale, zero = np.concatenate([scale, below], axis=1), np.concatenate([zero, zero_below], axis=1)
+    if weights.shape[1] > _LONG:
+        below, zero_below = _below(weights, scale, zero, start, zero_point, grid.min(axis=1), top, free, fp16)
+        scale, zero = np.concatenate([scale, below], axis=1), np.concatenate([zero, zero_below], axis=1)
     steps = np.array([-1, 0, 1] if free else [0], np.float32)
     tried = [(scale, zero)]
     near = scale
