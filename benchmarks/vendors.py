@@ -42,7 +42,7 @@ SLOW = 4.0  # a first round that takes longer counts; a quicker one warms up
 CELLS = [
     *(f"coreml/w{bits}-kmeans@fp16" for bits in (8, 6, 4, 3, 2, 1)),
     *(f"coreml/w{bits}-{mode}@fp16" for bits in (8, 4) for mode in ("linear", "symmetric")),
-    *(f"coreml/w{bits}-kmeans" for bits in (6, 4, 2, 1)),
+    *(f"coreml/w{bits}-kmeans" for bits in (8, 6, 4, 3, 2, 1)),
     *(f"coreml/w{bits}-{mode}" for bits in (8, 4) for mode in ("linear", "symmetric")),
     "tflite/w8-symmetric",
     "tflite/w4-symmetric",
@@ -300,7 +300,7 @@ def build(options: common.Options) -> common.Section:
             "out tensors of 2,048 weights and fewer. Where a tool leaves weights float, so does our file in that row.",
             "coremltools clusters exactly where a tensor is fp16, has 10,000 weights and more, and kmeans1d is "
             f"installed ({'as here' if find_spec('kmeans1d') else 'which it is not here'}), else from one start of "
-            "scikit-learn's: hence both precisions. At 8 bits in fp32 that takes it a minute a round: left out.",
+            "scikit-learn's: hence both precisions. A cell that takes a tool longer than the time for all rounds has one.",
             "onnxruntime: quantize_dynamic is its only way to 8-bit Conv weights without calibration data; it "
             "quantizes activations as the network runs, so that its top-1 is not of the weights alone.",
             f"A spread is of the rounds; p is two-sided. Cores: {os.cpu_count()}.",
