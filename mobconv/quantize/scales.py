@@ -16,7 +16,7 @@ from mobconv.errors import CellError
 Floats = NDArray[np.float32]
 Grouped = NDArray[np.float32]  # (groups, weights per group)
 
-_KEPT = 8  # basins that are refined; twice as many in short groups
+_KEPT = 4  # basins that are refined; four times as many in short groups
 _SPLITS = 8  # ways to share what must be clipped between the two tails
 _FINE_SPLITS = 48  # of long tails, far below the scale of min/max
 _LONG = 2048  # weights: groups of tensors and of 16 channels, whose tails are longer than a channel's
@@ -87,7 +87,7 @@ def search(
     top = np.float32(levels)
     grid = start[:, None] * ratios(levels // 2 + 1 if free else levels // 2, short)
     scales = np.concatenate([start[:, None], round_to(grid, fp16)], axis=1)
-    kept = 2 * _KEPT if short else _KEPT
+    kept = 4 * _KEPT if short else _KEPT
     _, scale, zero = compiled.best_scales(weights, scales, zero_point, top, _SPLITS if free else -1, kept)
     scale = np.where(scale > 0, scale, start[:, None])  # fewer candidates than places
     if weights.shape[1] > _LONG:
