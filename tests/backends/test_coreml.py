@@ -376,8 +376,6 @@ def test_a_subnormal_table_entry_is_rounded_in_an_fp16_program_and_the_row_says_
 def test_wrong_requests_are_errors(program, templates, tmp_path):
     scheme = Scheme.parse("w4-kmeans")
     weights = quantized(program, scheme)
-    with pytest.raises(BackendError, match="native"):
-        backend.encode(templates[Compute.FP32], weights, Cell.parse("coreml/w4-kmeans@native"), tmp_path / "a")
     with pytest.raises(CellError, match="computes in fp32"):
         backend.encode(templates[Compute.FP32], weights, Cell.parse("coreml/w4-kmeans@fp16"), tmp_path / "a")
     with pytest.raises(BackendError, match=r"head\.weight"):
@@ -395,8 +393,27 @@ def test_support_says_what_encode_says():
         "w7-kmeans",
         "w5-kmeans",
     }
-    native = backend.support(Cell.parse("coreml/w4-kmeans@native"))
-    assert native.stored_bits is None and native.reason
+
+
+def test_native_is_what_one_op_decodes():
+    def stored(mode, granularity=""):
+        cells = [Cell.parse(f"coreml/w{bits}-{mode}{granularity}@native") for bits in range(1, 9)]
+        found = [backend.support(cell) for cell in cells]
+        assert all(
+            bool(each.reason) == (each.stored_bits != cell.scheme.bits) for each, cell in zip(found, cells, strict=True)
+        )
+        assert not any(each.note for each in found), "a chain of ops"
+        return [each.stored_bits for each in found]
+
+    for granularity in ("-tensor", "-channel", "-oc16"):
+        assert stored("kmeans", granularity) == [1, 2, 3, 4, 6, 6, 8, 8]
+        assert stored("linear", granularity) == stored("symmetric", granularity) == [1, 4, 4, 4, 8, 8, 8, 8]
+
+
+def test_groups_of_16_channels_need_ios18():
+    assert backend.support(Cell.parse("coreml/w8-linear-oc16")).requires == "iOS18"
+    assert backend.support(Cell.parse("coreml/w8-linear")).requires == "iOS16"
+    assert backend.support(Cell.parse("coreml/w4-kmeans-oc16")).requires == "iOS18"
 
 
 def test_missing_names_what_to_install(monkeypatch):
