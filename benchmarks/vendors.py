@@ -300,7 +300,8 @@ def build(options: common.Options) -> common.Section:
             "out tensors of 2,048 weights and fewer. Where a tool leaves weights float, so does our file in that row.",
             "coremltools clusters exactly where a tensor is fp16, has 10,000 weights and more, and kmeans1d is "
             f"installed ({'as here' if find_spec('kmeans1d') else 'which it is not here'}), else from one start of "
-            "scikit-learn's: hence both precisions. A cell that takes a tool longer than the time for all rounds has one.",
+            "scikit-learn's: hence both precisions. A cell that takes a tool longer than the time for all rounds has "
+            "one round.",
             "onnxruntime: quantize_dynamic is its only way to 8-bit Conv weights without calibration data; it "
             "quantizes activations as the network runs, so that its top-1 is not of the weights alone.",
             f"A spread is of the rounds; p is two-sided. Cores: {os.cpu_count()}.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,21 +14,25 @@ from mobconv.backends.base import Backend
 from mobconv.checkpoint import Checkpoint
 from mobconv.errors import BackendError, InputError, UsageError, did_you_mean
 from mobconv.results import Row
-from mobconv.schemes import Cell, Compute, Scheme
+from mobconv.schemes import Cell, Compute
 
 
-def cells(to: str, scheme: Scheme, compute: str | None) -> list[Cell]:
-    """The cells of ``--to`` and ``--compute``. Raises UsageError."""
+def cells(to: str, scheme: str, compute: str | None) -> list[Cell]:
+    """The cells of ``--to``, ``--scheme`` (@native and @fp16 as in a recipe) and ``--compute``. Raises UsageError."""
     if compute is not None and compute not in list(Compute):
         raise UsageError(f"--compute {compute!r}: fp32 or fp16{did_you_mean(compute, Compute)}")
+    if compute == "fp32" and "@fp16" in scheme:
+        raise UsageError(f"--scheme {scheme} and --compute fp32 do not go together")
     names = [name.strip() for name in to.split(",") if name.strip()]
     if not names:
         raise UsageError(f"--to names no format: {', '.join(backends.names())}, with commas between")
     found = []
     for name in dict.fromkeys(names):
         backends.get(name)
-        default = Compute.FP16 if name == "coreml" else Compute.FP32
-        found.append(Cell(name, scheme, compute=Compute(compute) if compute else default))
+        cell = Cell.parse(f"{name}/{scheme}")
+        if compute or (name == "coreml" and cell.compute is Compute.FP32):
+            cell = replace(cell, compute=Compute(compute or "fp16"))
+        found.append(cell)
     return found
 
 

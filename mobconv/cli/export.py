@@ -20,14 +20,18 @@ from mobconv.cli.common import (
 
 
 def command(
-    checkpoint: Annotated[Path, typer.Argument(help=".safetensors, .pt, .pth (state dict) or .pt2 (torch.export)")],
+    checkpoint: Annotated[
+        Path, typer.Argument(help=".safetensors, .pt, .pth (state dict), .pt2 (torch.export) or TorchScript")
+    ],
     to: Annotated[
         str,
         typer.Option(
             "--to", metavar="onnx,tflite,coreml", help="formats (see `mobconv backends`), with commas between"
         ),
     ],
-    scheme: Annotated[str, typer.Option("--scheme", help="fp32, fp16 or w<bits>-<mode>, such as w4-kmeans")] = "fp32",
+    scheme: Annotated[
+        str, typer.Option("--scheme", help="fp32, fp16 or w<bits>-<mode>, such as w4-kmeans or w4-linear@native")
+    ] = "fp32",
     out: Annotated[Path, typer.Option("-o", "--out", help="folder for the files")] = Path("out"),
     compute: Annotated[
         str | None,
@@ -45,9 +49,8 @@ def command(
     from dataclasses import asdict
 
     from mobconv import exporting
-    from mobconv.schemes import Scheme
 
-    cells = exporting.cells(to, Scheme.parse(scheme), compute)
+    cells = exporting.cells(to, scheme, compute)
     if compute is None and any(cell.backend == "coreml" for cell in cells):
         say("coreml: the program computes in fp16, Apple's own default; --compute fp32 for full precision")
     loaded = load_checkpoint(checkpoint, model, model_arg, input_shape, preprocessing, trust_pickle)

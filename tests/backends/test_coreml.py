@@ -393,11 +393,27 @@ def test_support_says_what_encode_says():
         "w7-kmeans",
         "w5-kmeans",
     }
-    stored = {"w7-kmeans": 8, "w5-kmeans": 6, "w3-kmeans": 3, "w6-linear": 8, "w3-symmetric": 4, "w1-linear": 1}
-    for scheme, bits in stored.items():
-        native = backend.support(Cell.parse(f"coreml/{scheme}@native"))
-        assert native.stored_bits == bits and not native.note
-        assert bool(native.reason) == (bits != Scheme.parse(scheme).bits)
+
+
+def test_native_is_what_one_op_decodes():
+    def stored(mode, granularity=""):
+        cells = [Cell.parse(f"coreml/w{bits}-{mode}{granularity}@native") for bits in range(1, 9)]
+        found = [backend.support(cell) for cell in cells]
+        assert all(
+            bool(each.reason) == (each.stored_bits != cell.scheme.bits) for each, cell in zip(found, cells, strict=True)
+        )
+        assert not any(each.note for each in found), "a chain of ops"
+        return [each.stored_bits for each in found]
+
+    for granularity in ("-tensor", "-channel", "-oc16"):
+        assert stored("kmeans", granularity) == [1, 2, 3, 4, 6, 6, 8, 8]
+        assert stored("linear", granularity) == stored("symmetric", granularity) == [1, 4, 4, 4, 8, 8, 8, 8]
+
+
+def test_groups_of_16_channels_need_ios18():
+    assert backend.support(Cell.parse("coreml/w8-linear-oc16")).requires == "iOS18"
+    assert backend.support(Cell.parse("coreml/w8-linear")).requires == "iOS16"
+    assert backend.support(Cell.parse("coreml/w4-kmeans-oc16")).requires == "iOS18"
 
 
 def test_missing_names_what_to_install(monkeypatch):

@@ -16,7 +16,7 @@ from mobconv import backends
 from mobconv.backends.tflite import backend
 from mobconv.errors import BackendError, OutputError
 from mobconv.quantize.weights import FloatWeight, QuantizedWeight
-from mobconv.schemes import Cell, Compute, Granularity, Mode, Scheme
+from mobconv.schemes import Cell, Compute, Granularity, Mode, Scheme, Storage
 
 SCHEMES = [Scheme(b, m, g) for b, m, g in itertools.product(range(1, 9), Mode, Granularity)]
 # Bytes beside codes, scales, zero points and tables: a weight's tensors, buffers and ops, and, once a
@@ -387,11 +387,13 @@ def test_what_it_does_with_a_cell_needs_no_vendor():
         support = backend.support(Cell("tflite", scheme))
         assert support.stored_bits == scheme.bits
         assert support.requires
-    computes_in_fp16 = backend.support(Cell.parse("tflite/w4-linear@fp16"))
-    assert computes_in_fp16.stored_bits is None and computes_in_fp16.reason
-    for text, bits in (("w8-linear", 8), ("w4-linear", 8), ("w1-symmetric", 8), ("w4-kmeans", 16), ("w1-linear", 16)):
-        native = backend.support(Cell.parse(f"tflite/{text}@native"))
-        assert native.stored_bits == bits and bool(native.reason) == (text != "w8-linear")
+    refused = backend.support(Cell.parse("tflite/w4-linear@fp16"))
+    assert refused.stored_bits is None and refused.reason
+    for scheme in SCHEMES:  # native: INT8, or where there is a table its values in fp16
+        native = backend.support(Cell("tflite", scheme, Storage.NATIVE))
+        table = scheme.mode is Mode.KMEANS or (scheme.mode is Mode.LINEAR and scheme.bits == 1)
+        assert native.stored_bits == (16 if table else 8)
+        assert bool(native.reason) == (native.stored_bits != scheme.bits) and native.requires
     script = "import sys; from mobconv.backends import get; get('tflite').support; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "ai_edge_litert", "litert_torch"} & set(loaded)

@@ -56,6 +56,11 @@ def test_help_names_every_command_and_code(cli):
         (["export", CHECKPOINT, "--to", ","], ["--to names no format"]),
         (["export", CHECKPOINT, "--to", "onnx", "--scheme", "w4-kmean"], ["did you mean 'kmeans'?"]),
         (["export", CHECKPOINT, "--to", "onnx", "--compute", "fp8"], ["--compute 'fp8'", "fp32 or fp16"]),
+        (["export", CHECKPOINT, "--to", "onnx", "--scheme", "w4-linear@nativ"], ["@native and @fp16"]),
+        (
+            ["export", CHECKPOINT, "--to", "coreml", "--scheme", "fp32@fp16", "--compute", "fp32"],
+            ["do not go together"],
+        ),
         (["evaluate", "a.onnx"], ["--data"]),
         (["evaluate", "a.onnx", "--data", DATA, "--images", "0"], ["--images"]),
         (["evaluate", "a.onnx", "--data", DATA, "--images", "many"], ["--images", "valid integer"]),
@@ -68,6 +73,23 @@ def test_wrong_usage(cli, arguments, words):
 def test_what_a_backend_cannot_do(cli):
     arguments = ["export", CHECKPOINT, "--to", "onnx", "--compute", "fp16", "-o", "out"]
     cli.refuses(4, "onnx/fp32@fp16", "slower than fp32", arguments=arguments)
+    for scheme in ("w4-kmeans@native", "w1-linear@native"):
+        arguments = ["export", CHECKPOINT, "--to", "onnx", "--scheme", scheme, "-o", "out"]
+        cli.refuses(4, f"onnx/{scheme}", "no type for a lookup table", "leave out @native", arguments=arguments)
+
+
+def test_the_cells_of_an_export():
+    from mobconv.exporting import cells
+
+    def named(*arguments):
+        return [cell.name for cell in cells(*arguments)]
+
+    assert named("onnx, coreml", "w4-linear", None) == ["onnx/w4-linear", "coreml/w4-linear@fp16"]
+    assert named("onnx,tflite,coreml", "w4-linear-oc16@native", "fp32") == [
+        f"{name}/w4-linear-oc16@native" for name in ("onnx", "tflite", "coreml")
+    ]
+    assert named("coreml", "w4-linear@native", None) == ["coreml/w4-linear@native@fp16"]
+    assert named("coreml", "fp32@fp16", "fp16") == ["coreml/fp32@fp16"]
 
 
 @pytest.mark.parametrize(

@@ -97,22 +97,38 @@ def test_a_file_where_the_results_go(cli, sweep):
 
 
 def test_unsupported_cells_are_rows(cli, sweep):
-    only = ("--only", "onnx/*", "--only", "*@fp16", "--only", "*@native")
-    code, rows, out, _ = sweep("onnx, tflite", "w4-linear, w4-kmeans@native, w5-linear@native, fp32@fp16", *only)
+    only = ("--only", "onnx/*", "--only", "tflite/fp32@fp16")
+    schemes = "w4-linear, w4-linear@native, w4-kmeans@native, w1-linear@native, fp32@fp16"
+    code, rows, out, _ = sweep("onnx, tflite", schemes, *only)
     assert code == 0
     assert {cell: row["status"] for cell, row in rows.items()} == {
         "onnx/w4-linear": "ok",
+        "onnx/w4-linear@native": "ok",
         "onnx/w4-kmeans@native": "unsupported",
-        "onnx/w5-linear@native": "ok",
+        "onnx/w1-linear@native": "unsupported",
         "onnx/fp32@fp16": "unsupported",
-        "tflite/w4-kmeans@native": "ok",
-        "tflite/w5-linear@native": "ok",
         "tflite/fp32@fp16": "unsupported",
     }
-    assert all(row["reason"] and row["path"] is None for row in rows.values() if row["status"] == "unsupported")
-    assert "3 unsupported" in out
-    assert rows["onnx/w5-linear@native"]["stored_bits"] == 8 and rows["tflite/w4-kmeans@native"]["stored_bits"] == 16
-    assert [p.name for p in leftovers(cli.folder / "out" / "onnx")] == ["w4-linear.onnx", "w5-linear@native.onnx"]
+    unsupported = [row for row in rows.values() if row["status"] == "unsupported"]
+    assert all(row["path"] is row["stored_bits"] is row["top1"] is None for row in unsupported)
+    for cell in ("onnx/w4-kmeans@native", "onnx/w1-linear@native"):
+        assert "ONNX has no type for a lookup table" in rows[cell]["reason"]
+    assert "4 unsupported" in out and "no type for a lookup table" in " ".join(out.split())
+    written = sorted(path.name for path in (cli.folder / "out" / "onnx").iterdir())
+    assert written == ["w4-linear.onnx", "w4-linear@native.onnx"]
+    assert not (cli.folder / "out" / "tflite").exists()
+
+
+def test_native_cells_say_what_they_hold(sweep):
+    code, rows, out, _ = sweep("onnx", "w5-linear@native, w4-symmetric@native, w4-linear-oc16")
+    assert code == 0
+    five, four, groups = rows.values()
+    assert [row["stored_bits"] for row in (five, four, groups)] == [8, 4, 4]
+    assert "there are no 5-bit ones" in five["reason"] and four["reason"] == "" == groups["reason"]
+    assert "does not fold it" in five["note"] and "5-bit" in " ".join(out.split())
+    assert [row["requires"] for row in (five, four, groups)] == ["opset 18", "opset 21", "opset 18"]
+    assert [row["storage"] for row in (five, four, groups)] == ["native", "native", "packed"]
+    assert groups["granularity"] == "oc16"
 
 
 HIDDEN = """

@@ -53,15 +53,16 @@ FAST_WIDTHS = {(8, Mode.LINEAR), (5, Mode.LINEAR), (4, Mode.SYMMETRIC), (3, Mode
 FAST_NATIVE = {"w5-linear", "w3-symmetric", "w1-symmetric", "w5-kmeans", "w4-linear-oc16"}
 
 
+def is_fast(cell):
+    """Whether an oc16 or native cell is one of those that the fast suite has."""
+    if cell.storage is Storage.NATIVE:
+        return cell.scheme.name in FAST_NATIVE
+    return (cell.scheme.bits, cell.scheme.mode) in FAST_WIDTHS
+
+
 def some(cells):
     """Parameters of a test: in the fast suite a part of these cells in which each way to hold a weight is met."""
-
-    def fast(cell):
-        if cell.storage is Storage.NATIVE:
-            return cell.scheme.name in FAST_NATIVE
-        return (cell.scheme.bits, cell.scheme.mode) in FAST_WIDTHS
-
-    return [pytest.param(cell, id=str(cell), marks=[] if fast(cell) else pytest.mark.slow) for cell in cells]
+    return [pytest.param(cell, id=str(cell), marks=[] if is_fast(cell) else pytest.mark.slow) for cell in cells]
 
 
 class Laboratory:

@@ -26,11 +26,11 @@ def in_the_file(cell, weight):
     if weight.axis is None:
         return 1
     if cell.backend == "coreml":
-        return channels // math.gcd(16, channels)
+        return channels // math.gcd(weight.together, channels)
     one_type = cell.scheme.mode is not Mode.KMEANS and cell.scheme.bits in (8, 4, 2)
     if cell.storage is Storage.NATIVE or (cell.backend == "tflite" and one_type):
         return channels
-    return -(-channels // 16)
+    return -(-channels // weight.together)
 
 
 NATIVE_OC16 = [Cell.parse(f"{backend}/w4-linear-oc16@native") for backend in THREE]

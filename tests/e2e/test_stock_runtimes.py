@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import read_coreml
-from laboratory import demo_cells, in_fp16
+from laboratory import demo_cells, in_fp16, is_fast, native_cells, oc16_cells, some
 
 from mobconv.evaluate import closeness
 from mobconv.schemes import Compute
@@ -19,9 +19,25 @@ RUN = Path(__file__).with_name("run_stock.py")
 IMAGES = 4  # enough to tell a wrong file: accuracy is measured elsewhere
 
 
+def part(backend, fast):
+    return [cell for cell in [*oc16_cells(backend), *native_cells(backend)] if is_fast(cell) == fast]
+
+
+@pytest.mark.parametrize("fast", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["part", "rest"])
+@pytest.mark.parametrize("backend", ["onnx", "tflite"])
+def test_groups_and_native_files_run_without_mobconv(lab, backend, fast, tmp_path):
+    cells = part(backend, fast)
+    assert len(cells) >= 8
+    assert_stock_runtimes_run(lab, cells, tmp_path)
+
+
 @pytest.mark.parametrize("backend", ["onnx", "tflite"])
 def test_every_file_runs_without_mobconv(lab, backend, tmp_path):
-    cells = demo_cells(backend)
+    assert_stock_runtimes_run(lab, demo_cells(backend), tmp_path)
+
+
+def assert_stock_runtimes_run(lab, cells, tmp_path):
+    """The cells' files, run where mobconv cannot be imported, compute what the references compute."""
     np.save(tmp_path / "images.npy", lab.images[:IMAGES])
     files = [str(lab.path(cell)) for cell in cells]
     command = [sys.executable, str(RUN), str(tmp_path / "images.npy"), str(tmp_path / "logits.npz"), *files]
@@ -52,7 +68,10 @@ COREML = demo_cells("coreml")
 SLOW = [pytest.param(in_fp16(cell), marks=pytest.mark.slow, id=f"{cell}@fp16") for cell in COREML]
 
 
-@pytest.mark.parametrize("cell", [*(pytest.param(cell, id=str(cell)) for cell in COREML), *SLOW])
+MORE = [*some(oc16_cells("coreml")), *some(native_cells("coreml"))]
+
+
+@pytest.mark.parametrize("cell", [*(pytest.param(cell, id=str(cell)) for cell in COREML), *SLOW, *MORE])
 def test_coremltools_loads_and_decompresses_every_package(lab, cell, tmp_path):
     """coremltools multiplies scales and codes itself: its weights are the dequantized ones, no tolerance."""
     held = read_coreml.read(decompressed(lab.path(cell), tmp_path))
