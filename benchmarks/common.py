@@ -228,6 +228,7 @@ class Options:
     quick: bool
     threads: int
     recipe: Path | None = None
+    keep: Path | None = None
     scratch: Path = Path()
 
     def load(self, input_shape: tuple[int, ...] | None = None) -> Checkpoint:
@@ -273,7 +274,8 @@ def main(description: str | None, build: Callable[[Options], Section], *more: Ca
     if not given.checkpoint.exists():
         parser.error(f"{given.checkpoint}: no such file; fixtures/train.py makes it, or name another")
     with tempfile.TemporaryDirectory(prefix="mobconv-bench-") as scratch:
-        options = Options(given.checkpoint, given.data, given.quick, given.threads, getattr(given, "recipe", None))
+        own = {name: getattr(given, name, None) for name in ("recipe", "keep")}  # of overhead alone
+        options = Options(given.checkpoint, given.data, given.quick, given.threads, **own)
         options.scratch = Path(scratch)
         start = time.perf_counter()
         section = build(options)

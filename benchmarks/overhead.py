@@ -110,7 +110,7 @@ def build(options: common.Options) -> common.Section:
     path = options.recipe or next(held for held in RECIPES if held.exists())
     plan = recipe.load(path, backends.names())
     common.progress(f"mobconv sweep {path.name}")
-    found = run(path, options.scratch / "sweep", QUICK if options.quick else [])
+    found = run(path, options.keep or options.scratch / "sweep", QUICK if options.quick else [])
     cells = found.results["cells"]
     spent = stages(cells)
     measured = spent["reference"] == 0
@@ -147,6 +147,7 @@ def build(options: common.Options) -> common.Section:
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", type=Path, help="recipes/thesis.yaml, or recipes/demo.yaml where there is none")
+    parser.add_argument("--keep", type=Path, help="where the sweep's files and results stay; an empty folder")
 
 
 if __name__ == "__main__":
