@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all lint bench clean
 
 # One stamp for the environment: made again when the dependencies change.
 $(STAMP): pyproject.toml constraints.txt
@@ -27,6 +27,10 @@ test: lint
 # the fast tests and the slow matrix
 test-all: lint
 	$(BIN)/pytest
+
+# speed, size and accuracy beside the vendors' tools, on an idle machine: benchmarks/RESULTS.md
+bench: $(STAMP)
+	$(BIN)/python benchmarks/run.py
 
 clean:
 	rm -rf $(VENV) out build

@@ -1,72 +1,150 @@
-"""Write the tables of the README from a results file: figures there are generated, never typed.
+"""Write the tables of the README from results files: figures there are generated, never typed.
 
-python docs/readme_tables.py docs/demo-results.json            rewrite README.md
-python docs/readme_tables.py docs/demo-results.json --check    exit 1 when it would change
+python docs/readme_tables.py              rewrite README.md from docs/demo-results.json and docs/thesis-results.json
+python docs/readme_tables.py --check      exit 1 when it would change
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from mobconv import results
 from mobconv.report import tables
-from mobconv.results import Results, Row
+from mobconv.results import Cliff, Results, Row
 
-README = Path(__file__).parents[1] / "README.md"
-BEGIN, END = "<!-- generated: demo -->", "<!-- end generated -->"
+HERE = Path(__file__).parent
+README = HERE.parent / "README.md"
+END = "<!-- end generated -->"
 MODES = ("linear", "symmetric", "kmeans")
 
 
-def block(found: Results) -> str:
-    """One table: a row for each width and mode, the formats side by side."""
-    backends = list(dict.fromkeys(row.backend for row in found.cells))
-    by_cell = {row.cell: row for row in found.cells}
-    lines = [
+def network(found: Results) -> str:
+    return (
         f"{found.model['parameters']:,} parameters, {found.model['quantizable_weights']:,} of them quantized; "
-        f"float baseline {found.float_top1 * 100:.2f} % of {found.data['images']:,} held-out images.",
-        "",
+        f"float baseline {found.float_top1 * 100:.2f} % of {found.data['images']:,} held-out images."
+    )
+
+
+def grid(found: Results) -> list[str]:
+    """One table: a row for each width and mode packed by default, the formats side by side."""
+    rows = [row for row in found.cells if row.storage == "packed" and row.granularity != "oc16"]
+    backends = list(dict.fromkeys(row.backend for row in rows))
+    by_cell = {row.cell: row for row in rows}
+    lines = [
         f"| scheme | top-1 % | {' | '.join(f'{name} size' for name in backends)} | onnx latency | tflite latency |",
         "| --- | ---: |" + " ---: |" * (len(backends) + 2),
     ]
-    schemes = list(dict.fromkeys(row.scheme for row in found.cells))
-    for scheme in schemes:
-        rows = {name: by_cell[f"{name}/{scheme}"] for name in backends}
+    for scheme in dict.fromkeys(row.scheme for row in rows):
+        same = {name: by_cell[f"{name}/{scheme}"] for name in backends}
         lines.append(
-            f"| {scheme} | {_top1(list(rows.values()))} | "
-            + " | ".join(tables.size(row.file_bytes) for row in rows.values())
-            + f" | {_ratio(rows.get('onnx'))} | {_ratio(rows.get('tflite'))} |"
+            f"| {scheme} | {top1(same.values())} | "
+            + " | ".join(tables.size(row.file_bytes) for row in same.values())
+            + f" | {ratio(same.get('onnx'))} | {ratio(same.get('tflite'))} |"
         )
-    lines += ["", "Where top-1 first falls more than " + f"{found.cliffs[0].margin:g} points below the baseline:", ""]
+    return lines
+
+
+def cliffs(found: Results) -> list[str]:
+    lines = [f"Where top-1 first falls more than {found.cliffs[0].margin:g} points below the baseline:", ""]
     for mode in MODES:
-        named = {c.backend: "none" if c.bits is None else f"{c.bits} bits" for c in found.cliffs if c.mode == mode}
+        named = {c.backend: "none" if c.bits is None else f"{c.bits} bits" for c in packed(found) if c.mode == mode}
         lines.append(f"- {mode}: " + ", ".join(f"{backend} {bits}" for backend, bits in named.items()))
-    return "\n".join(lines)
+    return lines
 
 
-def _top1(rows: list[Row]) -> str:
+def packed(found: Results) -> list[Cliff]:
+    return [cliff for cliff in found.cliffs if cliff.storage == "packed" and cliff.granularity != "oc16"]
+
+
+def demo(found: Results) -> list[str]:
+    return [network(found), "", *grid(found), "", *cliffs(found)]
+
+
+def thesis(found: Results) -> list[str]:
+    return [network(found), "", *beside_the_thesis(found), "", *grid(found), "", *cliffs(found), "", *choices(found)]
+
+
+def beside_the_thesis(found: Results) -> list[str]:
+    """Its two networks and ours. It quantized Core ML neuralnetwork files; so is ours in this table."""
+    by_cell = {row.cell: row for row in found.cells}
+
+    def ours(scheme: str) -> str:
+        row = by_cell[f"coreml-mlmodel/{scheme}"]
+        return f"{tables.size(row.file_bytes)}, {top1([row])} %"
+
+    fallen = {c.mode: c.bits for c in packed(found) if c.backend == "coreml-mlmodel"}
+    return [
+        "| network and data | fp32 | 8 bits | 4 bits | cliff |",
+        "| --- | ---: | ---: | ---: | --- |",
+        "| the thesis: its network on CIFAR-10 | 9.1 MB | | 1.3 MB | 2 bits |",
+        "| the thesis: its network on ImageNette | 24.7 MB | 6.3 MB | | 4 bits |",
+        *(
+            f"| ours on digits over photographs, {mode} | {ours('fp32')} | {ours(f'w8-{mode}')} | {ours(f'w4-{mode}')} "
+            f"| {fallen[mode]} bits |"
+            for mode in MODES
+        ),
+    ]
+
+
+def choices(found: Results) -> list[str]:
+    """What native storage and granularity oc16 change, for the widths that were measured."""
+    by_cell = {row.cell: row for row in found.cells}
+    lines = [
+        "The same weights packed, in the next width that each runtime reads by itself (`@native`), and with one scale "
+        "or table for 16 channels (`oc16`): size and latency against fp32.",
+        "",
+        "| cell | packed | `@native` | `-oc16` |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for backend in dict.fromkeys(row.backend for row in found.cells):
+        for bits in (8, 5, 4, 3):
+            for mode in MODES:
+                name = f"{backend}/w{bits}-{mode}"
+                shown = [both(by_cell.get(name + suffix)) for suffix in ("", "@native", "-oc16")]
+                if any(text for text in shown[1:]):
+                    lines.append(f"| {name} | {' | '.join(shown)} |")
+    return lines
+
+
+def both(row: Row | None) -> str:
+    if row is None:
+        return ""
+    if row.status != results.OK:
+        return row.status
+    latency = "" if row.latency_ratio is None else f", {ratio(row)}"
+    wide = "" if row.stored_bits == row.bits else f", {row.stored_bits} bits"
+    return f"{tables.size(row.file_bytes)}{wide}{latency}"
+
+
+def top1(rows: Iterable[Row]) -> str:
     """One figure where all formats agree, else the range."""
     values = sorted({f"{row.top1 * 100:.2f}" for row in rows if row.top1 is not None})
     return values[0] if len(values) == 1 else f"{values[0]} to {values[-1]}"
 
 
-def _ratio(row: Row | None) -> str:
+def ratio(row: Row | None) -> str:
     return "-" if row is None or row.latency_ratio is None else f"{row.latency_ratio:.1f}x"
+
+
+BLOCKS: dict[str, Callable[[Results], list[str]]] = {"demo": demo, "thesis": thesis}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("results", type=Path)
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
-    text = README.read_text()
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        print(f"README.md has no {BEGIN} ... {END}", file=sys.stderr)
-        return 1
-    new = f"{head}{BEGIN}\n{block(results.read(options.results))}\n{END}{tail}"
+    text = new = README.read_text()
+    for name, write in BLOCKS.items():
+        head, begin, rest = new.partition(f"<!-- generated: {name} -->")
+        _, end, tail = rest.partition(END)
+        if not begin or not end:
+            print(f"README.md has no <!-- generated: {name} --> ... {END}", file=sys.stderr)
+            return 1
+        lines = "\n".join(write(results.read(HERE / f"{name}-results.json")))
+        new = f"{head}{begin}\n{lines}\n{END}{tail}"
     if options.check:
         return int(new != text)
     README.write_text(new)

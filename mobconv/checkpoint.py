@@ -1,4 +1,4 @@
-"""Every kind of file that a trained model comes in: safetensors, a state dict, or an exported program.
+"""Every kind of file that a trained model comes in: safetensors, a state dict, an exported program, TorchScript.
 
 A checkpoint is data, not a program. Pickles are read with ``weights_only=True``; a `.pt2` archive is let
 through only as far as it is data (see archive.py); a file's own metadata may name factories of mobconv.zoo only, since
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mobconv import architecture, archive
+from mobconv import architecture, archive, torchscript
 from mobconv.errors import InputError, UsageError
 from mobconv.preprocessing import Preprocessing
 
@@ -113,10 +113,7 @@ def load(path: Path, options: Options | None = None) -> Checkpoint:
     if kind == "program":
         return _from_program(path, content, digest, options)
     if kind == "torchscript":
-        raise InputError(
-            f"{path} is a TorchScript archive, which mobconv does not read yet; save the module's state_dict(), "
-            "or the program with torch.export.save"
-        )
+        return _from_torchscript(path, content, digest, options)
     found = _unpickle(path, options.trust_pickle)
     import torch
 
@@ -256,6 +253,16 @@ def _finish(
     held = metadata.get("labels", ())
     labels = tuple(str(label) for label in held) if isinstance(held, list) else ()
     return Checkpoint(path, digest, module.float().eval(), {"image": example}, preprocessing, labels, notes)
+
+
+def _from_torchscript(path: Path, content: bytes, digest: str, options: Options) -> Checkpoint:
+    import torch
+
+    module = torchscript.load(path, content, options.trust_pickle)
+    notes = ["a TorchScript archive"] + (["it holds its own program: --model is not used"] if options.factory else [])
+    found = _finish(path, digest, module, {}, notes, options)
+    found.exported = torchscript.export(module, torch.from_numpy(found.example["image"]), path)
+    return found
 
 
 def _from_program(path: Path, content: bytes, digest: str, options: Options) -> Checkpoint:

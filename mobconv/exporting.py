@@ -25,7 +25,7 @@ def cells(to: str, scheme: str, compute: str | None) -> list[Cell]:
         raise UsageError(f"--scheme {scheme} and --compute fp32 do not go together")
     names = [name.strip() for name in to.split(",") if name.strip()]
     if not names:
-        raise UsageError("--to names no format: onnx, tflite, coreml, with commas between")
+        raise UsageError(f"--to names no format: {', '.join(backends.names())}, with commas between")
     found = []
     for name in dict.fromkeys(names):
         backends.get(name)

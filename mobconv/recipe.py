@@ -90,7 +90,7 @@ class Recipe(_Strict):
     preprocessing: PreprocessingSpec | None = None
     data: str = Field(description="parquet file or image folder (relative to the recipe's folder), or hub name")
     images: int | None = Field(default=None, ge=1, description="take the first so many images; default all")
-    backends: Names = Field(min_length=1, description="onnx, tflite, coreml")
+    backends: Names = Field(min_length=1, description="onnx, tflite, coreml, coreml-mlmodel")
     schemes: Names = Field(min_length=1, description="names; braces expand, as in w{8..1}-{linear,kmeans}")
     layers: list[Rule] = Field(default_factory=list, description="the last rule that matches a layer holds")
     margin: float = Field(default=5.0, ge=0, description="points of top-1 below the float baseline that make a cliff")

@@ -63,6 +63,7 @@ class Quantized:
     outputs: Floats
     top1: float
     seconds: float
+    reference_seconds: float
 
 
 def quantize_all(program: Program, scheme: Scheme, rules: recipe.Recipe | None = None) -> dict[str, Weight]:
@@ -192,7 +193,9 @@ class Sweep:
 
     def _measure(self, cell: Cell, backend: Backend, folder: Path, seconds: Seconds) -> Row:
         quantized = self._quantize(cell.scheme)
+        # of a scheme, and shared by its cells, as that of the conversion is by a backend's
         seconds.spent["quantize"] = round(quantized.seconds, 4)
+        seconds.spent["reference"] = round(quantized.reference_seconds, 4)
         self.watcher.stage(f"run {cell}")
         relative = cell.path(backend.suffix)
         path = self.out / relative
@@ -264,13 +267,14 @@ class Sweep:
             start = time.perf_counter()
             weights = quantize_all(self.program, scheme, self.plan)
             spent = time.perf_counter() - start
+            start = time.perf_counter()
             program = reference(self.program, weights, scheme)
             name, output = next(iter(program.example)), program.outputs[0]
             outputs = evaluate.predict(
                 lambda part: np.asarray(program.run({name: part})[output], np.float32), self.inputs
             )
             top1 = evaluate.accuracy(outputs, self.images.labels).top1
-            self._quantized = {scheme: Quantized(weights, outputs, top1, spent)}
+            self._quantized = {scheme: Quantized(weights, outputs, top1, spent, time.perf_counter() - start)}
         return self._quantized[scheme]
 
     def _baseline(self, backend: Backend, folder: Path, compute: Compute) -> Runner:

@@ -23,7 +23,7 @@ _CLOSE = {Compute.FP32: 1e-3, Compute.FP16: 5e-2}
 def template(backend: Backend, program: Program, compute: Compute, out: Path) -> Path:
     """The folder of the template, converted now unless it lies below `out` already.
 
-    The key covers graph, weights, tools and mobconv itself, so a stale template is never found.
+    The key covers graph, weights, shapes of inputs, tools and mobconv itself, so a stale template is never found.
     Raises what `Backend.convert` raises, and BackendError for a template that does not compute what
     the program does.
     """
@@ -31,7 +31,10 @@ def template(backend: Backend, program: Program, compute: Compute, out: Path) ->
 
     named = {
         "program": program.sha256(),
-        "edges": [list(program.example), list(program.outputs)],
+        "edges": [
+            [(name, value.shape, str(value.dtype)) for name, value in program.example.items()],
+            list(program.outputs),
+        ],
         "compute": compute.value,
         "tools": backend.versions(),
         "mobconv": __version__,

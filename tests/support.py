@@ -52,7 +52,7 @@ class CommandLine:
 
 def leftovers(folder):
     """Files that only a writer at work may have, and artifacts."""
-    kinds = (".onnx", ".tflite", ".mlpackage", ".npz")
+    kinds = (".onnx", ".tflite", ".mlpackage", ".mlmodel", ".npz")
     return [p for p in folder.rglob("*") if "partial" in p.name or p.suffix in kinds]
 
 

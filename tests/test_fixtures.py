@@ -4,7 +4,8 @@ import importlib.util
 import json
 
 import numpy as np
-from support import CHECKPOINT, DATA, FIXTURES
+import pytest
+from support import DATA, FIXTURES
 
 from mobconv import checkpoint, data, evaluate
 
@@ -32,12 +33,17 @@ def test_no_scan_is_on_both_sides():
     assert len(train | test) == 1797
 
 
-def test_the_checkpoint_is_as_accurate_as_its_log_says():
-    loaded, images = checkpoint.load(CHECKPOINT), data.load(str(DATA))
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("digits-fed-mobilenet-v2-w025", 162_602), ("digits-mobilenet-v2", 2_236_682)]
+)
+def test_a_checkpoint_is_as_accurate_as_its_log_says(name, parameters):
+    path = FIXTURES / f"{name}.safetensors"
+    loaded, images = checkpoint.load(path), data.load(str(DATA))
     outputs = evaluate.predict(loaded.run, loaded.preprocessing(images.pixels))
     found = evaluate.accuracy(outputs, images.labels).top1
-    logged = json.loads(CHECKPOINT.with_suffix(".log.json").read_text())
+    logged = json.loads(path.with_suffix(".log.json").read_text())
     assert found >= 0.95
     # one image of 2,000: sums in another order may turn a tie
     assert abs(found - logged["test_top1"]) <= 1 / len(images)
-    assert sum(p.numel() for p in loaded.module.parameters()) == logged["parameters"] == 162_602
+    assert sum(p.numel() for p in loaded.module.parameters()) == logged["parameters"] == parameters
+    assert script("train").NETWORKS[name].epochs == logged["recipe"]["epochs"] == len(logged["epochs"])

@@ -22,7 +22,7 @@ class Uses(nn.Module):
         return self.layer(x) * self.layer.weight.abs().mean(0)
 
 
-@pytest.mark.parametrize("name", ["onnx", "tflite", "coreml"])
+@pytest.mark.parametrize("name", ["onnx", "tflite", "coreml", "coreml-mlmodel"])
 def test_a_constant_computed_from_a_weight_is_refused(tmp_path, name):
     torch.manual_seed(0)
     traced = trace(Uses().eval(), {"image": np.zeros((1, 8), np.float32)})
@@ -43,3 +43,13 @@ def test_a_template_is_converted_once(tmp_path, name, monkeypatch):
     other = trace(nn.Linear(8, 4).eval(), {"image": np.zeros((1, 8), np.float32)})
     with pytest.raises(TypeError):  # other weights are another template
         templates.template(backend, other, Compute.FP32, tmp_path)
+
+
+def test_another_input_shape_is_another_template(tmp_path):
+    """The same weights and graph for larger images: a network with a fixed input would run on the wrong ones."""
+    torch.manual_seed(0)
+    layer = nn.Conv2d(3, 4, 3).eval()
+    small, large = (trace(layer, {"image": np.zeros((1, 3, size, size), np.float32)}) for size in (8, 16))
+    backend = backends.get("coreml")
+    folders = [templates.template(backend, program, Compute.FP32, tmp_path) for program in (small, large)]
+    assert folders[0] != folders[1]

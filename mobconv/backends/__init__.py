@@ -15,6 +15,7 @@ BUILT_IN = {
     "onnx": "mobconv.backends.onnx",
     "tflite": "mobconv.backends.tflite",
     "coreml": "mobconv.backends.coreml",
+    "coreml-mlmodel": "mobconv.backends.mlmodel",
 }
 
 

@@ -11,7 +11,7 @@ from mobconv.cli.common import AsJson, PreprocessingOption, preprocessing_from
 
 
 def command(
-    artifact: Annotated[Path, typer.Argument(help="an .onnx, .tflite or .mlpackage, ours or not")],
+    artifact: Annotated[Path, typer.Argument(help="an .onnx, .tflite, .mlpackage or .mlmodel, ours or not")],
     data: Annotated[str, typer.Option("--data", help="parquet file, folder of images by class, or hub name")],
     limit: Annotated[int | None, typer.Option("--images", min=1, help="take the first so many images")] = None,
     preprocessing: PreprocessingOption = None,
@@ -87,7 +87,7 @@ def command(
 
 _RUN_BY = {
     "runtime": "the format's own runtime",
-    "emulated": "mobconv's own executor of ML Programs (emulated)",
+    "emulated": "mobconv's own executor of Core ML files (emulated)",
     "macos": "Core ML on this Mac",
 }
 

@@ -20,8 +20,15 @@ from mobconv.cli.common import (
 
 
 def command(
-    checkpoint: Annotated[Path, typer.Argument(help=".safetensors, .pt, .pth (state dict) or .pt2 (torch.export)")],
-    to: Annotated[str, typer.Option("--to", metavar="onnx,tflite,coreml", help="formats, with commas between")],
+    checkpoint: Annotated[
+        Path, typer.Argument(help=".safetensors, .pt, .pth (state dict), .pt2 (torch.export) or TorchScript")
+    ],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to", metavar="onnx,tflite,coreml", help="formats (see `mobconv backends`), with commas between"
+        ),
+    ],
     scheme: Annotated[
         str, typer.Option("--scheme", help="fp32, fp16 or w<bits>-<mode>, such as w4-kmeans or w4-linear@native")
     ] = "fp32",

@@ -13,7 +13,7 @@ import numba
 import numpy as np
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-_BLOCK = 256  # weights summed in fp32 before they are added in fp64
+_BLOCK = 128  # weights summed in fp32 before they are added in fp64
 
 
 def compiled(function: Function) -> Function:
@@ -46,11 +46,11 @@ def group_error(row: Any, scale: Any, low: Any, high: Any, limit: float) -> Any:
 @compiled
 def keep(errors: Any, scales: Any, zeros: Any, error: float, scale: Any, zero: Any) -> None:
     """Put a candidate into the best of a group, three arrays (kept,) by ascending error, if it belongs there."""
+    if not error < errors[-1]:
+        return
     for place in range(len(errors)):
         if scales[place] == scale and zeros[place] == zero:
             return
-    if not error < errors[-1]:
-        return
     place = len(errors) - 1
     while place > 0 and errors[place - 1] > error:
         errors[place], scales[place], zeros[place] = errors[place - 1], scales[place - 1], zeros[place - 1]
@@ -72,7 +72,7 @@ def best_scales(weights: Any, scales: Any, zeros: Any, levels: Any, splits: int,
     errors = np.full((groups, kept), np.inf)
     best, at = np.zeros((groups, kept), np.float32), np.zeros((groups, kept), np.float32)
     for group in range(groups):
-        row = weights[group]
+        row, least, scale_of, zero_of = weights[group], errors[group], best[group], at[group]
         smallest, largest = np.float32(0), np.float32(0)
         for value in row:
             smallest, largest = min(smallest, value), max(largest, value)
@@ -89,9 +89,8 @@ def best_scales(weights: Any, scales: Any, zeros: Any, levels: Any, splits: int,
             for share in range(shares + 1):
                 zero = first - np.rint(clipped * np.float32(share) / np.float32(max(1, shares)))
                 zero = min(max(zero, np.float32(0)), levels)
-                limit = errors[group, kept - 1]
-                error = group_error(row, scale, -zero, levels - zero, limit)
-                keep(errors[group], best[group], at[group], error, scale, zero)
+                error = group_error(row, scale, -zero, levels - zero, least[-1])
+                keep(least, scale_of, zero_of, error, scale, zero)
     return errors, best, at
 
 

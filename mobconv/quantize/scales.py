@@ -16,9 +16,10 @@ from mobconv.errors import CellError
 Floats = NDArray[np.float32]
 Grouped = NDArray[np.float32]  # (groups, weights per group)
 
-_KEPT = 8  # basins that are refined; twice as many in short groups
+_KEPT = 4  # basins that are refined; four times as many in short groups
 _SPLITS = 8  # ways to share what must be clipped between the two tails
 _FINE_SPLITS = 48  # of long tails, far below the scale of min/max
+_LONG = 2048  # weights: groups of tensors and of 16 channels, whose tails are longer than a channel's
 _LOWEST = 0.01  # of the scale of min/max
 _NEAR = 1.2  # how far from the best of a coarse grid, 8 % a step, the best may be
 
@@ -61,9 +62,11 @@ def ratios(largest: int, short: bool) -> NDArray[np.float64]:
     """
     lowest = max(0.2, 1 - 6 / (largest + 2))  # heavy tails are worth clipping, the more so the fewer the levels
     highest = 1.6 if short else 1.25
-    each = 6 if short else 5
-    count = int(np.clip(np.ceil((highest - lowest) * largest * each), 160, 480 if short else 240))
-    return np.geomspace(lowest, highest, count)
+    each = 4 if short else 3
+    count = int(np.clip(np.ceil((highest - lowest) * largest * each), 120 if short else 96, 240 if short else 160))
+    grid = np.geomspace(lowest, highest, count)
+    # likely ones first: a candidate is given up as soon as its error is above that of the best
+    return grid[np.argsort(np.abs(np.log(grid / 0.9)), kind="stable")]
 
 
 def is_short(weights: Grouped) -> bool:
@@ -84,11 +87,12 @@ def search(
     top = np.float32(levels)
     grid = start[:, None] * ratios(levels // 2 + 1 if free else levels // 2, short)
     scales = np.concatenate([start[:, None], round_to(grid, fp16)], axis=1)
-    kept = 2 * _KEPT if short else _KEPT
+    kept = 4 * _KEPT if short else _KEPT
     _, scale, zero = compiled.best_scales(weights, scales, zero_point, top, _SPLITS if free else -1, kept)
     scale = np.where(scale > 0, scale, start[:, None])  # fewer candidates than places
-    below, zero_below = _below(weights, scale, zero, start, zero_point, grid.min(axis=1), top, free, fp16)
-    scale, zero = np.concatenate([scale, below], axis=1), np.concatenate([zero, zero_below], axis=1)
+    if weights.shape[1] > _LONG:
+        below, zero_below = _below(weights, scale, zero, start, zero_point, grid.min(axis=1), top, free, fp16)
+        scale, zero = np.concatenate([scale, below], axis=1), np.concatenate([zero, zero_below], axis=1)
     steps = np.array([-1, 0, 1] if free else [0], np.float32)
     tried = [(scale, zero)]
     near = scale

@@ -74,11 +74,16 @@ def _cells(names: list[str]) -> str:
 
 def cliff_line(cliff: Cliff) -> str:
     """One cliff as a sentence."""
-    compute = "" if cliff.compute == "fp32" else f", {cliff.compute}"
-    what = f"{cliff.backend} {cliff.mode} per {cliff.granularity}{compute}"
+    other = "".join(f", {part}" for part, usual in _ways(cliff) if part != usual)
+    what = f"{cliff.backend} {cliff.mode} per {cliff.granularity}{other}"
     if cliff.bits is None:
         return f"{what}: no cliff among the widths measured"
     return f"{what}: falls off at {cliff.bits} bit{'s' * (cliff.bits > 1)} (top-1 {_percent(cliff.top1)} %)"
+
+
+def _ways(cliff: Cliff) -> tuple[tuple[str, str], ...]:
+    """How its cells were made, each beside the default, which goes without saying."""
+    return (cliff.algorithm, "mse"), (cliff.storage, "packed"), (cliff.compute, "fp32")
 
 
 def summary(found: Results) -> str:

@@ -161,7 +161,7 @@ def test_on_a_mac_the_native_path_is_taken(monkeypatch, tmp_path):
 
     monkeypatch.setattr(package, "read", lambda path: replace(fake_package(), path=path))
     monkeypatch.setattr(runner, "parse", lambda found: graph([("tanh", {"x": "x"}, (1, 4))]))
-    monkeypatch.setattr(runner, "_native_model", lambda path: "model")
+    monkeypatch.setattr(runner, "native_model", lambda path: "model")
     assert runner.open_package(tmp_path, platform="darwin").verified == "macos"
     assert runner.open_package(tmp_path, platform="linux").verified == "emulated"
 

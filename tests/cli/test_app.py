@@ -123,10 +123,10 @@ def test_our_own_mistakes_are_not_hidden(cli, monkeypatch):
 
 def test_backends(cli):
     code, out, _ = cli("backends")
-    assert code == 0 and all(name in out for name in ("onnx", "tflite", "coreml", ".mlpackage"))
+    assert code == 0 and all(name in out for name in ("onnx", "tflite", "coreml", ".mlpackage", ".mlmodel"))
     code, out, _ = cli("backends", "--json")
     found = {entry["backend"]: entry for entry in json.loads(out)}
-    assert code == 0 and list(found) == ["onnx", "tflite", "coreml"]
+    assert code == 0 and list(found) == ["onnx", "tflite", "coreml", "coreml-mlmodel"]
     assert found["onnx"]["missing"] is None and found["onnx"]["stored_bits"]["kmeans"]["3"] == 3
 
 

@@ -9,7 +9,7 @@ import shutil
 
 import numpy as np
 import pytest
-from laboratory import oc16_cells, some
+from laboratory import THREE, oc16_cells, some
 from stored import Stored, UnlikeError, differences, grouped, narrowed
 from test_weights import BLOBS, FILES, READERS, compare
 
@@ -33,7 +33,7 @@ def in_the_file(cell, weight):
     return -(-channels // weight.together)
 
 
-NATIVE_OC16 = [Cell.parse(f"{backend}/w4-linear-oc16@native") for backend in backends.names()]
+NATIVE_OC16 = [Cell.parse(f"{backend}/w4-linear-oc16@native") for backend in THREE]
 
 
 @pytest.mark.parametrize("cell", [*some(oc16_cells()), *NATIVE_OC16], ids=str)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobconv.backends.coreml import ops
-from mobconv.backends.coreml.call import Call
+from mobconv.backends.coreml.call import Call, Function
 from mobconv.backends.coreml.graph import Graph, Value
 from mobconv.errors import BackendError, InputError, MobconvError
 
@@ -29,18 +29,21 @@ _CHUNK_ROWS = 256
 
 
 class Executor:
-    """A program with its constants as tensors. Raises BackendError for an operation that is not known."""
+    """A program with its constants as tensors. Raises BackendError for an operation that is not known.
 
-    def __init__(self, graph: Graph) -> None:
+    functions: operations by type; None for those of ML Programs.
+    """
+
+    def __init__(self, graph: Graph, functions: Mapping[str, Function] | None = None) -> None:
         self._graph = graph
-        known = ops.table()
+        known = ops.table() if functions is None else functions
         for step in graph.steps:
             if step.kind not in known:
                 raise BackendError(
                     f"{step.where}: mobconv does not know this operation, so the file cannot be run here"
                 )
         self._functions = [known[step.kind] for step in graph.steps]
-        self._constants = {name: _constant(value) for name, value in graph.constants.items()}
+        self._constants = {name: operand(value) for name, value in graph.constants.items()}
         self._declared = _declared(graph)
         self._last = _last_uses(graph)
         self._batch = graph.inputs[0].shape[0] if graph.inputs and graph.inputs[0].shape else 1
@@ -176,7 +179,7 @@ def _last_uses(graph: Graph) -> list[list[str]]:
     return freed
 
 
-def _constant(value: Any) -> Any:
+def operand(value: Any) -> Any:
     """As operations take it: tensors, Python numbers for rank 0, strings and lists as they are."""
     if not isinstance(value, np.ndarray):
         return value

@@ -32,7 +32,7 @@ def open_package(path: Path, threads: int = 0, platform: str = sys.platform) -> 
         raise InputError(f"{path}: a program without {'outputs' if inputs else 'inputs'}")
     record = str(found.spec.description.metadata.userDefined.get(RECORD_KEY, ""))
     if platform == "darwin":
-        return NativeRunner(_native_model(path), inputs, outputs, record)
+        return NativeRunner(native_model(path), inputs, outputs, record)
     try:
         return EmulatedRunner(Executor(graph), inputs, outputs, record, threads)
     except BackendError as error:
@@ -105,7 +105,8 @@ class NativeRunner:
         self._model = None
 
 
-def _native_model(path: Path) -> Any:
+def native_model(path: Path) -> Any:
+    """The model as Core ML loads it, which takes a Mac. Raises BackendError with its own words."""
     ct = coremltools()
     try:
         with quiet():

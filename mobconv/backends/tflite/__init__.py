@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,6 +35,10 @@ _FLOAT, _INT8, _LUT16, _INT4, _INT2 = "TFLite 2.0", "TFLite 2.7", "TFLite 2.13",
 _UNPACKED = (
     "weights are decoded at load; convolutions wider than 1x1 then run in TFLite's builtin kernels, not in XNNPACK, "
     "which takes 2 to 3 times the latency of fp32 with one thread and 4 with two"
+)
+_WIDE = (
+    "XNNPACK convolves with constants only, and TFLite's builtin kernels take several times as long. Matrix products "
+    "and 1x1 convolutions decode theirs at load"
 )
 
 
@@ -89,7 +94,11 @@ class _TFLite:
         support = self.support(cell)
         if support.stored_bits is None:
             raise BackendError(f"{cell}: {support.reason}")
-        return Encoded(encode(template, weights, cell, path, record), support)
+        weight_bytes, (packed, wide) = encode(template, weights, cell, path, record)
+        if wide and cell.storage is Storage.PACKED:
+            note = f"{wide:,} of {packed:,} weights, filters wider than 1x1, lie in INT8 or FP16: {_WIDE}"
+            support = replace(support, note=note)
+        return Encoded(weight_bytes, support)
 
     def open(self, path: Path, threads: int = 0) -> Runner:
         from mobconv.backends.tflite.runner import TFLiteRunner

@@ -22,6 +22,12 @@ ops goes to TFLite's builtin kernels, but matrix products take any operand. Ther
 input 1 of BATCH_MATMUL is the weight. Fixture, against float: 2.3 to 2.6 times the latency in place of 2.8 to 3.1
 with one thread; with two, which builtin kernels do not profit from, about 4 in place of 5 to 7.
 
+**Other convolutions** (depthwise, stem), where all their filters are at most 5 % of the file's weights, lie in
+what XNNPACK takes as a constant: codes in INT8, values of tables in FLOAT16. MobileNetV2 at full width has 3 % of
+its weights there and a third of its time: 1.1 to 1.3 times the latency of float in place of 1.9 at 224x224 on one
+thread, 1.3 to 1.6 in place of 3.5 on two. Where they are more (10.6 % of the fixture at width 0.25) they stay at
+n bits. The row says so, and the bytes are counted.
+
 **Native constants.** A code k of n bits is stored as the signed k - 2^(n-1), a zero point z likewise as z - 2^(n-1)
 (symmetric: 0), int64 in QuantizationParameters beside float32 scales; quantized_dimension is the
 channel axis. INT4 and INT2 are a little-endian bit stream, lowest bits first, as two's complement:
@@ -71,6 +77,7 @@ from mobconv.schemes import Cell, Storage
 NATIVE = {8: ("INT8", 5), 4: ("INT4", 6), 2: ("INT2", 6)}
 _FP16_VERSION, _INT8_VERSION = 3, 2  # of DEQUANTIZE, per tensor
 _BATCH_DIMS_VERSION = 5  # of GATHER
+FEW = 0.05
 
 
 def is_native(weight: QuantizedWeight) -> bool:
@@ -78,8 +85,12 @@ def is_native(weight: QuantizedWeight) -> bool:
     return weight.table is None and weight.bits in NATIVE
 
 
-def encode(template: Path, weights: Mapping[str, Weight], cell: Cell, path: Path, record: str) -> int:
+def encode(
+    template: Path, weights: Mapping[str, Weight], cell: Cell, path: Path, record: str
+) -> tuple[int, tuple[int, int]]:
     """Write `path`, whole or not at all; returns the bytes of its quantized weights.
+
+    And of how many weights codes were asked, and how many of them lie in XNNPACK's wider types (`few`).
 
     template: the folder that `convert` filled. Under fp32 and fp16 all weights count as quantized,
     otherwise those that a rule left float do not. Raises BackendError for a weight that is missing or
@@ -106,6 +117,9 @@ def encode(template: Path, weights: Mapping[str, Weight], cell: Cell, path: Path
     if cell.storage is Storage.NATIVE:
         weights = {name: _as_xnnpack_takes_it(weight) for name, weight in weights.items()}
     layouts = [(weights[name], layout) for name, found in places.items() for layout in _layouts(found)]
+    packed = sum(weight.codes.size for weight, _ in layouts if isinstance(weight, QuantizedWeight))
+    wide = few(graph, layouts)
+    layouts = [(_as_xnnpack_takes_it(w) if layout in wide else w, layout) for w, layout in layouts]
     for weight, layout in layouts:
         if isinstance(weight, FloatWeight) and weight.bits == 32:
             for key in layout.keys:
@@ -115,11 +129,30 @@ def encode(template: Path, weights: Mapping[str, Weight], cell: Cell, path: Path
     _store_codes(graph, [(weight, layout) for weight, layout in layouts if isinstance(weight, QuantizedWeight)])
     data = graph.to_bytes()
     write_whole(path, data)
-    return len(data) - rest
+    return len(data) - rest, (packed, sum(int(np.prod(layout.place.shape)) for layout in wide))
+
+
+def few(graph: Graph, layouts: list[tuple[Weight, _Layout]]) -> list[_Layout]:
+    """The filters of convolutions that are no matrix products, where these are few of all packed weights.
+
+    XNNPACK convolves with constant filters only: what is decoded by ops goes to TFLite's builtin kernels, at
+    several times the time. Filters of depthwise convolutions are few weights and much of the work, so where
+    they and the like are at most `FEW` of a file's weights, they lie in the types that XNNPACK reads.
+    """
+    packed = [
+        (w, layout) for w, layout in layouts if isinstance(w, QuantizedWeight) and not (w.bits == 8 and is_native(w))
+    ]
+    wide = [
+        (w, layout)
+        for w, layout in packed
+        if len(layout.place.shape) == 4 and not all(graph.is_pointwise(key) for key in layout.keys)
+    ]
+    total, part = (sum(w.codes.size for w, _ in some) for some in (packed, wide))
+    return [layout for _, layout in wide] if part <= FEW * total else []
 
 
 def _as_xnnpack_takes_it(weight: Weight) -> Weight:
-    """Storage native: INT8 codes, or a table's values as floats; exact in either."""
+    """INT8 codes, or a table's values as floats; exact in either."""
     if isinstance(weight, FloatWeight):
         return weight
     if weight.table is None:

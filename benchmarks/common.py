@@ -1,0 +1,310 @@
+"""What all benchmarks share: arguments, timing in turn, verdicts, and the section that each one writes.
+
+Times are only ever compared within one run, and in turn: A, B, A, B. What is reported is the median of the ratios of
+the rounds and, as its spread, the range of their middle half (quartiles), so that a busy minute of the machine hits
+both sides and shows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import logging
+import math
+import os
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+# As the command line does (mobconv/cli/app.py), and before torch is loaded: both sides of every ratio get it.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+if TYPE_CHECKING:
+    from mobconv.checkpoint import Checkpoint
+    from mobconv.data import Images
+
+ROOT = Path(__file__).resolve().parents[1]
+FIXTURES = ROOT / "fixtures"
+CHECKPOINT = FIXTURES / "digits-mobilenet-v2.safetensors"
+DATA = FIXTURES / "digits-test.parquet"
+
+
+@dataclass
+class Verdict:
+    """A figure beside its limit. Without a limit it is only told."""
+
+    what: str
+    value: float
+    limit: float | None = None
+    at_least: bool = False
+    spread: tuple[float, float] | None = None
+    detail: str = ""
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the limit is met; None where there is none. Not-a-number meets nothing."""
+        if self.limit is None:
+            return None
+        return self.value >= self.limit if self.at_least else self.value <= self.limit
+
+    def cells(self) -> list[str]:
+        """Figure, spread, limit and verdict, as a row of a table."""
+        spread = "" if self.spread is None else f"{figure(self.spread[0])} to {figure(self.spread[1])}"
+        limit = "" if self.limit is None else f"{'at least' if self.at_least else 'at most'} {figure(self.limit)}"
+        word = {True: "met", False: "**missed**", None: ""}[self.met]
+        return [self.what, figure(self.value), spread, limit, word, self.detail]
+
+
+@dataclass
+class Table:
+    """Headers and rows of text; `caption` is a line above."""
+
+    headers: Sequence[str]
+    rows: list[Sequence[str]] = field(default_factory=list)
+    caption: str = ""
+
+    def markdown(self) -> str:
+        """Columns of figures are set to the right."""
+        columns = list(zip(*self.rows, strict=True)) if self.rows else [()] * len(self.headers)
+        rules = ["---:" if held and all(_numeric(cell) for cell in held) else "---" for held in columns]
+        lines = ["| " + " | ".join(cells) + " |" for cells in (self.headers, rules, *self.rows)]
+        return "\n".join(([self.caption, ""] if self.caption else []) + lines)
+
+
+@dataclass
+class Section:
+    """One benchmark's part of RESULTS.md. notes: what a reader must know to trust the figures."""
+
+    title: str
+    verdicts: list[Verdict]
+    tables: list[Table] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    subject: str = ""
+
+    def markdown(self, command: str) -> str:
+        """Verdicts on top, then tables and notes."""
+        missed = sum(verdict.met is False for verdict in self.verdicts)
+        limits = sum(verdict.met is not None for verdict in self.verdicts)
+        summary = f"{limits - missed} of {limits} limits met." if limits else "No limits here."
+        head = Table(["figure", "value", "spread", "limit", "", "of"], [v.cells() for v in self.verdicts])
+        parts = [f"## {self.title}", f"`{command}` on {self.subject}. {summary}"]
+        if self.verdicts:
+            parts.append(head.markdown())
+        parts += [table.markdown() for table in self.tables]
+        if self.notes:
+            parts.append("\n".join(f"- {note}" for note in self.notes))
+        return "\n\n".join(parts) + "\n"
+
+
+def _numeric(cell: str) -> bool:
+    return not cell or cell.strip("*-—% ")[:1].isdigit()
+
+
+def figure(value: float | None) -> str:
+    """Three significant digits; whole numbers from 1000 on; a dash for nothing."""
+    if value is None or math.isnan(value):
+        return "—"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if value == 0 or abs(value) >= 1000:
+        return f"{value:,.0f}"
+    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:.{digits}f}" if digits <= 6 else f"{value:.2e}"
+
+
+@dataclass
+class Times:
+    """Seconds of each contender, round by round."""
+
+    seconds: dict[str, list[float]]
+
+    def median(self, name: str) -> float:
+        """Seconds of one contender."""
+        return float(np.median(self.seconds[name]))
+
+    def ratios(self, name: str, to: str) -> np.ndarray:
+        """Of each round."""
+        return np.asarray(self.seconds[name]) / np.asarray(self.seconds[to])
+
+    def ratio(self, name: str, to: str) -> float:
+        """Median of the rounds' ratios."""
+        return float(np.median(self.ratios(name, to)))
+
+    def spread(self, name: str, to: str) -> tuple[float, float]:
+        """Quartiles of the rounds' ratios."""
+        low, high = np.percentile(self.ratios(name, to), (25, 75))
+        return float(low), float(high)
+
+    @property
+    def rounds(self) -> int:
+        return len(next(iter(self.seconds.values())))
+
+
+def in_turn(
+    contenders: Mapping[str, Callable[[], object]],
+    rounds: int,
+    seconds: float = math.inf,
+    warm: int = 1,
+    least: int = 1,
+) -> Times:
+    """Run all contenders once a round, in order, `rounds` times.
+
+    Ends earlier after the round in which `seconds` pass, but not before `least` rounds. warm: rounds before that are
+    not counted. Garbage is collected before, never within, what is timed.
+    """
+    import gc
+
+    for _ in range(warm):
+        for run in contenders.values():
+            run()
+    spent: dict[str, list[float]] = {name: [] for name in contenders}
+    enabled, stop = gc.isenabled(), time.perf_counter() + seconds
+    gc.collect()
+    gc.disable()
+    try:
+        for done in range(rounds):
+            if done >= least and time.perf_counter() > stop:
+                break
+            for name, run in contenders.items():
+                start = time.perf_counter()
+                run()
+                spent[name].append(time.perf_counter() - start)
+    finally:
+        if enabled:
+            gc.enable()
+    return Times(spent)
+
+
+def timed(run: Callable[[], object]) -> float:
+    """Seconds of one call."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+@contextlib.contextmanager
+def hushed() -> Iterator[None]:
+    """Without the progress bars, logs and warnings of vendors. What is timed on both sides runs within."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _stderr_to_nowhere():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+@contextlib.contextmanager
+def _stderr_to_nowhere() -> Iterator[None]:
+    """Of the process, not of Python alone: the runtimes log from C++."""
+    sys.stderr.flush()
+    held = os.dup(2)
+    with open(os.devnull, "w") as nowhere:  # noqa: PTH123 - a device
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            with contextlib.redirect_stderr(nowhere):
+                yield
+        finally:
+            os.dup2(held, 2)
+            os.close(held)
+
+
+@dataclass
+class Options:
+    """The arguments that all benchmarks take."""
+
+    checkpoint: Path
+    data: Path
+    quick: bool
+    threads: int
+    recipe: Path | None = None
+    scratch: Path = Path()
+
+    def load(self, input_shape: tuple[int, ...] | None = None) -> Checkpoint:
+        """The trained network, for another input shape than its own if one is given."""
+        from mobconv import checkpoint
+
+        return checkpoint.load(self.checkpoint, checkpoint.Options(input_shape=input_shape))
+
+    def images(self) -> Images:
+        """Test images: all 2,000, with --quick the first 200."""
+        from mobconv import data
+
+        return data.load(str(self.data), 200 if self.quick else None)
+
+    @property
+    def subject(self) -> str:
+        """The checkpoint and how many weights it has."""
+        from math import prod
+
+        network = self.load()
+        sites = network.trace().sites.values()
+        count = sum(parameter.numel() for parameter in network.module.parameters())
+        weights = sum(prod(site.shape) for site in sites)
+        return (
+            f"`{self.checkpoint.name}`, {count:,} parameters, {weights:,} of them in {len(sites)} weights to quantize"
+        )
+
+
+def main(description: str | None, build: Callable[[Options], Section], *more: Callable[[Any], None]) -> int:
+    """The command line of one benchmark: prints its section and, for run.py, writes it to --write.
+
+    more: functions that add arguments. Exit code 0 also where a limit is missed: the table says so.
+    """
+    parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
+    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="trained network (%(default)s)")
+    parser.add_argument("--data", type=Path, default=DATA, help="test images (%(default)s)")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, cells and images: to try the script")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of both sides (%(default)s)")
+    parser.add_argument("--write", type=Path, help="write the section as JSON, for run.py")
+    for add in more:
+        add(parser)
+    given = parser.parse_args()
+    if not given.checkpoint.exists():
+        parser.error(f"{given.checkpoint}: no such file; fixtures/train.py makes it, or name another")
+    with tempfile.TemporaryDirectory(prefix="mobconv-bench-") as scratch:
+        options = Options(given.checkpoint, given.data, given.quick, given.threads, getattr(given, "recipe", None))
+        options.scratch = Path(scratch)
+        start = time.perf_counter()
+        section = build(options)
+        section.subject = section.subject or options.subject
+        if given.quick:
+            section.notes.insert(0, "Made with --quick: to try the script, not to be quoted.")
+    text = section.markdown(_command())
+    if given.write:
+        took = time.perf_counter() - start
+        given.write.write_text(
+            json.dumps({"verdicts": list(map(asdict, section.verdicts)), "markdown": text, "took": took})
+        )
+    else:
+        print(text)
+    return 0
+
+
+def _command() -> str:
+    """This command as someone else would type it, without what run.py adds."""
+    arguments = iter(sys.argv[1:])
+    kept = []
+    for argument in arguments:
+        if argument == "--write":
+            next(arguments, None)
+        else:
+            path = Path(argument)
+            inside = path.is_absolute() and path.is_relative_to(ROOT)
+            kept.append(str(path.relative_to(ROOT)) if inside else argument)
+    return " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *kept])
+
+
+def progress(text: str) -> None:
+    """A line on stderr: what is being measured now."""
+    print(f"  {text}", file=sys.stderr, flush=True)

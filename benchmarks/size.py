@@ -1,0 +1,88 @@
+"""Whole files over the ideal: bytes on disk / (n / 8 bytes for each quantized weight), for every packed cell.
+
+Nothing is left out of a file: graph, names, biases, scales, tables, the ops that decode. No time is measured.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+
+import common
+
+from mobconv import backends, files, sweep, templates
+from mobconv.schemes import Cell, Compute, Mode, Scheme
+
+BITS = range(8, 0, -1)
+QUICK = (8, 4, 1)
+WIDTHS = (8, 6, 4, 3, 2, 1)  # those with a limit
+TABLES = dict(zip(WIDTHS, (1.12, 1.16, 1.20, 1.26, 1.35, 1.8), strict=True))
+TFLITE_TABLES = dict(zip(WIDTHS, (1.20, 1.25, 1.30, 1.38, 1.50, 2.1), strict=True))
+SCALES = dict(zip(WIDTHS, (1.12, 1.18, 1.25, 1.32, 1.45, 1.85), strict=True))
+LIMITS: Mapping[tuple[str, Mode], Mapping[int, float]] = {
+    ("onnx", Mode.KMEANS): TABLES,
+    ("coreml", Mode.KMEANS): TABLES,
+    ("tflite", Mode.KMEANS): TFLITE_TABLES,
+    **{(name, mode): SCALES for name in ("onnx", "coreml") for mode in (Mode.LINEAR, Mode.SYMMETRIC)},
+}
+BACKENDS = [("onnx", Compute.FP32), ("tflite", Compute.FP32), ("coreml", Compute.FP32), ("coreml", Compute.FP16)]
+
+
+def ratios(options: common.Options, bits: tuple[int, ...]) -> dict[Cell, tuple[float, float | None]]:
+    """Cell -> whole file over ideal, and its limit if it has one."""
+    program = options.load().trace()
+    found = {}
+    for mode in Mode:
+        for width in bits:
+            scheme = Scheme.parse(f"w{width}-{mode}")
+            common.progress(str(scheme))
+            with common.hushed():
+                weights = sweep.quantize_all(program, scheme)
+                ideal = sweep.describe(weights, scheme)["parameters"] * width / 8
+                for name, compute in BACKENDS:
+                    cell, backend = Cell(name, scheme, compute=compute), backends.get(name)
+                    path = options.scratch / cell.path(backend.suffix)
+                    folder = templates.template(backend, program, compute, options.scratch)
+                    backend.encode(folder, weights, cell, path)
+                    found[cell] = (files.size(path) / ideal, LIMITS.get((name, mode), {}).get(width))
+    return found
+
+
+def build(options: common.Options) -> common.Section:
+    """One row for each format, precision and mode."""
+    bits = QUICK if options.quick else tuple(BITS)
+    found = ratios(options, bits)
+    table = common.Table(["format", "mode", *(f"{width} bit{'s' * (width > 1)}" for width in bits)])
+    table.caption = "Whole file / ideal, and its limit where it has one:"
+    missed = []
+    for name, compute in BACKENDS:
+        for mode in Mode:
+            row = []
+            for width in bits:
+                cell = Cell(name, Scheme.parse(f"w{width}-{mode}"), compute=compute)
+                ratio, limit = found[cell]
+                over = limit is not None and ratio > limit
+                missed += [f"`{cell}` {ratio:.3f} of {limit}"] * over
+                row.append(f"{'**' * over}{ratio:.3f}{'**' * over}" + (f" ({limit:.2f})" if limit else ""))
+            label = f"{name}, computing in {compute}" if name == "coreml" else name
+            table.rows.append([label, mode.value, *row])
+    limited = {cell: ratio / limit for cell, (ratio, limit) in found.items() if limit}
+    nearest = max(limited, key=lambda cell: limited[cell])
+    verdicts = [
+        common.Verdict(
+            "cells above their limit", len(missed), 0, detail=", ".join(missed) or f"of {len(limited)} with one"
+        ),
+        common.Verdict(
+            "largest share of a limit", limited[nearest], 1.0, detail=f"`{nearest}`, {found[nearest][0]:.3f}"
+        ),
+    ]
+    return common.Section(
+        "Size over the ideal",
+        verdicts,
+        [table],
+        ["Ideal: n / 8 bytes for each weight that is quantized, and nothing else in the file."],
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(common.main(__doc__, build))

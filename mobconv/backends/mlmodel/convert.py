@@ -1,0 +1,151 @@
+"""A program -> float template on disk, with the map of where each parameter lives in it.
+
+    template/
+        template.mlmodel    the network, without the weights that `encode` fills in
+        map.json            {"places": ..., "floats": [...], "ranks": {...}}
+
+coremltools converts the exported program once, with fingerprints for weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobconv.backends import placement
+from mobconv.backends.coreml.vendor import coremltools, quiet
+from mobconv.backends.mlmodel import graph, model
+from mobconv.backends.placement import Places
+from mobconv.errors import BackendError, MobconvError
+from mobconv.files import write_whole
+from mobconv.schemes import Compute
+from mobconv.trace import Program
+
+TEMPLATE = "template.mlmodel"
+
+
+def convert(program: Program, compute: Compute, directory: Path) -> None:
+    """Write the template of a program into an existing empty folder.
+
+    Raises BackendError with the converter's own words when it refuses, when a weight cannot be found in what
+    it made, or for a layer that cannot be run here.
+    """
+    if compute is not Compute.FP32:
+        raise BackendError("neuralnetwork files do not say in which precision they run; the template is fp32")
+    spec = _converted(program)
+    _clean(spec)
+    _declare_inputs(spec, program.example)
+    layers = model.network(spec).layers
+    places = placement.locate(_constants(layers), program.sites)
+    try:
+        shapes = graph.parse(spec, Path("the converted network")).shapes
+    except MobconvError as error:
+        raise BackendError(str(error)) from error
+    for layer in layers:
+        if layer.WhichOneof("layer") == "convolution" and layer.convolution.isDeconvolution:
+            _settle_deconvolution(layer, shapes[layer.input[0]])
+    keys = {found.key for held in places.values() for found in held}
+    floats = _float_parameters(layers, keys, program)
+    ranks = {str(position): len(shapes[layer.output[0]]) for position, layer in enumerate(layers)}
+    for field in list(model.fields(layers)):
+        if field.key in keys:
+            field.params.Clear()
+    write_whole(directory / TEMPLATE, model.serialize(spec))
+    placement.save(directory / "map.json", places, {"floats": floats, "ranks": ranks})
+
+
+def _converted(program: Program) -> Any:
+    ct = coremltools()
+    try:
+        with quiet():
+            exported = placement.placeholder(program).exported().run_decompositions({})
+            return ct.convert(
+                exported,
+                convert_to="neuralnetwork",
+                minimum_deployment_target=ct.target.iOS14,  # the last that takes a neuralnetwork
+                outputs=[ct.TensorType(name=output) for output in program.outputs],
+                skip_model_load=True,
+            ).get_spec()
+    except Exception as error:  # the converter raises dozens of types
+        raise BackendError(
+            f"coremltools cannot convert the network to a neuralnetwork: {error} (the backend coreml knows "
+            "more operations)"
+        ) from error
+
+
+def _clean(spec: Any) -> None:
+    """Drop what would differ from day to day."""
+    metadata = spec.description.metadata.userDefined
+    for key in [key for key in metadata if key.endswith(".conversion_date")]:
+        del metadata[key]
+
+
+def _declare_inputs(spec: Any, example: Mapping[str, NDArray[Any]]) -> None:
+    """Give the inputs the names of the program's, in order, and integers their type.
+
+    (The converter takes the names of `forward`, and floats for everything.)
+    """
+    held, layers, names = spec.description.input, model.network(spec).layers, list(example)
+    if len(held) != len(names):
+        found = ", ".join(feature.name for feature in held)
+        raise BackendError(f"the converted network takes {found or 'nothing'}, the program {', '.join(names)}")
+    new = {feature.name: name for feature, name in zip(held, names, strict=True)}
+    clash = {output for layer in layers for output in layer.output}.intersection(names)
+    if clash:
+        raise BackendError(f"the input name {', '.join(sorted(clash))} is taken within the network; choose another")
+    for feature in held:
+        feature.name = new[feature.name]
+        if example[feature.name].dtype.kind in "iu":
+            feature.type.multiArrayType.dataType = graph.INT32
+    for layer in layers:
+        layer.input[:] = [new.get(name, name) for name in layer.input]
+
+
+def _constants(layers: Any) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """(key, values) of every float parameter: weights in their layer's layout, the rest flat."""
+    for field in model.fields(layers):
+        values = np.array(field.params.floatValue, np.float32)
+        if field.shape is not None and values.size == np.prod(field.shape, dtype=np.int64):
+            values = values.reshape(field.shape)
+        yield field.key, values
+
+
+def _settle_deconvolution(layer: Any, shape: tuple[int, ...]) -> None:
+    """Say by padding alone which part of its full result a deconvolution keeps.
+
+    coremltools writes outputShape too, where it knows it. Padding is then ignored (NeuralNetwork.proto), and
+    nobody says where the cut is made instead. The padding at the end takes up what output_padding was for.
+    """
+    p = layer.convolution
+    if not p.outputShape or p.WhichOneof("ConvolutionPaddingType") != "valid":
+        return
+    steps, edges = list(p.stride) or [1, 1], p.valid.paddingAmounts.borderAmounts
+    while len(edges) < 2:
+        edges.add()
+    for i, edge in enumerate(edges):
+        full = (shape[i + 2] - 1) * steps[i] + p.kernelSize[i]
+        end = int(full - edge.startEdgeSize - p.outputShape[i])
+        if end < 0:
+            raise BackendError(
+                f"layer {layer.name!r}: a transposed convolution whose output_padding is larger than its padding "
+                "cannot be said in a neuralnetwork; use the backend coreml"
+            )
+        edge.endEdgeSize = end
+    del p.outputShape[:]
+
+
+def _float_parameters(layers: Any, taken: set[str], program: Program) -> list[str]:
+    """Keys of what holds the other float parameters (biases and so on), told by their value."""
+    values = {value.ravel().tobytes() for name, value in program.floats().items() if name not in program.sites}
+    return [key for key, value in _constants(layers) if key not in taken and value.ravel().tobytes() in values]
+
+
+def load(template: Path) -> tuple[Any, Places, dict[str, Any]]:
+    """What `convert` wrote: the network without its weights, the map of them, and 'floats' and 'ranks'."""
+    spec = model.read(template / TEMPLATE)
+    places, extra = placement.load(template / "map.json")
+    return spec, places, extra

@@ -1,0 +1,6 @@
+"""The scripts of benchmarks/ import each other as top-level modules, as when one of them is run."""
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
