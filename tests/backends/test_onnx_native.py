@@ -14,6 +14,7 @@ from mobconv.schemes import Cell, Compute
 from mobconv.trace import trace
 
 LEVEL = "session.qdq_matmulnbits_accuracy_level"
+FOLD = "session.disable_quant_qdq"
 
 
 class Steps(nn.Module):
@@ -45,11 +46,12 @@ def encoded(steps, name, path):
     return x, next(iter(reference(program, weights, cell.scheme).run({"x": x}).values()))
 
 
-def worst(path, x, expected, level=None):
+def worst(path, x, expected, **entries):
     """The largest error of an output over the largest output, in the stock runtime."""
     options = onnxruntime.SessionOptions()
-    if level is not None:
-        options.add_session_config_entry(LEVEL, level)
+    options.optimized_model_filepath = str(path.with_name("optimized.onnx"))
+    for key, value in entries.items():
+        options.add_session_config_entry({"level": LEVEL, "fold": FOLD}[key], value)
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {session.get_inputs()[0].name: x})
     return float(np.abs(found - expected).max() / np.abs(expected).max())
@@ -61,13 +63,22 @@ def test_a_matmul_is_nearly_right_unless_an_option_is_set(steps, name, tmp_path)
     x, expected = encoded(steps, name, tmp_path / "a.onnx")
     assert 1e-3 < worst(tmp_path / "a.onnx", x, expected) < 3e-2
     for level in ("0", "1"):
-        assert worst(tmp_path / "a.onnx", x, expected, level) <= 1e-4
-    assert LEVEL in backends.get("onnx").support(Cell.parse(f"onnx/{name}")).note
+        assert worst(tmp_path / "a.onnx", x, expected, level=level) <= 1e-4
+    assert worst(tmp_path / "a.onnx", x, expected, fold="1") <= 1e-4
+    assert decoders(tmp_path / "optimized.onnx") == set(), "folded: what runs is the float network"
+    note = backends.get("onnx").support(Cell.parse(f"onnx/{name}")).note
+    assert LEVEL in note and FOLD in note
+
+
+def decoders(path):
+    """The ops of a file that decode weights."""
+    return {node.op_type for node in onnx.load(str(path)).graph.node} & {"DequantizeLinear", "MatMulNBits"}
 
 
 def test_packed_files_have_no_such_trouble(steps, tmp_path):
     x, expected = encoded(steps, "w4-linear", tmp_path / "a.onnx")
     assert worst(tmp_path / "a.onnx", x, expected) <= 1e-4
+    assert decoders(tmp_path / "optimized.onnx") == set()
 
 
 @pytest.mark.parametrize(
@@ -87,9 +98,9 @@ def test_files_ask_for_no_newer_runtime_than_the_row_says(steps, tmp_path, name,
     assert model.ir_version <= ir and not model.functions
     assert backends.get("onnx").support(Cell.parse(f"onnx/{name}")).requires == f"opset {opset}"
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    decoders = [node for node in model.graph.node if node.op_type == "DequantizeLinear"]
-    assert len(decoders) == 2
-    for node in decoders:
+    found = [node for node in model.graph.node if node.op_type == "DequantizeLinear"]
+    assert len(found) == 2
+    for node in found:
         assert onnx.TensorProto.DataType.Name(tensors[node.input[0]].data_type) == kind
         assert len(node.input) == 2 + zero_points
 
@@ -102,7 +113,7 @@ def test_one_scale_for_a_tensor_is_a_scalar_with_a_scalar_zero_point(steps, tmp_
     for node in model.graph.node:
         if node.op_type == "DequantizeLinear":
             assert [list(tensors[name].dims) for name in node.input[1:]] == [[], []]
-    assert worst(tmp_path / "a.onnx", x, expected, "1") <= 1e-4
+    assert worst(tmp_path / "a.onnx", x, expected, level="1") <= 1e-4
 
 
 @pytest.mark.parametrize("name", ["w4-kmeans@native", "w1-linear@native", "w4-kmeans-oc16@native"])

@@ -63,9 +63,9 @@ class OnnxBackend:
 
 
 _SLOW = (
-    "for tools and devices that know DequantizeLinear. ONNX Runtime on CPUs does not fold it: a Conv then runs 2 to 9 "
-    "times slower than float or packed, and a MatMul goes to an approximate kernel unless the session option "
-    "session.qdq_matmulnbits_accuracy_level is 0 or 1"
+    "for tools and devices that know DequantizeLinear. ONNX Runtime on CPUs does not fold it unless the session option "
+    "session.disable_quant_qdq is 1: a Conv then runs 2 to 6 times slower than float or packed, and a MatMul goes to "
+    "an approximate kernel, unless session.qdq_matmulnbits_accuracy_level is 0 or 1"
 )
 
 
