@@ -24,7 +24,7 @@ with one thread; with two, which builtin kernels do not profit from, about 4 in 
 
 **Other convolutions** (depthwise, stem), where all their filters are at most 5 % of the file's weights, lie in
 what XNNPACK takes as a constant: codes in INT8, values of tables in FLOAT16. MobileNetV2 at full width has 3 % of
-its weights there and a third of its time: 1.1 to 1.3 times the latency of float in place of 1.9 at 224x224 on one
+its weights there and a third of its time: 1.2 to 1.4 times the latency of float in place of 1.9 at 224x224 on one
 thread, 1.3 to 1.6 in place of 3.5 on two. Where they are more (10.6 % of the fixture at width 0.25) they stay at
 n bits. The row says so, and the bytes are counted.
 
