@@ -82,8 +82,8 @@ def beside_the_thesis(found: Results) -> list[str]:
         "| the thesis: its network on CIFAR-10 | 9.1 MB | not given | 1.3 MB | 2 bits |",
         "| the thesis: its network on ImageNette | 24.7 MB | 6.3 MB | not given | 4 bits |",
         *(
-            f"| ours on digits over photographs, {mode} (size, top-1) | {ours('fp32')} | {ours(f'w8-{mode}')} | {ours(f'w4-{mode}')} "
-            f"| {fallen[mode]} bits |"
+            f"| ours on digits over photographs, {mode} (size, top-1) "
+            f"| {ours('fp32')} | {ours(f'w8-{mode}')} | {ours(f'w4-{mode}')} | {fallen[mode]} bits |"
             for mode in MODES
         ),
     ]
