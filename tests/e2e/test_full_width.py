@@ -94,17 +94,19 @@ def limit(cell):
     if cell.name in OVER:
         return OVER[cell.name]
     if cell.backend == "tflite":
-        return TFLITE_TABLES[bits] if mode is Mode.KMEANS else tflite_limit(bits)
+        return TFLITE_TABLES[bits] if mode is Mode.KMEANS else tflite_limit(bits, mode)
     return (TABLES if mode is Mode.KMEANS else SCALES)[bits]
 
 
-def tflite_limit(bits):
+def tflite_limit(bits, mode):
     """As docs/formats.md derives it, for this network's 53 tensors, 17,066 channels and 2,202,560 weights."""
     ideal = 2_202_560 * bits / 8
     native = bits in (8, 4, 2)
     wide = 65_088 if bits < 8 else 0  # codes in INT8, and 12 bytes for each of their 7,136 + 32 channels
     codes = (2_202_560 - wide) * bits / 8 * (1 if native else 16 / 15) + wide
     channels = 17_066 * 12 if native else (7_168 * 12 + 9_898 * 5)
+    if bits == 1 and mode is Mode.LINEAR:  # two values a channel; the wide ones are FLOAT16
+        codes, channels = codes + wide, 9_898 * 8
     ops = 53 * (140 if native else 660) + (0 if native else 4_500)
     rest = 17_066 * 4 + 20_000  # biases, and the graph
     return (codes + channels + ops + rest) / ideal
