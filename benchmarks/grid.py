@@ -26,7 +26,7 @@ from mobconv.checkpoint import Checkpoint
 from mobconv.schemes import Cell, Compute, Mode, Scheme
 
 LIMIT = 8.0
-ROUNDS = 1  # ten minutes; one more changes the ratio by less than the limit is away
+ROUNDS = 1  # some ten minutes each
 BACKENDS = ("onnx", "tflite", "coreml")
 
 
