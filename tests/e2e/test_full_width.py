@@ -12,7 +12,7 @@ import read_mlmodel
 from laboratory import ROOT, Laboratory
 from stored import differences
 from test_conversion import assert_nothing_lost
-from test_mlmodel import snapped
+from test_neuralnetwork import snapped
 from test_weights import READERS, as_held
 
 from mobconv import backends, recipe
