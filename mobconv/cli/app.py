@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
-from types import FrameType
 
 import typer
 
-from mobconv.cli import backends, evaluate, export, sweep
+from mobconv.cli import backends, evaluate, export, stopping, sweep
 from mobconv.errors import MobconvError, OutputError
 
 app = typer.Typer(
@@ -32,34 +30,15 @@ TERMINATED = 143
 _FULL = "the disk is full; free some space and run the same command again"
 
 
-class _Terminated(BaseException):
-    """SIGTERM, as from `kill`, a CI runner or a batch system: cleaned up after like Ctrl-C."""
-
-
 def main() -> None:
     """Run the command line; the entry point of the script `mobconv`."""
-    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGTERM, stopping.stop)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else a script put us in the background
-        signal.signal(signal.SIGINT, _stop)
+        signal.signal(signal.SIGINT, stopping.stop)
     # Threads of torch that wait for one another spin for milliseconds by default, and on a busy machine keep the one
     # they wait for from running. Less spinning costs nothing and spares stalls of a minute. Set before torch is there.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     sys.exit(run(sys.argv[1:]))
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    """Raise where the program stands, but not while it imports: an extension that cannot be initialised aborts.
-
-    (onnx, interrupted there, ends the process in C++, and nothing is cleaned up.)
-    """
-    while frame is not None:
-        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
-            again = threading.Timer(0.05, signal.raise_signal, [number])
-            again.daemon = True
-            again.start()
-            return
-        frame = frame.f_back
-    raise KeyboardInterrupt if number == signal.SIGINT else _Terminated
 
 
 def run(arguments: list[str]) -> int:
@@ -69,7 +48,7 @@ def run(arguments: list[str]) -> int:
         if code == INTERRUPTED:  # what newer releases of typer make of a KeyboardInterrupt
             raise KeyboardInterrupt
         return int(code) if isinstance(code, int) else 0
-    except _Terminated:
+    except stopping.Terminated:
         return _say("terminated; whole files stay, partial ones were removed", TERMINATED)
     except (KeyboardInterrupt, typer.Abort):  # and older ones
         return _say("interrupted; whole files stay, partial ones were removed", INTERRUPTED)

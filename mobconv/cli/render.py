@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from mobconv.cli import stopping
 from mobconv.report import tables
 from mobconv.results import FAILED, OK, Results, Row
 from mobconv.sweep import Watcher
@@ -31,6 +32,7 @@ class _Bar(Watcher):
         self.task = progress.add_task("loading", total=total)
 
     def stage(self, text: str) -> None:
+        stopping.check()
         self.progress.update(self.task, description=text)
 
     def row(self, row: Row) -> None:
@@ -44,6 +46,7 @@ class _Lines(Watcher):
         self.total, self.done = total, 0
 
     def stage(self, text: str) -> None:
+        stopping.check()
         if not text.startswith(("quantize", "run ")):  # a line for the cell itself follows
             print(text, file=sys.stderr, flush=True)
 

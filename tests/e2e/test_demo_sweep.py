@@ -20,7 +20,7 @@ CELL = """cell backend scheme bits mode granularity algorithm storage compute st
     quantization_loss conversion_loss agreement snr_db max_error latency_ms latency_ratio load_ms seconds"""
 CLIFF = "backend mode granularity storage algorithm bits margin top1"
 FEW = 256  # images of the small sweep
-STAGES = {"convert", "quantize", "encode", "load", "run", "latency"}
+STAGES = {"convert", "quantize", "reference", "encode", "load", "run", "latency"}
 
 
 def assert_files_agree(out, cells, images):
