@@ -294,11 +294,11 @@ def main(description: str | None, build: Callable[[Options], Section], *more: Ca
 
 
 def _command() -> str:
-    """This command as someone else would type it, without what run.py adds."""
+    """This command as someone else would type it, without what run.py adds and where files were kept."""
     arguments = iter(sys.argv[1:])
     kept = []
     for argument in arguments:
-        if argument == "--write":
+        if argument in ("--write", "--keep"):
             next(arguments, None)
         else:
             path = Path(argument)

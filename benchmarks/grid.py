@@ -26,7 +26,7 @@ from mobconv.checkpoint import Checkpoint
 from mobconv.schemes import Cell, Compute, Mode, Scheme
 
 LIMIT = 8.0
-ROUNDS = 1  # some ten minutes each
+ROUNDS = 1  # some four minutes each
 BACKENDS = ("onnx", "tflite", "coreml")
 
 
