@@ -10,7 +10,7 @@ import hashlib
 import io
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,26 +22,33 @@ from mobconv.errors import InputError
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from PIL.Image import Image
 
 _SPLITS = ("test", "validation", "train")
+_GROUPS = ("scan", "scan_id", "group", "patient", "subject", "scene", "video")  # columns, see Images.groups
 
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """pixels (N, H, W, 3) uint8 RGB; labels (N,) int64; names of the classes; sha256 over all of these."""
+    """pixels (N, H, W, 3) uint8 RGB; labels (N,) int64; names of the classes; sha256 over all of these.
+
+    groups: (N,) int64, equal for images that are no independent draws (of one scan, patient or scene); None where the
+    data has no such column.
+    """
 
     source: str
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64]
     names: tuple[str, ...]
     sha256: str
+    groups: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
 
-def load(source: str, limit: int | None = None) -> Images:
-    """Load `source`; `limit` takes the first so many images.
+def load(source: str, limit: int | None = None, fit: Callable[[Image], Image] | None = None) -> Images:
+    """Load `source`; `limit` takes the first so many images, `fit` is done to each (see Preprocessing.fit).
 
     Raises InputError when it cannot be read, has no image or label column, or images of many sizes.
     """
@@ -53,10 +60,11 @@ def load(source: str, limit: int | None = None) -> Images:
             raise InputError(f"{source}: no images in it")
         image, label = _columns(rows, source)
         labels = _labels(rows, label, source)
-        pixels = _pixels(rows, image, source)
+        pixels = _pixels(rows, image, source, fit)
+        groups = _groups(rows)
         names = tuple(getattr(rows.features[label], "names", None) or ())
     digest = hashlib.sha256(np.ascontiguousarray(pixels).tobytes() + labels.astype("<i8").tobytes())
-    return Images(source, pixels, labels, names, digest.hexdigest())
+    return Images(source, pixels, labels, names, digest.hexdigest(), groups)
 
 
 @contextlib.contextmanager
@@ -131,14 +139,26 @@ def _labels(rows: Dataset, column: str, source: str) -> NDArray[np.int64]:
     return labels
 
 
-def _pixels(rows: Dataset, column: str, source: str) -> NDArray[np.uint8]:
+def _groups(rows: Dataset) -> NDArray[np.int64] | None:
+    """What images belong together by, as numbers."""
+    column = next((name for name in _GROUPS if name in rows.features), None)
+    if column is None:
+        return None
+    return np.unique([str(value) for value in rows[column][:]], return_inverse=True)[1].astype(np.int64)
+
+
+def _pixels(rows: Dataset, column: str, source: str, fit: Callable[[Image], Image] | None) -> NDArray[np.uint8]:
     decoded: list[NDArray[Any]] = []
     for position in range(len(rows)):
         try:
-            decoded.append(np.asarray(rows[position][column].convert("RGB")))
+            image = rows[position][column].convert("RGB")
+            decoded.append(np.asarray(fit(image) if fit else image))
         except Exception as error:  # Pillow raises several types for a broken image
             raise InputError(f"{source}: image {position} cannot be decoded: {error}") from error
         if decoded[-1].shape != decoded[0].shape:
             sizes = f"{decoded[0].shape[1]}x{decoded[0].shape[0]} and {decoded[-1].shape[1]}x{decoded[-1].shape[0]}"
-            raise InputError(f"{source}: images of {sizes} in one set; resize them to what the network takes")
+            raise InputError(
+                f"{source}: images of {sizes} in one set; resize them to what the network takes, or say how: "
+                '--preprocessing with "size": [height, width]'
+            )
     return np.stack(decoded)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ from mobconv.data import Images
 from mobconv.errors import InputError
 
 Floats = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
+Feed = Callable[[Pixels], NDArray[Any]]
 BATCH = 32  # larger ones spend more time on fresh memory than they save
 
 
@@ -47,22 +50,22 @@ def batches(count: int, size: int = BATCH) -> Iterator[slice]:
         yield slice(start, min(start + size, count))
 
 
-def predict(run: Callable[[Floats], Floats], inputs: Floats) -> Floats:
-    """Outputs (N, classes) of a function of batches, batch by batch."""
+def predict(run: Callable[[Any], Floats], inputs: NDArray[Any]) -> Floats:
+    """Outputs (N, classes) of a function of batches, of pixels or of what it takes, batch by batch."""
     return np.concatenate([run(inputs[part]) for part in batches(len(inputs))])
 
 
-def predict_side_by_side(open_one: Callable[[], Runner], inputs: Floats, workers: int) -> Floats:
-    """Outputs of a file by several single-threaded runners, each on its share of the images.
+def predict_side_by_side(open_one: Callable[[], Runner], pixels: Pixels, feed: Feed, workers: int) -> Floats:
+    """Outputs of a file, pixels fed as `feed` says, by several single-threaded runners, each on its share.
 
     Runtimes release the GIL, and small networks leave the second thread of one runner mostly idle.
     """
-    shares = [part for part in np.array_split(np.arange(len(inputs)), workers) if len(part)]
+    shares = [part for part in np.array_split(np.arange(len(pixels)), workers) if len(part)]
 
     def one(share: NDArray[np.int64]) -> Floats:
         runner = open_one()
         try:
-            return predict(of_runner(runner), inputs[share[0] : share[-1] + 1])
+            return predict(of_runner(runner, feed), pixels[share[0] : share[-1] + 1])
         finally:
             runner.close()
 
@@ -70,13 +73,24 @@ def predict_side_by_side(open_one: Callable[[], Runner], inputs: Floats, workers
         return np.concatenate(list(pool.map(one, shares)))
 
 
-def of_runner(runner: Runner) -> Callable[[Floats], Floats]:
-    """A runner with one input and one output as a function. Raises InputError for other files."""
+def of_runner(runner: Runner, feed: Feed | None = None) -> Callable[[Any], Floats]:
+    """A runner with one input and one output as a function of its input, or of pixels that `feed` turns into it.
+
+    Integer outputs with a scale are told as the numbers that they stand for. Raises InputError for other files.
+    """
     if len(runner.inputs) != 1 or len(runner.outputs) != 1:
         counts = f"{len(runner.inputs)} inputs and {len(runner.outputs)} outputs"
         raise InputError(f"this file has {counts}; evaluation needs a classifier with one of each")
-    name, output = runner.inputs[0].name, runner.outputs[0].name
-    return lambda inputs: np.asarray(runner.run({name: inputs})[output], np.float32)
+    name, output = runner.inputs[0].name, runner.outputs[0]
+
+    def run(batch: NDArray[Any]) -> Floats:
+        found = np.asarray(runner.run({name: batch if feed is None else feed(batch)})[output.name], np.float32)
+        if output.quantization is None:
+            return found
+        scale, zero = output.quantization
+        return np.asarray((found - np.float32(zero)) * np.float32(scale))
+
+    return run
 
 
 def check_labels(images: Images, classes: int) -> None:
@@ -87,6 +101,26 @@ def check_labels(images: Images, classes: int) -> None:
             f"{images.source}: row {row} has label {images.labels[row]}, but the network has {classes} outputs "
             f"(0 to {classes - 1}); this data is not the network's"
         )
+
+
+def check_names(images: Images, labels: Sequence[str], what: str) -> None:
+    """Raise InputError where data and network both name their classes and the names are others, or in another order.
+
+    Names are compared without case, blanks and the like.
+    """
+    if not labels or not images.names or len(labels) < len(images.names):
+        return
+
+    def plain(name: str) -> str:
+        return re.sub(r"[\W_]+", "", str(name)).casefold()
+
+    for number, (ours, theirs) in enumerate(zip(labels, images.names, strict=False)):
+        if plain(ours) != plain(theirs):
+            order = "in another order" if {*map(plain, labels)} >= {*map(plain, images.names)} else "of other classes"
+            raise InputError(
+                f"{images.source}: class {number} is {theirs!r}, and output {number} of {what} is {ours!r}: the labels "
+                f"are {order}; accuracy on this data would mean nothing"
+            )
 
 
 def check_shape(images: Images, shape: tuple[int, ...], what: str) -> None:
@@ -133,7 +167,7 @@ class Latency:
     ratio: float
 
 
-def latency(runner: Runner, baseline: Runner, sample: Floats, seconds: float = 0.3) -> Latency:
+def latency(runner: Runner, baseline: Runner, sample: NDArray[Any], seconds: float = 0.3) -> Latency:
     """Time one sample (1, C, H, W) on both runners in turn, so that a noisy machine hits both alike.
 
     Runs for about `seconds`, at least five rounds, after two that are not counted.

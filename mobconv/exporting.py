@@ -6,15 +6,18 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+from numpy.typing import NDArray
 
-from mobconv import backends, evaluate, files, results, sweep, templates
+from mobconv import backends, evaluate, files, pixels, results, sweep, templates
 from mobconv.backends.base import Backend
 from mobconv.checkpoint import Checkpoint
 from mobconv.errors import BackendError, InputError, UsageError, did_you_mean
+from mobconv.preprocessing import Preprocessing
 from mobconv.results import Row
 from mobconv.schemes import Cell, Compute
+from mobconv.trace import Program
 
 
 def cells(to: str, scheme: str, compute: str | None) -> list[Cell]:
@@ -36,8 +39,12 @@ def cells(to: str, scheme: str, compute: str | None) -> list[Cell]:
     return found
 
 
-def export(checkpoint: Checkpoint, wanted: Sequence[Cell], out: Path, say: Callable[[str], None]) -> list[Row]:
+def export(
+    checkpoint: Checkpoint, wanted: Sequence[Cell], out: Path, say: Callable[[str], None], takes: str | None = None
+) -> list[Row]:
     """Write, read back and time each cell.
+
+    takes: kind of the files' input, of pixels.INPUTS; None for images where the network takes them.
 
     Raises BackendError, before anything is written, when a backend is missing or cannot hold a cell.
     """
@@ -50,6 +57,7 @@ def export(checkpoint: Checkpoint, wanted: Sequence[Cell], out: Path, say: Calla
     program = checkpoint.trace()
     if wanted[0].scheme.mode is not None and not program.sites:
         raise InputError(f"{checkpoint.path}: the network has no weights to quantize; export it as fp32 or fp16")
+    takes = takes or _kind(checkpoint, program, say)
     say(f"quantize to {wanted[0].scheme}")
     weights = sweep.quantize_all(program, wanted[0].scheme)
     counts = sweep.describe(weights, wanted[0].scheme)
@@ -58,16 +66,44 @@ def export(checkpoint: Checkpoint, wanted: Sequence[Cell], out: Path, say: Calla
         for cell in wanted:
             backend = backends.get(cell.backend)
             say(f"convert to {cell.backend}")
-            folder = templates.template(backend, program, cell.compute, Path(scratch))
+            entered, left = _entrance(checkpoint, program, backend, takes)
+            folder = templates.template(backend, entered, cell.compute, Path(scratch))
             path = out / cell.path(backend.suffix)
-            encoded = backend.encode(folder, weights, cell, path, sweep.record(cell, checkpoint))
-            plain = templates.float_artifact(backend, folder, program, cell.compute)
-            timing, verified = _time(backend, path, plain, checkpoint)
+            encoded = backend.encode(folder, weights, cell, path, sweep.record(cell, checkpoint, left))
+            plain = templates.float_artifact(backend, folder, entered, cell.compute)
+            timing, verified = _time(backend, path, plain, next(iter(entered.example.values())))
             rows.append(results.of_file(cell, encoded, path, str(path), counts, verified, timing))
     return rows
 
 
-def _time(backend: Backend, path: Path, plain: Path, checkpoint: Checkpoint) -> tuple[evaluate.Latency | None, str]:
+def _kind(checkpoint: Checkpoint, program: Program, say: Callable[[str], None]) -> str:
+    """Images where the network takes them and says how they are normalised; else say why not."""
+    if pixels.is_image(program, checkpoint.preprocessing):
+        return "image"
+    shapes = ", ".join(str(list(value.shape)) for value in program.example.values())
+    if checkpoint.preprocessing is None:
+        why = "it is not known how pixels are normalised; with --preprocessing they take pixels of 0 to 255"
+    else:
+        why = "which are no images of its preprocessing's channels"
+    say(f"input: the files take the network's own tensors, {shapes}: {why}")
+    return "tensor"
+
+
+def _entrance(
+    checkpoint: Checkpoint, program: Program, backend: Backend, takes: str
+) -> tuple[Program, Preprocessing | None]:
+    """As pixels.entrance. Raises UsageError for an image input of a network whose normalisation is not known."""
+    if takes not in pixels.INPUTS:
+        raise UsageError(f"--input {takes!r}: {', '.join(pixels.INPUTS)}{did_you_mean(takes, pixels.INPUTS)}")
+    if takes != "tensor" and not pixels.is_image(program, checkpoint.preprocessing):
+        raise UsageError(
+            f"--input {takes}: {checkpoint.path} takes no images, or does not say how their pixels are normalised "
+            "(--preprocessing)"
+        )
+    return pixels.entrance(program, checkpoint.preprocessing, checkpoint.labels, backend, takes)
+
+
+def _time(backend: Backend, path: Path, plain: Path, sample: NDArray[Any]) -> tuple[evaluate.Latency | None, str]:
     """Latency of a file against its float one, where its own runtime is here; and how it is run."""
     runner = backend.open(path, threads=1)
     try:
@@ -75,7 +111,6 @@ def _time(backend: Backend, path: Path, plain: Path, checkpoint: Checkpoint) -> 
             return None, runner.verified
         baseline = backend.open(plain, threads=1)
         try:
-            sample = np.zeros_like(next(iter(checkpoint.example.values())))
             return evaluate.latency(runner, baseline, sample), runner.verified
         finally:
             baseline.close()

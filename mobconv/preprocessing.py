@@ -1,29 +1,51 @@
 """What turns pixels into the tensor a network was trained on: one object for all who need it.
 
 Training, the float baseline, the reference and every artifact take it from here, so that no two of
-them can disagree. Pixels are RGB, 0 to 255; the network sees (pixel / 255 - mean) / std.
+them can disagree. Pixels are RGB, 0 to 255. They are mapped onto `range`, and the network sees (x - mean) / std.
+
+The same object says what an artifact takes: one that normalises pixels itself takes them as they are (`RAW`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mobconv.errors import InputError
+from mobconv.errors import InputError, did_you_mean
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Colour = Literal["rgb", "bgr"]
+Layout = Literal["nchw", "nhwc"]
+Interpolation = Literal["bilinear", "bicubic", "nearest"]
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Normalisation per channel, in units of 0..1 pixels.
+    """What happens to pixels before the network; resizing first, then colour, range, mean and std.
 
-    mean, std: one value per channel (RGB order), std above 0.
+    mean, std      one value per channel, in the order of `colour` and in the units of `range`; std above 0
+    range          what 0 and 255 are mapped onto
+    colour         order of the channels that the network sees
+    layout         order of the axes that the network sees
+    size           (height, width) that images are cut to, from the middle; None: images come as they must be
+    resize         length of the shorter side before that; None: the shortest that covers `size`
+    interpolation  of the resizing (Pillow's, which widens its kernel where it shrinks: antialias)
     """
 
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    range: tuple[float, float] = (0.0, 1.0)
+    colour: Colour = "rgb"
+    layout: Layout = "nchw"
+    size: tuple[int, int] | None = None
+    resize: int | None = None
+    interpolation: Interpolation = "bilinear"
 
     def __post_init__(self) -> None:
         values = (*self.mean, *self.std)
@@ -31,30 +53,94 @@ class Preprocessing:
             raise InputError(f"mean and std must have one value per channel each, not {self.mean} and {self.std}")
         if not all(np.isfinite(values)) or min(self.std) <= 0:
             raise InputError(f"mean must be finite and std above 0, not {self.mean} and {self.std}")
+        if len(self.range) != 2 or not all(np.isfinite(self.range)) or self.range[0] >= self.range[1]:
+            raise InputError(f"range is two numbers, what 0 and 255 become, the first below the second: {self.range}")
+        for name, kind in (("colour", Colour), ("layout", Layout), ("interpolation", Interpolation)):
+            held = getattr(self, name)
+            if held not in get_args(kind):
+                raise InputError(f"{name} {held!r}: {' or '.join(get_args(kind))}{did_you_mean(held, get_args(kind))}")
+        if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
+            raise InputError(f"size is a height and a width in pixels, not {self.size}")
+        if self.resize is not None and self.resize < max(self.size or (1, 1)):
+            raise InputError(f"resize {self.resize} leaves images smaller than the size {self.size}")
 
     @property
     def channels(self) -> int:
         return len(self.mean)
 
+    def constants(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """(shift, scale), each (channels,): the network sees (pixel - shift) / scale."""
+        low, high = self.range
+        unit = np.float32(255) / np.float32(high - low)
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        return (mean - np.float32(low)) * unit, std * unit
+
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Pixels (N, H, W, C) uint8 -> network input (N, C, H, W) float32, contiguous."""
+        """Pixels (N, H, W, C) uint8, RGB -> network input in `layout`, float32, contiguous."""
         if pixels.ndim != 4 or pixels.shape[3] != self.channels:
             raise InputError(
                 f"expected images of shape (N, H, W, {self.channels}), got {pixels.shape}: "
                 f"mean and std have {self.channels} channels"
             )
-        scale = np.asarray(self.std, np.float32) * np.float32(255)
-        shift = np.asarray(self.mean, np.float32) * np.float32(255)
-        normalised = (pixels.astype(np.float32) - shift) / scale
-        return np.ascontiguousarray(normalised.transpose(0, 3, 1, 2))
+        shift, scale = self.constants()
+        ordered = pixels[..., ::-1] if self.colour == "bgr" else pixels
+        normalised = (ordered.astype(np.float32) - shift) / scale
+        return np.ascontiguousarray(normalised.transpose(0, 3, 1, 2) if self.layout == "nchw" else normalised)
+
+    def fit(self, image: Image) -> Image:
+        """An RGB image resized and cut to `size`; as it is where none is said."""
+        if self.size is None:
+            return image
+        from PIL.Image import Resampling
+
+        height, width = self.size
+        share = (
+            self.resize / min(image.width, image.height)
+            if self.resize
+            else max(width / image.width, height / image.height)
+        )
+        wanted = max(width, round(image.width * share)), max(height, round(image.height * share))
+        if wanted != image.size:
+            image = image.resize(wanted, getattr(Resampling, self.interpolation.upper()))
+        left, top = (image.width - width) // 2, (image.height - height) // 2
+        return image.crop((left, top, left + width, top + height))
 
     def to_json(self) -> dict[str, Any]:
-        return {"mean": list(self.mean), "std": list(self.std)}
+        """mean and std, and the rest where it is not the default."""
+        found: dict[str, Any] = {"mean": list(self.mean), "std": list(self.std)}
+        plain = Preprocessing(self.mean, self.std)
+        for name in ("range", "colour", "layout", "size", "resize", "interpolation"):
+            held = getattr(self, name)
+            if held != getattr(plain, name):
+                found[name] = list(held) if isinstance(held, tuple) else held
+        return found
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Preprocessing:
-        """Raises InputError when mean or std are missing or are no numbers."""
+    def from_json(cls, value: Mapping[str, Any]) -> Preprocessing:
+        """Raises InputError for what is missing, unknown or no number."""
+        unknown = [key for key in value if key not in cls.__dataclass_fields__]
+        if unknown:
+            known = ", ".join(cls.__dataclass_fields__)
+            near = did_you_mean(str(unknown[0]), cls.__dataclass_fields__)
+            raise InputError(f"preprocessing has no {unknown[0]!r}{near}; it has {known}")
+        held: dict[str, Any] = dict(value)
         try:
-            return cls(tuple(float(v) for v in value["mean"]), tuple(float(v) for v in value["std"]))
+            held["mean"], held["std"] = (tuple(float(v) for v in value[key]) for key in ("mean", "std"))
+            if "range" in held:
+                held["range"] = tuple(float(v) for v in value["range"])
+            if held.get("size") is not None:
+                held["size"] = tuple(int(v) for v in value["size"])
+            if held.get("resize") is not None:
+                held["resize"] = int(value["resize"])
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"preprocessing needs numbers under 'mean' and 'std', got {value!r}") from error
+            raise InputError(f"preprocessing needs numbers under 'mean' and 'std', got {dict(value)!r}") from error
+        return cls(**held)
+
+    def taking(self, layout: Layout) -> Preprocessing:
+        """The same in another order of axes."""
+        return replace(self, layout=layout)
+
+
+def raw(colour: Colour = "rgb", channels: int = 3) -> Preprocessing:
+    """Pixels as they are, 0 to 255."""
+    return Preprocessing((0.0,) * channels, (1.0,) * channels, (0.0, 255.0), colour)

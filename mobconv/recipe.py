@@ -6,7 +6,7 @@ import fnmatch
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -72,10 +72,15 @@ class Rule(_Strict):
 
 
 class PreprocessingSpec(_Strict):
-    """Normalisation per channel, in units of 0..1 pixels."""
+    """What happens to pixels before the network; see mobconv.preprocessing."""
 
-    mean: list[float]
-    std: list[float]
+    mean: list[float] = Field(description="one a channel, in the units of `range`")
+    std: list[float] = Field(description="one a channel, in the units of `range`")
+    range: list[float] = Field(default=[0.0, 1.0], description="what pixels of 0 and 255 are mapped onto first")
+    colour: Literal["rgb", "bgr"] = Field(default="rgb", description="order of the network's channels")
+    size: list[int] | None = Field(default=None, description="height and width that images are cut to")
+    resize: int | None = Field(default=None, description="length of the shorter side before that")
+    interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
 
 
 class Recipe(_Strict):
@@ -90,6 +95,10 @@ class Recipe(_Strict):
     preprocessing: PreprocessingSpec | None = None
     data: str = Field(description="parquet file or image folder (relative to the recipe's folder), or hub name")
     images: int | None = Field(default=None, ge=1, description="take the first so many images; default all")
+    input: Literal["image", "image-uint8", "tensor"] = Field(
+        default="image",
+        description="what the files take: pixels of 0 to 255, normalised inside, or the network's own tensor",
+    )
     backends: Names = Field(min_length=1, description="onnx, tflite, coreml, coreml-mlmodel")
     schemes: Names = Field(min_length=1, description="names; braces expand, as in w{8..1}-{linear,kmeans}")
     layers: list[Rule] = Field(default_factory=list, description="the last rule that matches a layer holds")
@@ -182,4 +191,4 @@ def preprocessing_of(recipe: Recipe) -> Preprocessing | None:
     """The recipe's own preprocessing, if it has one."""
     if recipe.preprocessing is None:
         return None
-    return Preprocessing(tuple(recipe.preprocessing.mean), tuple(recipe.preprocessing.std))
+    return Preprocessing.from_json(recipe.preprocessing.model_dump())

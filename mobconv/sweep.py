@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mobconv import backends, evaluate, files, recipe, results, templates
+from mobconv import backends, evaluate, feeding, files, pixels, recipe, results, templates
 from mobconv.backends.base import Backend, Runner
 from mobconv.checkpoint import Checkpoint
 from mobconv.data import Images
 from mobconv.errors import InputError, MobconvError, OutputError
+from mobconv.preprocessing import Preprocessing
 from mobconv.quantize import QuantizedWeight, Weight, quantize
 from mobconv.reference import reference
 from mobconv.results import Cliff, Results, Row
@@ -81,11 +82,14 @@ def quantize_all(program: Program, scheme: Scheme, rules: recipe.Recipe | None =
     return {name: done[name] for name in program.sites}
 
 
-def record(cell: Cell, checkpoint: Checkpoint) -> str:
-    """What travels in an artifact: cell, hash of the checkpoint, preprocessing and labels, as JSON."""
+def record(cell: Cell, checkpoint: Checkpoint, takes: Preprocessing | None) -> str:
+    """What travels in an artifact: cell, hash of the checkpoint, labels, the network's preprocessing, and as `input`
+    what of it the file leaves to its caller; as JSON."""
     content: dict[str, Any] = {"cell": cell.name, "checkpoint": checkpoint.sha256, "labels": list(checkpoint.labels)}
     if checkpoint.preprocessing is not None:
         content["preprocessing"] = checkpoint.preprocessing.to_json()
+    if takes is not None:
+        content["input"] = takes.to_json()
     return json.dumps(content, sort_keys=True, separators=(",", ":"))
 
 
@@ -113,6 +117,7 @@ class Sweep:
             )
         self.preprocessing = checkpoint.preprocessing
         self.predictions: dict[str, NDArray[np.int64]] = {"labels": images.labels}
+        self._entrances: dict[str, tuple[Program, Preprocessing | None]] = {}
         self._quantized: dict[Scheme, Quantized] = {}
         self._baselines: dict[Path, Runner] = {}
 
@@ -124,9 +129,8 @@ class Sweep:
         files.ensure_folder(self.out)
         sample = next(iter(self.checkpoint.example.values()))
         evaluate.check_shape(self.images, sample.shape, str(self.checkpoint.path))
-        self.inputs = self.preprocessing(self.images.pixels)
         self.watcher.stage("float baseline")
-        outputs = evaluate.predict(self.checkpoint.run, self.inputs)
+        outputs = evaluate.predict(lambda part: self.checkpoint.run(self.preprocessing(part)), self.images.pixels)
         evaluate.check_labels(self.images, outputs.shape[1])
         self.float_top1 = evaluate.accuracy(outputs, self.images.labels).top1
         self.predictions["float"] = outputs.argmax(axis=1)
@@ -162,7 +166,7 @@ class Sweep:
                 self.watcher.stage(f"convert to {backend.name} ({cell.compute})")
                 start = time.perf_counter()
                 try:
-                    path = templates.template(backend, self.program, cell.compute, self.out)
+                    path = templates.template(backend, self._entrance(backend)[0], cell.compute, self.out)
                     made[key] = (path, time.perf_counter() - start)
                 except OutputError:
                     raise
@@ -200,7 +204,8 @@ class Sweep:
         relative = cell.path(backend.suffix)
         path = self.out / relative
         with seconds.of("encode"):
-            encoded = backend.encode(folder, quantized.weights, cell, path, record(cell, self.checkpoint))
+            told = record(cell, self.checkpoint, self._entrance(backend)[1])
+            encoded = backend.encode(folder, quantized.weights, cell, path, told)
         with seconds.of("load"):
             runner = backend.open(path, self.plan.threads)
         verified = runner.verified
@@ -242,21 +247,33 @@ class Sweep:
         others = [f"{own.count(name)} at {name}" for name in dict.fromkeys(own) if name != scheme.name]
         return f"layer rules: of {len(own)} weights {', '.join(others)}" if others else ""
 
+    def _entrance(self, backend: Backend) -> tuple[Program, Preprocessing | None]:
+        """The program as a backend converts it, and what goes into its files."""
+        if backend.name not in self._entrances:
+            held = self.checkpoint
+            made = pixels.entrance(self.program, self.preprocessing, held.labels, backend, self.plan.input)
+            self._entrances[backend.name] = made
+        return self._entrances[backend.name]
+
+    def _feed(self, backend: Backend, runner: Runner) -> evaluate.Feed:
+        return feeding.feed(self._entrance(backend)[1] or self.preprocessing, runner.inputs[0])
+
     def _outputs(self, backend: Backend, path: Path, runner: Runner) -> Floats:
         """Outputs for all images; closes the runner."""
         try:
             if runner.verified == "emulated":  # torch has threads of its own, one pool for the process
-                return evaluate.predict(evaluate.of_runner(runner), self.inputs)
+                return evaluate.predict(evaluate.of_runner(runner, self._feed(backend, runner)), self.images.pixels)
+            feed = self._feed(backend, runner)
         finally:
             runner.close()
         workers = self.plan.threads or os.cpu_count() or 1
-        return evaluate.predict_side_by_side(lambda: backend.open(path, threads=1), self.inputs, workers)
+        return evaluate.predict_side_by_side(lambda: backend.open(path, threads=1), self.images.pixels, feed, workers)
 
     def _time(self, backend: Backend, path: Path, baseline: Runner) -> evaluate.Latency:
         """On one thread: some kernels leave a second one idle, and a busy machine then decides the ratio."""
         runner = backend.open(path, threads=1)
         try:
-            return evaluate.latency(runner, baseline, self.inputs[:1])
+            return evaluate.latency(runner, baseline, self._feed(backend, runner)(self.images.pixels[:1]))
         finally:
             runner.close()
 
@@ -271,7 +288,8 @@ class Sweep:
             program = reference(self.program, weights, scheme)
             name, output = next(iter(program.example)), program.outputs[0]
             outputs = evaluate.predict(
-                lambda part: np.asarray(program.run({name: part})[output], np.float32), self.inputs
+                lambda part: np.asarray(program.run({name: self.preprocessing(part)})[output], np.float32),
+                self.images.pixels,
             )
             top1 = evaluate.accuracy(outputs, self.images.labels).top1
             self._quantized = {scheme: Quantized(weights, outputs, top1, spent, time.perf_counter() - start)}
@@ -279,7 +297,7 @@ class Sweep:
 
     def _baseline(self, backend: Backend, folder: Path, compute: Compute) -> Runner:
         if folder not in self._baselines:
-            path = templates.float_artifact(backend, folder, self.program, compute)
+            path = templates.float_artifact(backend, folder, self._entrance(backend)[0], compute)
             self._baselines[folder] = backend.open(path, threads=1)
         return self._baselines[folder]
 

@@ -35,6 +35,7 @@ def template(backend: Backend, program: Program, compute: Compute, out: Path) ->
             [(name, value.shape, str(value.dtype)) for name, value in program.example.items()],
             list(program.outputs),
         ],
+        "image": [program.image, list(program.labels)],
         "compute": compute.value,
         "tools": backend.versions(),
         "mobconv": __version__,
@@ -73,6 +74,8 @@ def _check(backend: Backend, folder: Path, program: Program, compute: Compute) -
             name: rng.normal(size=value.shape).astype(value.dtype) if value.dtype.kind == "f" else value
             for name, value in program.example.items()
         }
+        if program.image:
+            feeds = {name: rng.integers(0, 256, v.shape).astype(v.dtype) for name, v in program.example.items()}
         got = runner.run({spec.name: feeds[spec.name] for spec in runner.inputs})
     finally:
         runner.close()

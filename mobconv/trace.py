@@ -11,7 +11,7 @@ import hashlib
 import operator
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,6 +43,7 @@ WEIGHT_OPS: dict[str, tuple[int, int]] = {
     "aten.linear.default": (1, 0),
     "aten.embedding.default": (0, 0),
 }
+ADDED = "mobconv_"  # begins the names of what pixels.py adds: never quantized, never rounded
 _BATCH_NORM = ("aten.batch_norm.default", "aten._native_batch_norm_legit_no_training.default")
 
 
@@ -64,19 +65,23 @@ class Program:
     example  the inputs it was traced with: named float32 arrays, the leading dimension is the batch
     outputs  names of the outputs, in order
     sites    the weights that are quantized, in order of use
+    image    'rgb' or 'bgr' where the input is an image, pixels of 0 to 255 (see pixels.py); '' for a plain tensor
+    labels   names of the classes, for formats that hold them; empty where unknown
     """
 
     module: GraphModule
     example: dict[str, NDArray[Any]]
     outputs: tuple[str, ...]
     sites: dict[str, Site]
+    image: str = ""
+    labels: tuple[str, ...] = ()
 
     def floats(self) -> dict[str, Floats]:
-        """All float parameters and buffers of the folded graph, by name (copies)."""
+        """All float parameters and buffers of the folded graph, by name (copies); not those of pixels.py."""
         return {
             name: np.array(value.detach().numpy(), np.float32)
             for name, value in self._tensors()
-            if value.is_floating_point()
+            if value.is_floating_point() and not name.startswith(ADDED)
         }
 
     def with_values(self, values: Mapping[str, NDArray[np.float32]]) -> Program:
@@ -86,11 +91,11 @@ class Program:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's own pytree, copied
             module = copy.deepcopy(self.module)
-        tensors = dict(Program(module, self.example, self.outputs, self.sites)._tensors())
+        tensors = dict(replace(self, module=module)._tensors())
         with torch.no_grad():
             for name, value in values.items():
                 tensors[name].copy_(torch.from_numpy(np.ascontiguousarray(value, np.float32)))
-        return Program(module, self.example, self.outputs, self.sites)
+        return replace(self, module=module)
 
     def exported(self) -> ExportedProgram:
         """A fresh ExportedProgram (ATen, batch as in `example`) for a converter."""

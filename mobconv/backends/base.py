@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from numpy.typing import NDArray
 
@@ -46,11 +46,20 @@ class Encoded:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A named tensor at the edge of an artifact, as the file declares it."""
+    """A named tensor at the edge of an artifact, as the file declares it.
+
+    colour        'rgb', 'bgr' or 'gray' where the file says that the input is an image of pixels of 0 to 255
+    mean, std     what the file says that the caller does to them, one or one a channel: (pixel - mean) / std
+    quantization  (scale, zero point) of an integer tensor that stands for scale * (q - zero point)
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
+    colour: str = ""
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    quantization: tuple[float, int] | None = None
 
 
 class Runner(Protocol):
@@ -70,6 +79,11 @@ class Runner(Protocol):
         """The text that `encode` put into the file's metadata; empty in a file that is not ours."""
         ...
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes, where the format holds them by means of its own."""
+        ...
+
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Named inputs with any leading batch N -> named outputs with the same N.
 
@@ -85,6 +99,8 @@ class Backend(Protocol):
 
     name: str
     suffix: str
+    image: Literal["nchw", "nhwc", "native"]
+    """How it takes images: as tensors of that layout, or 'native': by a type of its own, whatever the layout."""
 
     def missing(self) -> str | None:
         """What to install, as one sentence, when the backend cannot work here; None when it can."""

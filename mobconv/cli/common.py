@@ -30,7 +30,8 @@ PreprocessingOption = Annotated[
     typer.Option(
         "--preprocessing",
         metavar="JSON",
-        help='normalisation, as {"mean": [..], "std": [..]} in units of 0..1 pixels, or a file that holds it',
+        help='what is done to pixels: {"mean": [..], "std": [..]} in units of 0..1 pixels, with "range", "colour", '
+        '"size" where they matter; a file that holds it; or `raw` for pixels of 0 to 255 as they are',
     ),
 ]
 TrustPickle = Annotated[
@@ -41,10 +42,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="print JSON in place of a t
 
 def preprocessing_from(text: str | None) -> Preprocessing | None:
     """Parse --preprocessing. Raises UsageError or InputError."""
-    from mobconv.preprocessing import Preprocessing
+    from mobconv.preprocessing import Preprocessing, raw
 
     if text is None:
         return None
+    if text == "raw":
+        return raw()
     if not text.lstrip().startswith("{"):
         try:
             text = Path(text).read_text()
@@ -59,6 +62,8 @@ def preprocessing_from(text: str | None) -> Preprocessing | None:
         value = json.loads(text)
     except ValueError as error:
         raise UsageError(f"--preprocessing is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise UsageError(f"--preprocessing {value!r} is no JSON object")
     return Preprocessing.from_json(value)
 
 

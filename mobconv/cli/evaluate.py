@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -22,10 +22,9 @@ def command(
     import json
     import time
 
-    from mobconv import backends, evaluate, files
+    from mobconv import backends, evaluate, feeding, files
     from mobconv import data as datasets
     from mobconv.errors import BackendError, InputError
-    from mobconv.preprocessing import Preprocessing
 
     if not artifact.exists():
         raise InputError(f"{artifact}: no such file or folder")
@@ -37,23 +36,17 @@ def command(
     start = time.perf_counter()
     runner = backend.open(artifact, threads)
     load_ms = (time.perf_counter() - start) * 1e3
-    record = _record(runner.record, artifact)
-    normalise = preprocessing_from(preprocessing)
-    if normalise is None and "preprocessing" in record:
-        normalise = Preprocessing.from_json(record["preprocessing"])
-    if normalise is None:
-        raise InputError(
-            f"{artifact} does not say how pixels are normalised; "
-            """add --preprocessing '{"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}' with the network's own figures"""
-        )
-    images = datasets.load(data, limit)
-    run = evaluate.of_runner(runner)
-    evaluate.check_shape(images, runner.inputs[0].shape, str(artifact))
-    inputs = normalise(images.pixels)
-    outputs = evaluate.predict(run, inputs)
+    record = feeding.record_of(runner, artifact)
+    takes = feeding.expected(runner, artifact, preprocessing_from(preprocessing))
+    images = datasets.load(data, limit, takes.preprocessing.fit)
+    spec = runner.inputs[0]
+    feeding.check_shape(images.pixels, images.source, takes.preprocessing, spec, str(artifact))
+    feed = feeding.feed(takes.preprocessing, spec)
+    outputs = evaluate.predict(evaluate.of_runner(runner, feed), images.pixels)
     evaluate.check_labels(images, outputs.shape[1])
+    evaluate.check_names(images, runner.labels or tuple(record.get("labels", ())), str(artifact))
     right = evaluate.accuracy(outputs, images.labels)
-    timing = None if runner.verified == "emulated" else evaluate.latency(runner, runner, inputs[:1])
+    timing = None if runner.verified == "emulated" else evaluate.latency(runner, runner, feed(images.pixels[:1]))
     found = {
         "artifact": str(artifact),
         "cell": record.get("cell"),
@@ -64,6 +57,8 @@ def command(
         "latency_ms": timing.ms if timing else None,
         "load_ms": load_ms,
         "verified": runner.verified,
+        "input": takes.preprocessing.to_json(),
+        "input_by": takes.source,
     }
     runner.close()
     if as_json:
@@ -82,6 +77,7 @@ def command(
         else "  latency  not measured: emulated, no such device here"
     )
     print(f"  run by   {_RUN_BY[runner.verified]}")
+    print(f"  takes    {feeding.told(takes.preprocessing, spec)}, by {takes.source}")
     return 0
 
 
@@ -90,18 +86,3 @@ _RUN_BY = {
     "emulated": "mobconv's own executor of Core ML files (emulated)",
     "macos": "Core ML on this Mac",
 }
-
-
-def _record(text: str, artifact: Path) -> dict[str, Any]:
-    """What an artifact of ours says of itself; empty for others. Raises InputError when it is damaged."""
-    import json
-
-    from mobconv.errors import InputError
-
-    try:
-        found = json.loads(text or "{}")
-        if not isinstance(found, dict):
-            raise ValueError("not an object")
-    except ValueError as error:
-        raise InputError(f"{artifact}: its mobconv record is damaged: {error}") from error
-    return found

@@ -37,6 +37,15 @@ def command(
         str | None,
         typer.Option("--compute", metavar="fp32|fp16", help="default: fp16 for coreml, as Apple's; else fp32"),
     ] = None,
+    takes: Annotated[
+        str | None,
+        typer.Option(
+            "--input",
+            metavar="image|image-uint8|tensor",
+            help="what the files take: pixels of 0 to 255, normalised inside (default where the network takes images), "
+            "the same as bytes, or the network's own tensor",
+        ),
+    ] = None,
     model: Model = None,
     model_arg: ModelArg = None,
     input_shape: InputShape = None,
@@ -54,7 +63,7 @@ def command(
     if compute is None and any(cell.backend == "coreml" for cell in cells):
         say("coreml: the program computes in fp16, Apple's own default; --compute fp32 for full precision")
     loaded = load_checkpoint(checkpoint, model, model_arg, input_shape, preprocessing, trust_pickle)
-    rows = exporting.export(loaded, cells, out, say)
+    rows = exporting.export(loaded, cells, out, say, takes)
     if as_json:
         print(json.dumps([asdict(row) for row in rows], indent=1))
         return 0

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from mobconv.backends.base import Encoded, Runner, Support
 from mobconv.quantize.weights import Weight
@@ -24,6 +24,7 @@ class CoreML:
 
     name = "coreml"
     suffix = "mlpackage"
+    image: Literal["nchw", "nhwc", "native"] = "native"
 
     def missing(self) -> str | None:
         """What to install, or None."""

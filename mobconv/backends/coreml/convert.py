@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobconv.backends import placement
-from mobconv.backends.coreml import mil, package
+from mobconv.backends.coreml import image, mil, package
 from mobconv.backends.coreml.package import Package
 from mobconv.backends.coreml.rewrite import build, held_count, main_block
 from mobconv.backends.coreml.vendor import coremltools, quiet
@@ -31,7 +31,7 @@ from mobconv.backends.placement import Places
 from mobconv.errors import BackendError
 from mobconv.quantize.weights import FloatWeight, Weight
 from mobconv.schemes import Compute
-from mobconv.trace import Program, Site
+from mobconv.trace import Program
 
 # name of a target -> specification version (coremltools: _SPECIFICATION_VERSION_IOS_16 and so on)
 TARGETS = {"iOS16": 7, "iOS17": 8, "iOS18": 9}
@@ -49,7 +49,7 @@ def convert(program: Program, compute: Compute, directory: Path) -> None:
         target, first = _convert_once(program, scratch / "fp32.mlpackage")
         places = placement.locate(constants(first), program.sites)
         if compute is Compute.FP16:
-            first, places = _to_fp16(first, places, program.sites, TARGETS[target], scratch)
+            first, places = _to_fp16(first, places, program, TARGETS[target], scratch)
         floats = _float_parameters(first, places, program)
         templates = {target: first}
         if target != "iOS18":
@@ -63,6 +63,8 @@ def convert(program: Program, compute: Compute, directory: Path) -> None:
         width = 2 if compute is Compute.FP16 else 4
         base = {}
         for name, template in templates.items():
+            if program.image:
+                image.declare(template.spec, program.image, program.labels)
             package.write(directory / f"{name}.mlpackage", _contents(template))
             files = build(template, places, weights, floats=())
             base[name] = sum(map(len, files.values())) - width * held_count(places)
@@ -166,10 +168,13 @@ def _share_constants(block: Any) -> None:
     block.operations.extend(kept)
 
 
-def _to_fp16(
-    source: Package, places: Places, sites: Mapping[str, Site], version: int, scratch: Path
-) -> tuple[Package, Places]:
-    """coremltools' cast to fp16, with the weights placed again."""
+def _to_fp16(source: Package, places: Places, program: Program, version: int, scratch: Path) -> tuple[Package, Places]:
+    """coremltools' cast to fp16, with the weights placed again. What normalises pixels stays in fp32."""
+    sites, edges = program.sites, set(program.example) if program.image else set()
+
+    def cast(op: Any) -> bool:
+        return not image.normalises(op, edges)
+
     indices = {name: values.view(np.int32) for name, values in placement.fingerprints(dict(sites)).items()}
     largest = max(int(values.max()) for values in indices.values()) if indices else 0
     found: dict[str, NDArray[np.int64]] = {}
@@ -192,6 +197,7 @@ def _to_fp16(
                 "common::const_elimination",
                 "common::dead_code_elimination",
             ],
+            {"common::add_fp16_cast": {"op_selector": cast}},
         )
         for key, value in constants(after):
             integers = value.dtype == np.float16 and value.ndim and np.all((value >= 0) & (value < _DIGIT))
@@ -209,7 +215,9 @@ def _raised(source: Package, path: Path) -> Package:
     return _passed(before, path, TARGETS["iOS18"], [])
 
 
-def _passed(before: Path, after: Path, version: int, passes: list[str]) -> Package:
+def _passed(
+    before: Path, after: Path, version: int, passes: list[str], options: Mapping[str, dict[str, Any]] | None = None
+) -> Package:
     """Load a package into coremltools, run some of its passes, save it at a specification version."""
     ct = coremltools()
     try:
@@ -222,7 +230,10 @@ def _passed(before: Path, after: Path, version: int, passes: list[str]) -> Packa
             spec = model.get_spec()
             loaded = load(spec, specification_version=version, file_weights_dir=model.weights_dir)
             # here, for mil_convert drops the cast to fp16 from the passes that it is given
-            PassPipelineManager.apply_pipeline(loaded, ct.PassPipeline(passes, "mobconv"))
+            pipeline = ct.PassPipeline(passes, "mobconv")
+            for name, held in (options or {}).items():
+                pipeline.set_options(name, held)
+            PassPipelineManager.apply_pipeline(loaded, pipeline)
             mil_convert(
                 loaded,
                 convert_from="milinternal",

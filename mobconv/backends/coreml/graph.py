@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -43,12 +43,16 @@ class Step:
 
 @dataclass(frozen=True)
 class Graph:
-    """A program, ready to be walked. constants: by name, numpy arrays, strings, or lists of them."""
+    """A program, ready to be walked. constants: by name, numpy arrays, strings, or lists of them.
+
+    labels: of a classifier, whose output is the array that Core ML makes a label and a dictionary of.
+    """
 
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
     constants: Mapping[str, Any]
     steps: tuple[Step, ...]
+    labels: tuple[str, ...] = ()
 
 
 def parse(package: Package) -> Graph:
@@ -72,12 +76,13 @@ def parse(package: Package) -> Graph:
             text = str(error).removeprefix(f"{package.path}: ")
             message = f"{package.path}: operation {position}, {op.type}, output {output}: {text}"
             raise type(error)(message) from error
-    missing = [name for name in block.outputs if name not in reader.values]
+    names = list(dict.fromkeys(reader.classified.get(name, name) for name in block.outputs))
+    missing = [name for name in names if name not in reader.values]
     if missing:
         raise InputError(f"{package.path}: the program returns {', '.join(missing)}, which nothing computes")
     package.forget_files()
-    outputs = tuple(reader.values[name] for name in block.outputs)
-    return Graph(inputs, outputs, reader.constants, tuple(reader.steps))
+    outputs = tuple(reader.values[name] for name in names)
+    return Graph(inputs, outputs, reader.constants, tuple(reader.steps), reader.labels)
 
 
 @dataclass
@@ -86,6 +91,8 @@ class _Reader:
     values: dict[str, Value]
     constants: dict[str, Any]
     steps: list[Step]
+    classified: dict[str, str] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
 
     def read(self, op: Any, position: int) -> None:
         if op.blocks:
@@ -94,6 +101,10 @@ class _Reader:
             key: tuple(self._bound(binding, f"{position}/{key}/{i}") for i, binding in enumerate(argument.arguments))
             for key, argument in sorted(op.inputs.items())
         }
+        if op.type == "classify":
+            self.classified.update({held.name: inputs["probabilities"][0] for held in op.outputs})
+            self.labels = tuple(str(label) for label in self.constants[inputs["classes"][0]])
+            return
         outputs = tuple(_value(held) for held in op.outputs)
         if op.type == "const" or op.type.startswith("constexpr_"):
             if len(outputs) != 1:
@@ -129,11 +140,11 @@ class _Reader:
         return held
 
 
-def tensor_spec(value: Value, package: Package) -> TensorSpec:
+def tensor_spec(value: Value, package: Package, colour: str = "") -> TensorSpec:
     """A value at the edge of the program. Raises BackendError for what is no tensor of numbers."""
     if value.dtype not in NUMPY_NAMES:
         raise BackendError(f"{package.path}: {value.name} is no tensor of numbers, and mobconv passes nothing else")
-    return TensorSpec(value.name, value.shape, NUMPY_NAMES[value.dtype])
+    return TensorSpec(value.name, value.shape, NUMPY_NAMES[value.dtype], colour)
 
 
 def is_float(value: Any) -> bool:

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from mobconv.backends.base import Encoded, Runner, Support
 from mobconv.quantize.weights import Weight
@@ -35,6 +35,7 @@ class NeuralNetwork:
 
     name = "coreml-mlmodel"
     suffix = "mlmodel"
+    image: Literal["nchw", "nhwc", "native"] = "native"
 
     def missing(self) -> str | None:
         """What to install, or None."""

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobconv.backends import placement
+from mobconv.backends.coreml import image
 from mobconv.backends.coreml.vendor import coremltools, quiet
 from mobconv.backends.mlmodel import graph, model
 from mobconv.backends.placement import Places
@@ -54,6 +55,8 @@ def convert(program: Program, compute: Compute, directory: Path) -> None:
     for field in list(model.fields(layers)):
         if field.key in keys:
             field.params.Clear()
+    if program.image:
+        _declare_image(spec, program)
     write_whole(directory / TEMPLATE, model.serialize(spec))
     placement.save(directory / "map.json", places, {"floats": floats, "ranks": ranks})
 
@@ -103,6 +106,24 @@ def _declare_inputs(spec: Any, example: Mapping[str, NDArray[Any]]) -> None:
             feature.type.multiArrayType.dataType = graph.INT32
     for layer in layers:
         layer.input[:] = [new.get(name, name) for name in layer.input]
+
+
+def _declare_image(spec: Any, program: Program) -> None:
+    """Make the input an image and, with labels, the network a classifier."""
+    image.describe_input(spec, program.image, next(iter(program.example.values())).shape)
+    if not program.labels or len(program.outputs) != 1:
+        return
+    network = model.copied(model.network(spec))
+    held = spec.neuralNetworkClassifier
+    held.layers.extend(network.layers)
+    held.preprocessing.extend(network.preprocessing)
+    held.arrayInputShapeMapping, held.imageInputShapeMapping = (
+        network.arrayInputShapeMapping,
+        network.imageInputShapeMapping,
+    )
+    held.stringClassLabels.vector.extend(program.labels)
+    held.labelProbabilityLayerName = program.outputs[0]
+    image.describe_classifier(spec)
 
 
 def _constants(layers: Any) -> Iterator[tuple[str, NDArray[np.float32]]]:

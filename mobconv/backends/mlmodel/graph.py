@@ -45,13 +45,13 @@ class Network:
     """A network, ready to be run.
 
     shapes   of all values by name, at the declared batch
-    arrays   whether all inputs and outputs are arrays to Core ML too, in these very shapes
+    exact    whether the inputs and outputs are to Core ML, too, what they are here, in these very shapes
     """
 
     graph: Graph
     functions: Mapping[str, Function]
     shapes: Mapping[str, tuple[int, ...]]
-    arrays: bool
+    exact: bool
 
 
 def parse(spec: Any, path: Path) -> Network:
@@ -85,10 +85,10 @@ def parse(spec: Any, path: Path) -> Network:
             raise BackendError(f"{where}: cannot be run: {error}") from error
     old = held.arrayInputShapeMapping != _EXACT
     outputs = tuple(_output(found, name, integer, old, path) for name, integer in _outputs(spec, held))
-    graph = Graph(inputs, outputs, found.constants, tuple(found.steps))
+    labels = _labels(spec, held)
+    graph = Graph(inputs, outputs, found.constants, tuple(found.steps), labels)
     shapes = {name: value.shape for name, value in found.declared.items()}
-    images = any(feature.type.WhichOneof("Type") == "imageType" for feature in description.input)
-    return Network(graph, found.functions, shapes, not old and not images and not description.predictedFeatureName)
+    return Network(graph, found.functions, shapes, not old and (not description.predictedFeatureName or bool(labels)))
 
 
 @dataclass
@@ -284,6 +284,13 @@ def _outputs(spec: Any, held: Any) -> list[tuple[str, bool]]:
     if spec.WhichOneof("Type") == "neuralNetworkClassifier":
         return [(held.labelProbabilityLayerName or held.layers[-1].output[0], False)]
     return [(output.name, output.type.multiArrayType.dataType == INT32) for output in spec.description.output]
+
+
+def _labels(spec: Any, held: Any) -> tuple[str, ...]:
+    """A classifier's labels where they are strings."""
+    if spec.WhichOneof("Type") != "neuralNetworkClassifier":
+        return ()
+    return tuple(str(label) for label in held.stringClassLabels.vector)
 
 
 def _output(found: Tracer, name: str, integer: bool, old: bool, path: Path) -> Value:

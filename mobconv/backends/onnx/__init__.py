@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from mobconv.backends.base import Backend, Encoded, Runner, Support
 from mobconv.errors import BackendError
@@ -24,6 +24,7 @@ class OnnxBackend:
 
     name = "onnx"
     suffix = "onnx"
+    image: Literal["nchw", "nhwc", "native"] = "nchw"
 
     def missing(self) -> str | None:
         absent = [name for name in _PACKAGES if find_spec(name) is None]

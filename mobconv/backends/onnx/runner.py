@@ -17,6 +17,7 @@ class OnnxRunner:
     """One session. Raises InputError for a file that ONNX Runtime does not load."""
 
     verified = "runtime"
+    labels: tuple[str, ...] = ()  # in the record: the format has no place of its own for them
 
     def __init__(self, path: Path, threads: int = 0) -> None:
         import onnxruntime
@@ -55,5 +56,6 @@ class OnnxRunner:
 def _spec(value: Any) -> TensorSpec:
     """Symbolic dimensions become -1."""
     shape = tuple(length if isinstance(length, int) else -1 for length in value.shape)
-    kind = {"tensor(float)": "float32", "tensor(float16)": "float16"}.get(value.type, value.type)
+    held = value.type.removeprefix("tensor(").removesuffix(")")
+    kind = {"float": "float32", "double": "float64"}.get(held, held)
     return TensorSpec(value.name, shape, kind)

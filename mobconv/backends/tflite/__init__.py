@@ -17,7 +17,7 @@ from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from mobconv.backends.base import Backend, Encoded, Runner, Support
 from mobconv.errors import BackendError
@@ -47,6 +47,7 @@ class _TFLite:
 
     name = "tflite"
     suffix = "tflite"
+    image: Literal["nchw", "nhwc", "native"] = "nhwc"
 
     def missing(self) -> str | None:
         absent = [package for package, module in _PACKAGES.items() if find_spec(module) is None]

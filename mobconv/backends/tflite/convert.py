@@ -4,7 +4,8 @@ A template is a folder of two files:
 
     template.tflite   the network with fingerprints for weights and the real values of everything else,
                       edges named as in the program, nothing in it that no runtime reads
-    map.json          places: where each weight lives (see mobconv/backends/placement.py; keys are tensor
+    map.json          image: colour, labels and name of an image input
+                      places: where each weight lives (see mobconv/backends/placement.py; keys are tensor
                       numbers); floats: tensor number -> name, of the other parameters (biases), found
                       by their values, so that scheme fp16 can halve them too
 """
@@ -55,7 +56,8 @@ def convert(program: Program, directory: Path) -> None:
     floats = {key: by_value[values.tobytes()] for key, values in constants if values.tobytes() in by_value}
     _refuse_derived(data, constants, places, set(floats), program)
     (directory / TEMPLATE).write_bytes(data)
-    placement.save(directory / MAP, places, {"floats": floats})
+    image = {"colour": program.image, "labels": program.labels, "inputs": list(program.example)}
+    placement.save(directory / MAP, places, {"floats": floats, "image": image if program.image else {}})
 
 
 def _refuse_derived(

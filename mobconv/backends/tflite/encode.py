@@ -64,8 +64,9 @@ from numpy.typing import NDArray
 
 from mobconv.backends import placement
 from mobconv.backends.placement import Placement
+from mobconv.backends.tflite import metadata
 from mobconv.backends.tflite.convert import MAP, TEMPLATE
-from mobconv.backends.tflite.graph import Graph
+from mobconv.backends.tflite.graph import RECORD_KEY, Graph
 from mobconv.backends.tflite.unpack import Unpacker
 from mobconv.errors import BackendError
 from mobconv.files import write_whole
@@ -102,8 +103,12 @@ def encode(
     if missing:
         raise BackendError(f"no weights were given for {', '.join(missing)}")
     graph = Graph((template / TEMPLATE).read_bytes())
+    labels = extra["image"].get("labels", ())
+    if extra["image"]:
+        described = metadata.Metadata((0.0,), (1.0,), extra["image"]["colour"], tuple(labels))
+        graph.set_metadata(metadata.KEY, metadata.write(described, extra["image"]["inputs"]))
     if record:
-        graph.set_record(record)
+        graph.set_metadata(RECORD_KEY, record.encode())
     if scheme.mode is None and scheme.bits == 16:
         _halve_floats(graph, [int(key) for key in extra["floats"]])
     counted: list[int] = []  # constants of the template that shall count as nothing
@@ -128,7 +133,7 @@ def encode(
             _store_half(graph, layout.keys, layout.place.place(weight.values))
     _store_codes(graph, [(weight, layout) for weight, layout in layouts if isinstance(weight, QuantizedWeight)])
     data = graph.to_bytes()
-    write_whole(path, data)
+    write_whole(path, metadata.with_labels(data, labels))
     return len(data) - rest, (packed, sum(int(np.prod(layout.place.shape)) for layout in wide))
 
 

@@ -192,14 +192,14 @@ class Graph:
                     entry.name = names[entry.name.decode()].encode()
                     self._graph.tensors[entry.tensorIndex].name = entry.name
 
-    def set_record(self, text: str) -> None:
-        """Put `text` into the file's metadata under the key `mobconv`."""
+    def set_metadata(self, key: str, data: bytes) -> None:
+        """Put bytes into the file's metadata under a key."""
         buffer = self._schema.BufferT()
-        buffer.data = np.frombuffer(text.encode(), np.uint8)
+        buffer.data = np.frombuffer(data, np.uint8)
         self.model.buffers.append(buffer)
         entry = self._schema.MetadataT()
-        entry.name, entry.buffer = RECORD_KEY, len(self.model.buffers) - 1
-        self.model.metadata = [entry]
+        entry.name, entry.buffer = key, len(self.model.buffers) - 1
+        self.model.metadata = [*(self.model.metadata or []), entry]
 
     def to_bytes(self) -> bytes:
         """The file. The same edits always give the same bytes. The graph can be edited further."""

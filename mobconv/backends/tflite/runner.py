@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobconv.backends.base import TensorSpec
+from mobconv.backends.tflite import metadata
 from mobconv.backends.tflite.graph import RECORD_KEY
 from mobconv.backends.tflite.quiet import quiet
 from mobconv.errors import InputError
@@ -28,9 +30,15 @@ class TFLiteRunner:
     def __init__(self, path: Path, threads: int) -> None:
         self._path = path
         self._threads = threads
-        self._data, edges, self._record = _checked(path)
+        self._data, edges, held = _checked(path)
+        self._record = held.get(RECORD_KEY, b"").decode()
+        self._metadata = metadata.read(held.get(metadata.KEY, b""), self._data)
         self._declared = self._interpreter()
         self._inputs = [(self._spec(detail, edges), detail["index"]) for detail in self._declared.get_input_details()]
+        if len(self._inputs) == 1:  # the metadata is about an image, and no more is known of several inputs
+            said = self._metadata
+            image = replace(self._inputs[0][0], colour=said.colour, mean=said.mean, std=said.std)
+            self._inputs = [(image, self._inputs[0][1])]
         self._outputs = [(self._spec(detail, edges), detail["index"]) for detail in self._declared.get_output_details()]
         self._batched: Any = None  # an interpreter resized to _BATCH; None: not tried yet, False: cannot
 
@@ -45,6 +53,10 @@ class TFLiteRunner:
     @property
     def record(self) -> str:
         return self._record
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self._metadata.labels
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Named inputs (N, ...) -> named outputs (N, ...), for any N >= 1.
@@ -132,7 +144,9 @@ class TFLiteRunner:
     @staticmethod
     def _spec(detail: Mapping[str, Any], edges: Mapping[int, str]) -> TensorSpec:
         shape = tuple(int(length) for length in detail["shape"])
-        return TensorSpec(edges.get(detail["index"], detail["name"]), shape, np.dtype(detail["dtype"]).name)
+        scale, zero = detail["quantization"]
+        name, dtype = edges.get(detail["index"], detail["name"]), np.dtype(detail["dtype"]).name
+        return TensorSpec(name, shape, dtype, quantization=(float(scale), int(zero)) if scale else None)
 
 
 def run_bytes(data: bytes, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -154,8 +168,8 @@ def _same(alone: NDArray[Any], together: NDArray[Any], i: int) -> bool:
     return bool(np.abs(alone[0] - together[i]).max(initial=0.0) <= 1e-5 * np.abs(alone[0]).max(initial=0.0))
 
 
-def _checked(path: Path) -> tuple[bytes, dict[int, str], str]:
-    """The bytes of the file, if its every offset stays inside; tensor number -> name at its edges; our record."""
+def _checked(path: Path) -> tuple[bytes, dict[int, str], dict[str, bytes]]:
+    """The bytes of the file, if its every offset stays inside; tensor number -> name at its edges; its metadata."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -169,8 +183,8 @@ def _checked(path: Path) -> tuple[bytes, dict[int, str], str]:
         raise InputError(f"{path} is damaged or cut short: its tables point outside the file") from error
 
 
-def _parsed(data: bytes) -> tuple[dict[int, str], str]:
-    """Tensor number -> name in the signature, where there is one signature; and our record.
+def _parsed(data: bytes) -> tuple[dict[int, str], dict[str, bytes]]:
+    """Tensor number -> name in the signature, where there is one signature; and the file's metadata by key.
 
     Reads every table of the flatbuffer on the way and checks every number that points at another, which
     the runtime, trusting them, does not do. Raises whatever Python meets in bytes of another kind.
@@ -186,13 +200,18 @@ def _parsed(data: bytes) -> tuple[dict[int, str], str]:
         for operator in graph.operators:
             # -1 is an optional input that is not there
             _check_range((i for i in [*operator.inputs, *operator.outputs] if i != -1), len(graph.tensors))
-    records = [model.buffers[e.buffer].data for e in model.metadata or [] if e.name == RECORD_KEY.encode()]
-    record = bytes(records[0]).decode() if records else ""
+    held = {entry.name.decode(): bytes(_buffer(model, entry.buffer)) for entry in model.metadata or []}
     signatures = model.signatureDefs or []
     if len(signatures) != 1:
-        return {}, record
+        return {}, held
     entries = [*(signatures[0].inputs or []), *(signatures[0].outputs or [])]
-    return {entry.tensorIndex: entry.name.decode() for entry in entries}, record
+    return {entry.tensorIndex: entry.name.decode() for entry in entries}, held
+
+
+def _buffer(model: Any, number: int) -> Any:
+    _check_range([number], len(model.buffers))
+    data = model.buffers[number].data
+    return b"" if data is None else data
 
 
 def _check_range(indices: Iterable[int], count: int) -> None:

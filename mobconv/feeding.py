@@ -1,0 +1,152 @@
+"""How pixels go into an artifact: what its caller must do, by the file's own word or by the user's.
+
+An artifact of ours says it in its record, a Core ML image input in its type, a TFLite file in its metadata. A
+file that says nothing, which is most that others made, needs to be told.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobconv.backends.base import Runner, TensorSpec
+from mobconv.errors import InputError
+from mobconv.evaluate import Feed
+from mobconv.preprocessing import Layout, Preprocessing, raw
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a file takes.
+
+    preprocessing  what its caller does to RGB pixels, in the layout that the file has
+    source         who says so: 'the command line', 'its record', 'its image input', 'its metadata' or another
+    """
+
+    preprocessing: Preprocessing
+    source: str
+
+
+def record_of(runner: Runner, artifact: Path) -> dict[str, Any]:
+    """What an artifact of ours says of itself; empty for others. Raises InputError when it is damaged."""
+    try:
+        found = json.loads(runner.record or "{}")
+        if not isinstance(found, dict):
+            raise ValueError("not an object")
+    except ValueError as error:
+        raise InputError(f"{artifact}: its mobconv record is damaged: {error}") from error
+    return found
+
+
+def expected(
+    runner: Runner,
+    artifact: Path,
+    told: Preprocessing | None = None,
+    otherwise: Preprocessing | None = None,
+) -> Expected:
+    """What the file takes: as told, else as it says itself, else `otherwise` (a checkpoint's).
+
+    Raises InputError where nobody says, for a file of several inputs, and for one that takes no images.
+    """
+    spec = _input(runner, artifact)
+    record = record_of(runner, artifact)
+    found: tuple[Preprocessing, str] | None = None
+    if told is not None:
+        found = told, "the command line"
+    elif "input" in record or "preprocessing" in record:
+        held = record.get("input", record.get("preprocessing"))
+        if not isinstance(held, Mapping):
+            raise InputError(f"{artifact}: its mobconv record is damaged: {held!r} is no preprocessing")
+        found = Preprocessing.from_json(held), "its record"
+    elif spec.mean and spec.std:
+        channels = 1 if spec.colour == "gray" else 3
+        mean, std = (_each(values, channels) for values in (spec.mean, spec.std))
+        found = Preprocessing(mean, std, (0.0, 255.0)), "its metadata"
+    elif spec.colour:
+        found = raw("bgr" if spec.colour == "bgr" else "rgb", 1 if spec.colour == "gray" else 3), "its image input"
+    elif otherwise is not None:
+        found = otherwise, "the checkpoint: the file does not say, and is taken to want the same"
+    if found is None:
+        raise InputError(
+            f"{artifact} does not say how pixels are normalised; "
+            """add --preprocessing '{"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}' with the network's own """
+            "figures, or --preprocessing raw where the file takes pixels of 0 to 255"
+        )
+    preprocessing, source = found
+    return Expected(replace(preprocessing, layout=layout_of(spec, preprocessing.channels, artifact)), source)
+
+
+def feed(expected: Preprocessing, spec: TensorSpec) -> Feed:
+    """Pixels (N, H, W, C) uint8 -> the file's input, in its layout and type, quantized where it is."""
+
+    def made(pixels: NDArray[np.uint8]) -> NDArray[Any]:
+        values = expected(pixels)
+        return typed(values, spec)
+
+    return made
+
+
+def typed(values: NDArray[np.float32], spec: TensorSpec) -> NDArray[Any]:
+    """Numbers as the type of an input holds them: rounded to integers where it is one, by its scale if it has one."""
+    dtype = np.dtype(spec.dtype)
+    if dtype.kind == "f":
+        return np.ascontiguousarray(values, dtype)
+    if spec.quantization is not None:
+        scale, zero = spec.quantization
+        values = values / np.float32(scale) + np.float32(zero)
+    limits = np.iinfo(dtype)
+    return np.clip(np.rint(values), limits.min, limits.max).astype(dtype)
+
+
+def layout_of(spec: TensorSpec, channels: int, artifact: Path) -> Layout:
+    """Where the channels stand in the input's shape. Raises InputError for what takes no such images."""
+    if len(spec.shape) == 4:
+        if spec.shape[1] == channels or spec.shape[1] < 1 <= spec.shape[2] != channels:
+            return "nchw"
+        if spec.shape[3] == channels:
+            return "nhwc"
+    raise InputError(
+        f"{artifact} takes inputs of shape {tuple(spec.shape)}; images go in with {channels} channels, "
+        f"(N, {channels}, height, width) or (N, height, width, {channels})"
+    )
+
+
+def check_shape(pixels: NDArray[np.uint8], source: str, expected: Preprocessing, spec: TensorSpec, what: str) -> None:
+    """Raise InputError when images are not of the size that the file takes. A length below 1 stands for any."""
+    wanted = spec.shape[2:] if expected.layout == "nchw" else spec.shape[1:3]
+    got = pixels.shape[1:3]
+    if pixels.shape[3] != expected.channels:
+        raise InputError(f"{source}: images have {pixels.shape[3]} channels and {what} takes {expected.channels}")
+    if any(0 < length != has for length, has in zip(wanted, got, strict=True)):
+        raise InputError(
+            f"{source}: images are {got[1]}x{got[0]} but {what} takes {wanted[1]}x{wanted[0]}; resize them first, or "
+            f'say how: --preprocessing with "size": [{wanted[0]}, {wanted[1]}]'
+        )
+
+
+def told(takes: Preprocessing, spec: TensorSpec) -> str:
+    """What a file takes, in words."""
+    order = "N, " + ("C, H, W" if takes.layout == "nchw" else "H, W, C")
+    kind = f"{'an image' if spec.colour and not spec.mean else spec.dtype}, {takes.colour.upper()} ({order})"
+    if takes.mean == (0.0,) * takes.channels and takes.std == (1.0,) * takes.channels:
+        low, high = takes.range
+        return f"{kind}, pixels of {low:g} to {high:g}"
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in (takes.mean, takes.std))
+    return f"{kind}, pixels of {takes.range[0]:g} to {takes.range[1]:g} less mean [{mean}], over std [{std}]"
+
+
+def _each(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    return values * channels if len(values) == 1 else values
+
+
+def _input(runner: Runner, artifact: Path) -> TensorSpec:
+    if len(runner.inputs) != 1 or len(runner.outputs) != 1:
+        counts = f"{len(runner.inputs)} inputs and {len(runner.outputs)} outputs"
+        raise InputError(f"{artifact} has {counts}; evaluation needs a classifier with one of each")
+    return runner.inputs[0]
