@@ -40,8 +40,8 @@ TrustPickle = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON in place of a table")]
 
 
-def preprocessing_from(text: str | None) -> Preprocessing | None:
-    """Parse --preprocessing. Raises UsageError or InputError."""
+def preprocessing_from(text: str | None, option: str = "--preprocessing") -> Preprocessing | None:
+    """Parse --preprocessing, or another option of its kind. Raises UsageError or InputError."""
     from mobconv.preprocessing import Preprocessing, raw
 
     if text is None:
@@ -53,17 +53,17 @@ def preprocessing_from(text: str | None) -> Preprocessing | None:
             text = Path(text).read_text()
         except FileNotFoundError:
             raise InputError(
-                f"--preprocessing {text}: no such file, and no JSON object such as "
+                f"{option} {text}: no such file, and no JSON object such as "
                 """'{"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}'"""
             ) from None
         except (OSError, ValueError) as error:  # ValueError: not text
-            raise InputError(f"--preprocessing {text}: cannot be read: {error}") from error
+            raise InputError(f"{option} {text}: cannot be read: {error}") from error
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise UsageError(f"--preprocessing is not JSON: {error}") from error
+        raise UsageError(f"{option} is not JSON: {error}") from error
     if not isinstance(value, dict):
-        raise UsageError(f"--preprocessing {value!r} is no JSON object")
+        raise UsageError(f"{option} {value!r} is no JSON object")
     return Preprocessing.from_json(value)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -122,3 +122,24 @@ def exported(cells: Sequence[Row]) -> Table:
             row.requires or "-",
         )
     return table
+
+
+@contextmanager
+def stages() -> Iterator[Callable[[str], None]]:
+    """Tells what is being done: a spinner on a terminal, else lines; all on stderr."""
+    shown = console(stderr=True)
+    if not shown.is_terminal:
+
+        def line(text: str) -> None:
+            stopping.check()
+            print(text, file=sys.stderr, flush=True)
+
+        yield line
+        return
+    with shown.status("loading") as status:
+
+        def update(text: str) -> None:
+            stopping.check()
+            status.update(escape(text))
+
+        yield update

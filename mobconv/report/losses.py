@@ -1,0 +1,152 @@
+"""The tables of a comparison: steps, layers, and what the probe says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.markup import escape
+from rich.table import Table
+
+from mobconv.comparison import Comparison
+from mobconv.paired import Difference
+
+_WHAT = {
+    "float": "float baseline, in PyTorch",
+    "weights": "the file's weights, in PyTorch",
+    "graph": "the file's graph, in fp32",
+    "precision": "at its own precision",
+    "preprocessing": "behind its own preprocessing",
+}
+_BOOKED = {
+    "weights": "quantization",
+    "graph": "conversion",
+    "precision": "compute precision",
+    "preprocessing": "preprocessing",
+}
+LAYERS_NOTE = (
+    "Each layer of the file fed what the float network has there, on {images} images; relative error, root mean square, "
+    "of its worst output channel and of all. 'not of weights' is what is left against PyTorch with the file's own weights."
+)
+
+
+def steps(found: Comparison) -> Table:
+    """The waterfall: one row a step, and the total."""
+    table = Table(box=None, pad_edge=False)
+    for name, justify in (
+        ("step", "left"),
+        ("top-1 %", "right"),
+        ("points lost", "right"),
+        ("95 % interval", "right"),
+        ("p", "right"),
+        ("", "left"),
+        ("agreement", "right"),
+        ("SNR dB", "right"),
+        ("lost to", "left"),
+    ):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for step, lost in zip(found.steps, found.lost, strict=True):
+        snr = "" if lost is None else "equal" if step.snr_db is None else f"{step.snr_db:.1f}"
+        agreement = "" if lost is None else f"{step.agreement * 100:.2f} %"
+        row = [_WHAT[step.name], f"{step.top1 * 100:.2f}", *_difference(lost), agreement, snr]
+        table.add_row(*row, _BOOKED.get(step.name, ""))
+    last = found.steps[-1]
+    table.add_section()
+    agreement = f"{last.agreement_float * 100:.2f} %"
+    table.add_row("all of it", f"{last.top1 * 100:.2f}", *_difference(found.total), agreement, "", "", style="bold")
+    return table
+
+
+def _difference(lost: Difference | None) -> tuple[str, str, str, str]:
+    if lost is None:
+        return "", "", "", ""
+    interval = f"{lost.low:+.2f} to {lost.high:+.2f}"
+    noise = "within noise" if lost.within_noise else "a loss" if lost.points > 0 else "a gain"
+    p = f"{lost.p:.2g}" if lost.p >= 1e-4 else "< 0.0001"
+    if lost.lost + lost.won == 0:
+        interval, noise, p = "no image changed", "", ""
+    return f"{lost.points:+.2f}", interval, p, noise
+
+
+def remarks(found: Comparison) -> Iterator[str]:
+    """What stands under the steps."""
+    groups = found.total.groups
+    drawn = f"{groups:,} scans" if groups != found.images else f"{found.images:,} images"
+    yield (
+        f"{found.images:,} images. Intervals: paired bootstrap over {drawn}; p: McNemar's exact test, of the images "
+        "that one step gets right and the other wrong. Agreement and SNR are with the step before."
+    )
+    for step in found.steps:
+        if step.note:
+            yield f"{_WHAT[step.name]}: {step.note}"
+    if found.verified == "emulated":
+        yield "The file is run by mobconv's own executor of Core ML files (emulated): no such device here."
+
+
+def injections(found: Comparison, shown: int) -> Table:
+    """The layers that inject most error, worst first, those between layers among them."""
+    table = Table(box=None, pad_edge=False)
+    for name, justify in (
+        ("layer", "left"),
+        ("in the file", "left"),
+        ("worst channel", "right"),
+        ("its error", "right"),
+        ("all", "right"),
+        ("SNR dB", "right"),
+        ("not of weights", "right"),
+    ):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    everything = sorted([*found.injections.layers, *found.injections.between], key=lambda each: -each.worst)
+    for each in everything[:shown]:
+        table.add_row(
+            escape(each.name),
+            each.kind,
+            str(each.channel),
+            _share(each.worst),
+            _share(each.relative),
+            "equal" if each.snr_db is None else f"{each.snr_db:.1f}",
+            "" if each.graph is None else _share(each.graph),
+        )
+    return table
+
+
+def _share(value: float) -> str:
+    return f"{value * 100:.2f} %" if value >= 1e-4 else f"{value:.0e}" if value else "0"
+
+
+def verdict(found: Comparison) -> Iterator[str]:
+    """What the points were lost to, in sentences; and the corrected call."""
+    worst = max(
+        ((lost, step) for lost, step in zip(found.lost, found.steps, strict=True) if lost is not None),
+        key=lambda each: each[0].points,
+    )
+    if found.total.within_noise:
+        yield f"The file is as accurate as the float network, within noise ({found.total.points:+.2f} points)."
+    else:
+        booked = _BOOKED[worst[1].name]
+        yield f"Of {found.total.points:.2f} points lost, {worst[0].points:.2f} are lost to {booked}."
+    probe = found.finding
+    if probe is None:
+        yield "Preprocessing: the file sees what the network wants; there is nothing to look for."
+        return
+    if probe.named is None:
+        yield (
+            f"Preprocessing: the file's input is not what the network wants, and none of {probe.tried} plausible mistakes "
+            "explains what it gives. Nothing is named."
+        )
+        return
+    named = probe.named
+    yield f"Preprocessing: {named.mistake.name}."
+    yield (
+        f"  The network fed that way gives what the file gives ({named.forwards_db:.0f} dB; without it "
+        f"{probe.clean_db:.0f} dB), the best of {probe.tried} mistakes tried on {probe.images} images."
+    )
+    if named.restored is None:
+        yield "  The file takes bytes, in which the mistake cannot be undone: it has to be made again."
+    else:
+        yield (
+            f"  With the mistake undone the file has {named.restored * 100:.2f} % there, not {probe.top1 * 100:.2f} %; "
+            f"the network with the file's weights has {probe.reference_top1 * 100:.2f} %."
+        )
+    yield "  The call that does it right:"
+    yield ""
+    yield from (f"    {line}" if line else "" for line in found.call.splitlines())
