@@ -28,7 +28,7 @@ class TFLiteRunner:
     def __init__(self, path: Path, threads: int) -> None:
         self._path = path
         self._threads = threads
-        self._data, edges, self._record = _checked(path)
+        self._data, edges, self._record = checked(path)
         self._declared = self._interpreter()
         self._inputs = [(self._spec(detail, edges), detail["index"]) for detail in self._declared.get_input_details()]
         self._outputs = [(self._spec(detail, edges), detail["index"]) for detail in self._declared.get_output_details()]
@@ -154,7 +154,7 @@ def _same(alone: NDArray[Any], together: NDArray[Any], i: int) -> bool:
     return bool(np.abs(alone[0] - together[i]).max(initial=0.0) <= 1e-5 * np.abs(alone[0]).max(initial=0.0))
 
 
-def _checked(path: Path) -> tuple[bytes, dict[int, str], str]:
+def checked(path: Path) -> tuple[bytes, dict[int, str], str]:
     """The bytes of the file, if its every offset stays inside; tensor number -> name at its edges; our record."""
     try:
         data = path.read_bytes()
