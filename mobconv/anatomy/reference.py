@@ -121,3 +121,14 @@ class Reference:
         operation = str(found.target).removeprefix("aten.").partition(".")[0]
         return f"{path} ({operation})" if path else operation
 
+
+    def following(self, use: Use) -> str:
+        """The activation that alone reads the operation's output: 'relu', 'relu6', or '' for another or none."""
+        readers = list(self._nodes[use.node].users)
+        if len(readers) != 1:
+            return ""
+        target, limits = str(readers[0].target).removeprefix("aten."), tuple(readers[0].args[1:])
+        if target in ("relu.default", "relu_.default"):
+            return "relu"
+        hard = target in ("hardtanh.default", "hardtanh_.default", "clamp.default", "clamp_.default", "relu6.default")
+        return "relu6" if hard and (limits == (0, 6) or target == "relu6.default") else ""
