@@ -98,9 +98,9 @@ class Reference:
 
         def value(each: Any, index: int) -> Any:
             if index == position:
-                return torch.from_numpy(np.ascontiguousarray(weight))
+                return torch.from_numpy(np.array(weight, np.float32))
             if index == 1 - position:
-                return torch.from_numpy(np.ascontiguousarray(source))
+                return torch.from_numpy(np.array(source))
             if isinstance(each, torch.fx.Node):
                 if each.op != "get_attr":
                     raise BackendError(f"{use.name}: an operand of it is computed")

@@ -67,12 +67,18 @@ class Subject:
 
 
 def prepare(
-    checkpoint: Checkpoint, path: Path, inputs: Floats, feed: NDArray[Any] | None = None, threads: int = 0
+    checkpoint: Checkpoint,
+    path: Path,
+    inputs: Floats,
+    feed: NDArray[Any] | None = None,
+    threads: int = 0,
+    program: Program | None = None,
 ) -> Subject:
     """Open a file beside its checkpoint.
 
     inputs: some of the checkpoint's inputs (n, C, H, W), on which tensors that may correspond are told apart; feed:
-    one sample at the file's own input, where its shape is open. Raises InputError for a damaged file or one of
+    one sample at the file's own input, where its shape is open; program: the checkpoint's, where it is traced already.
+    Raises InputError for a damaged file or one of
     another network, BackendError where a backend cannot do it.
     """
     backend = backends.for_path(path)
@@ -81,18 +87,18 @@ def prepare(
         raise BackendError(f"the backend {backend.name} cannot cut files, which a comparison needs")
     anatomy = cast(Anatomy, opened(path, threads))
     try:
-        return _prepared(checkpoint, path, inputs, feed, anatomy)
+        return _prepared(checkpoint, program or checkpoint.trace(), path, inputs, feed, anatomy)
     except BaseException:
         anatomy.close()
         raise
 
 
 def _prepared(
-    checkpoint: Checkpoint, path: Path, inputs: Floats, feed: NDArray[Any] | None, anatomy: Anatomy
+    checkpoint: Checkpoint, program: Program, path: Path, inputs: Floats, feed: NDArray[Any] | None, anatomy: Anatomy
 ) -> Subject:
     if len(anatomy.inputs) != 1:
         raise InputError(f"{path} has {len(anatomy.inputs)} inputs; a comparison needs a classifier with one")
-    reference = Reference(checkpoint.trace())
+    reference = Reference(program)
     anatomy.settle({anatomy.inputs[0]: inputs[:1] if feed is None else feed})
     ops = [op for op in anatomy.ops if op.weight]
     held = anatomy.run({}, list(dict.fromkeys(cast(str, op.weight) for op in ops))) if ops else {}

@@ -25,6 +25,7 @@ from mobconv.checkpoint import Checkpoint
 from mobconv.compare.subject import Floats, Subject, prepare
 from mobconv.data import Images
 from mobconv.errors import InputError, UsageError
+from mobconv.trace import Program
 
 _TRIED = 4  # images on which corresponding tensors are told apart
 _AT_CUT = 8  # images whose tensor at the cut is returned
@@ -80,10 +81,12 @@ def waterfall(
     feed: Feed,
     threads: int = 0,
     say: Callable[[str], None] = lambda text: None,
+    program: Program | None = None,
 ) -> Waterfall:
     """Run all steps on all images.
 
-    feed: pixels (n, H, W, 3) uint8 -> what goes into the file's input for them. Raises InputError for a damaged file,
+    feed: pixels (n, H, W, 3) uint8 -> what goes into the file's input for them; say: told of each step; program: the
+    checkpoint's, where it is traced already. Raises InputError for a damaged file,
     one of another network or with other outputs, and for data that does not fit; BackendError where a file cannot be
     cut; UsageError for a checkpoint without preprocessing.
     """
@@ -93,7 +96,7 @@ def waterfall(
     evaluate.check_shape(images, next(iter(checkpoint.example.values())).shape, "the checkpoint")
     pixels = images.pixels
     say("read the file")
-    subject = prepare(checkpoint, path, preprocessing(pixels[:_TRIED]), feed(pixels[:1]), threads)
+    subject = prepare(checkpoint, path, preprocessing(pixels[:_TRIED]), feed(pixels[:1]), threads, program)
     try:
         return _run(subject, images, feed, say)
     except BaseException:
