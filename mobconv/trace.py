@@ -192,19 +192,28 @@ def _weight_axis(node: Node) -> tuple[Node, int] | None:
     return (weight, axis) if getattr(weight, "op", "") == "get_attr" else None  # type: ignore[return-value]
 
 
-def _sites(module: GraphModule) -> dict[str, Site]:
-    """Quantizable parameters; one that two ops share (or that has two names) is listed once."""
+def weighted(module: GraphModule) -> Iterator[tuple[Node, str, int]]:
+    """The operations that read a quantizable weight, in order: node, name of the parameter, channel axis.
+
+    A parameter that has two names goes by one.
+    """
     tensors: dict[str, torch.Tensor] = dict([*module.named_parameters(), *module.named_buffers()])
     by_storage = {value.data_ptr(): name for name, value in reversed(list(tensors.items()))}
-    sites: dict[str, Site] = {}
     for node in module.graph.nodes:
         found = _weight_axis(node)
         if found is None:
             continue
         value = _attribute(module, str(found[0].target))
-        name = by_storage.get(value.data_ptr(), str(found[0].target))
         if value.is_floating_point():
-            sites.setdefault(name, Site(name, tuple(value.shape), found[1], str(node.target)))
+            yield node, by_storage.get(value.data_ptr(), str(found[0].target)), found[1]
+
+
+def _sites(module: GraphModule) -> dict[str, Site]:
+    """Quantizable parameters; one that two ops share is listed once."""
+    sites: dict[str, Site] = {}
+    for node, name, axis in weighted(module):
+        shape = tuple(_attribute(module, name).shape)
+        sites.setdefault(name, Site(name, shape, axis, str(node.target)))
     return sites
 
 

@@ -13,6 +13,7 @@ from mobconv.quantize.weights import Weight
 from mobconv.schemes import Cell, Compute
 
 if TYPE_CHECKING:
+    from mobconv.anatomy import Anatomy
     from mobconv.trace import Program
 
 
@@ -137,4 +138,8 @@ class Backend(Protocol):
 
         Raises InputError for a file that is not of this format.
         """
+        ...
+
+    def anatomy(self, path: Path, threads: int = 0) -> Anatomy:
+        """Read an artifact, of any maker, to be cut and compared. Raises InputError as `open` does."""
         ...

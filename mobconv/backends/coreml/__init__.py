@@ -16,6 +16,7 @@ from mobconv.quantize.weights import Weight
 from mobconv.schemes import Cell, Compute
 
 if TYPE_CHECKING:
+    from mobconv.anatomy import Anatomy
     from mobconv.trace import Program
 
 
@@ -61,6 +62,12 @@ class CoreML:
         from mobconv.backends.coreml.runner import open_package
 
         return open_package(path, threads)
+
+    def anatomy(self, path: Path, threads: int = 0) -> Anatomy:
+        """See `anatomy.anatomy`."""
+        from mobconv.backends.coreml.anatomy import anatomy
+
+        return anatomy(path, threads)
 
 
 backend = CoreML()

@@ -27,6 +27,7 @@ from mobconv.quantize.weights import Weight
 from mobconv.schemes import Cell, Compute
 
 if TYPE_CHECKING:
+    from mobconv.anatomy import Anatomy
     from mobconv.trace import Program
 
 
@@ -72,6 +73,12 @@ class NeuralNetwork:
         from mobconv.backends.mlmodel.runner import open_model
 
         return open_model(path, threads)
+
+    def anatomy(self, path: Path, threads: int = 0) -> Anatomy:
+        """See `anatomy.anatomy`."""
+        from mobconv.backends.mlmodel.anatomy import anatomy
+
+        return anatomy(path, threads)
 
 
 backend = NeuralNetwork()

@@ -14,6 +14,7 @@ from mobconv.quantize.weights import Weight
 from mobconv.schemes import Cell, Compute, Mode, Scheme, Storage
 
 if TYPE_CHECKING:
+    from mobconv.anatomy import Anatomy
     from mobconv.trace import Program
 
 _PACKAGES = ("onnx", "onnx_ir", "onnxruntime", "onnxscript")
@@ -61,6 +62,11 @@ class OnnxBackend:
         from mobconv.backends.onnx.runner import OnnxRunner
 
         return OnnxRunner(path, threads)
+
+    def anatomy(self, path: Path, threads: int = 0) -> Anatomy:
+        from mobconv.backends.onnx.anatomy import anatomy
+
+        return anatomy(path, threads)
 
 
 _SLOW = (

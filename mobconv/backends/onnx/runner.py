@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mobconv.backends.base import TensorSpec
 from mobconv.errors import InputError
+
+if TYPE_CHECKING:
+    import onnx
+
+_LARGE = 1 << 30  # bytes
 
 
 class OnnxRunner:
@@ -20,18 +26,9 @@ class OnnxRunner:
     labels: tuple[str, ...] = ()  # in the record: the format has no place of its own for them
 
     def __init__(self, path: Path, threads: int = 0) -> None:
-        import onnxruntime
-
         if not path.is_file():
             raise InputError(f"{path}: no such ONNX file")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4
-        try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # a dozen pybind types without a common base
-            raise InputError(f"{path}: ONNX Runtime cannot load this file: {error}") from error
+        self._session = session(path, threads)
         self.inputs = tuple(_spec(value) for value in self._session.get_inputs())
         self.outputs = tuple(_spec(value) for value in self._session.get_outputs())
         self.record: str = self._session.get_modelmeta().custom_metadata_map.get("mobconv", "")
@@ -51,6 +48,34 @@ class OnnxRunner:
 
     def close(self) -> None:
         del self._session
+
+
+def session(model: Path | onnx.ModelProto, threads: int, path: Path | None = None) -> Any:
+    """A session of a file, or of a model in memory that is named `path` in messages. Raises InputError."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    with tempfile.TemporaryDirectory(prefix="mobconv-") as scratch:
+        try:
+            source: str | bytes = str(model)
+            if not isinstance(model, Path):
+                source = _stored(model, Path(scratch) / "model.onnx")
+            return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # a dozen pybind types without a common base
+            raise InputError(f"{path or model}: ONNX Runtime cannot load this file: {error}") from error
+
+
+def _stored(model: onnx.ModelProto, path: Path) -> str | bytes:
+    """A model as bytes; through a file where protobuf's limit of 2 GiB is near."""
+    import onnx
+
+    if model.ByteSize() < _LARGE:
+        return bytes(model.SerializeToString())
+    onnx.save(model, str(path), save_as_external_data=True)
+    return str(path)
 
 
 def _spec(value: Any) -> TensorSpec:

@@ -25,6 +25,7 @@ from mobconv.quantize.weights import Weight
 from mobconv.schemes import Cell, Compute, Mode, Scheme, Storage
 
 if TYPE_CHECKING:
+    from mobconv.anatomy import Anatomy
     from mobconv.trace import Program
 
 _PACKAGES = {"litert-torch": "litert_torch", "ai-edge-litert": "ai_edge_litert"}
@@ -106,6 +107,12 @@ class _TFLite:
 
         self._require()
         return TFLiteRunner(path, threads)
+
+    def anatomy(self, path: Path, threads: int = 0) -> Anatomy:
+        from mobconv.backends.tflite.anatomy import anatomy
+
+        self._require()
+        return anatomy(path, threads)
 
     def _require(self) -> None:
         absent = self.missing()

@@ -30,7 +30,7 @@ class TFLiteRunner:
     def __init__(self, path: Path, threads: int) -> None:
         self._path = path
         self._threads = threads
-        self._data, edges, held = _checked(path)
+        self._data, edges, held = checked(path)
         self._record = held.get(RECORD_KEY, b"").decode()
         self._metadata = metadata.read(held.get(metadata.KEY, b""), self._data)
         self._declared = self._interpreter()
@@ -168,7 +168,7 @@ def _same(alone: NDArray[Any], together: NDArray[Any], i: int) -> bool:
     return bool(np.abs(alone[0] - together[i]).max(initial=0.0) <= 1e-5 * np.abs(alone[0]).max(initial=0.0))
 
 
-def _checked(path: Path) -> tuple[bytes, dict[int, str], dict[str, bytes]]:
+def checked(path: Path) -> tuple[bytes, dict[int, str], dict[str, bytes]]:
     """The bytes of the file, if its every offset stays inside; tensor number -> name at its edges; its metadata."""
     try:
         data = path.read_bytes()

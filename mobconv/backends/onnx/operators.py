@@ -1,0 +1,237 @@
+"""The nodes of an ONNX graph as `mobconv.anatomy` sees them, integer forms of a layer included.
+
+| in the file                                            | one operation, from .. to                 |
+|--------------------------------------------------------|-------------------------------------------|
+| Conv, ConvTranspose, Gemm, MatMul, Gather              | itself; its weight may be computed         |
+| QLinearConv, QLinearMatMul, QGemm                      | itself; its edges stand for floats         |
+| DynamicQuantizeLinear, ConvInteger or MatMulInteger,   | the float that is quantized .. the float   |
+|   Cast, Mul (the scales)                               |   that the Mul gives                       |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobconv.anatomy import COPY, MOVE, PAD, RESHAPE, SCALE, SHIFT, Op
+from mobconv.anatomy.graph import producers
+
+if TYPE_CHECKING:
+    import onnx
+
+_ROLES = {
+    **dict.fromkeys(("Identity", "Cast", "Dropout", "QuantizeLinear", "DequantizeLinear"), COPY),
+    "Transpose": MOVE,
+    **dict.fromkeys(("Reshape", "Squeeze", "Unsqueeze", "Flatten"), RESHAPE),
+    "Pad": PAD,
+    "BatchNormalization": SCALE,
+}
+# which input is the activation, which the weight
+_WEIGHTED = {
+    "Conv": ("conv", 0, 1),
+    "ConvTranspose": ("conv", 0, 1),
+    "FusedConv": ("conv", 0, 1),
+    "Gemm": ("linear", 0, 1),
+    "Gather": ("embedding", 1, 0),
+    "QLinearConv": ("conv", 0, 3),
+    "QLinearMatMul": ("linear", 0, 3),
+    "QGemm": ("linear", 0, 3),
+    "ConvInteger": ("conv", 0, 1),
+    "MatMulInteger": ("linear", 0, 1),
+}
+_STATIC = ("QLinearConv", "QLinearMatMul", "QGemm")
+_DYNAMIC = ("ConvInteger", "MatMulInteger")
+
+
+@dataclass(frozen=True)
+class Affine:
+    """real = scale * (code - zero), per tensor or along `axis`."""
+
+    scale: NDArray[np.float32]
+    zero: NDArray[Any]
+    axis: int = 0
+
+    def quantize(self, values: NDArray[Any]) -> NDArray[Any]:
+        """To the nearest code, saturating, ties to even."""
+        scale, zero = self._spread(values.ndim)
+        limits = np.iinfo(self.zero.dtype)
+        codes = np.clip(np.rint(values / scale) + zero, limits.min, limits.max)
+        return np.ascontiguousarray(codes, self.zero.dtype)
+
+    def dequantize(self, codes: NDArray[Any]) -> NDArray[np.float32]:
+        scale, zero = self._spread(codes.ndim)
+        return np.asarray((codes.astype(np.float32) - zero) * scale, np.float32)
+
+    def _spread(self, rank: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        view = [-1 if axis == self.axis else 1 for axis in range(rank)] if self.scale.size > 1 else [1] * rank
+        zero = np.broadcast_to(self.zero.astype(np.float32).reshape(-1), self.scale.size)
+        return self.scale.reshape(view).astype(np.float32), zero.reshape(view)
+
+
+class Reader:
+    """Reads nodes. fixed: names of all tensors that are constant; constant: an initializer's value, or None."""
+
+    def __init__(
+        self, nodes: Sequence[onnx.NodeProto], fixed: Set[str], constant: Callable[[str], NDArray[Any] | None]
+    ) -> None:
+        self._nodes, self._fixed, self._constant = nodes, fixed, constant
+        edges = [(list(node.input), list(node.output)) for node in nodes]
+        self._producer = producers(edges)
+        self._readers: dict[str, list[int]] = {}
+        for position, (inputs, _) in enumerate(edges):
+            for name in inputs:
+                self._readers.setdefault(name, []).append(position)
+        self.quantized: dict[str, Affine] = {}  # tensors of codes -> what they stand for
+        self._weights: dict[str, Affine] = {}
+        self.integer = any(n.op_type in (*_STATIC, *_DYNAMIC) for n in nodes) or any(
+            n.op_type == "QuantizeLinear" and n.output[0] not in fixed for n in nodes
+        )
+        for node in nodes:
+            self._codes(node)
+
+    def decoded(self, name: str) -> NDArray[np.float32] | None:
+        """A weight that is held as codes, as the floats they stand for."""
+        codes = self._constant(name)
+        if name not in self._weights or codes is None:
+            return None
+        return self._weights[name].dequantize(codes)
+
+    def ops(self) -> tuple[Op, ...]:
+        """All nodes that depend on an input."""
+        found = []
+        swallowed: set[int] = set()
+        for position, node in enumerate(self._nodes):
+            if position in swallowed or all(name in self._fixed for name in node.output):
+                continue
+            op = self._dynamic(node, swallowed) if node.op_type in _DYNAMIC else None
+            found.append(op or self._op(node))
+        return tuple(found)
+
+    def _op(self, node: onnx.NodeProto) -> Op:
+        kind, inputs, outputs = node.op_type, tuple(reads(node)), tuple(node.output)
+        family, source, weight = "", next((i for i in inputs if i and i not in self._fixed), ""), None
+        if kind in _WEIGHTED:
+            held, data, which = _WEIGHTED[kind]
+            if node.input[which] in self._fixed and node.input[data] not in self._fixed:
+                family, source, weight = held, node.input[data], node.input[which]
+        elif kind == "MatMul" and len([i for i in inputs if i in self._fixed]) == 1:
+            family, weight = "linear", next(i for i in inputs if i in self._fixed)
+        activation = ""
+        if kind == "FusedConv":
+            activation = next((a.s.decode().lower() for a in node.attribute if a.name == "activation"), "")
+        return Op(node.name, kind, inputs, outputs, source, weight, family, "" if family else self._role(node), activation)
+
+    def _role(self, node: onnx.NodeProto) -> str:
+        kind = node.op_type
+        if node.domain not in ("", "ai.onnx"):
+            return ""
+        if kind in ("Add", "Sub", "Mul", "Div"):
+            if not any(name in self._fixed for name in node.input):
+                return ""
+            if kind == "Div" and node.input[0] in self._fixed:
+                return ""
+            return SHIFT if kind in ("Add", "Sub") else SCALE
+        return _ROLES.get(kind, "")
+
+    def _dynamic(self, node: onnx.NodeProto, swallowed: set[int]) -> Op | None:
+        """ConvInteger or MatMulInteger with what makes floats of its sums, as one operation."""
+        position = self._producer.get(node.input[0])
+        if position is None or self._nodes[position].op_type != "DynamicQuantizeLinear":
+            return None
+        chain = self._chain(node)
+        if chain is None:
+            return None
+        cast, product, scale = chain
+        zero = self._constant(node.input[3]) if len(node.input) > 3 and node.input[3] else np.zeros(1, np.int8)
+        if zero is None:
+            return None
+        axis = 0 if node.op_type == "ConvInteger" else 1
+        self._weights[node.input[1]] = Affine(scale.reshape(-1), zero, axis)
+        swallowed.update((cast, product))
+        family, _, which = _WEIGHTED[node.op_type]
+        source = self._nodes[position].input[0]
+        outputs = tuple(self._nodes[product].output)
+        return Op(node.name, node.op_type, (source, node.input[which]), outputs, source, node.input[which], family)
+
+    def _chain(self, node: onnx.NodeProto) -> tuple[int, int, NDArray[np.float32]] | None:
+        """Positions of the Cast and the Mul behind integer sums, and the weight's scale."""
+        readers = self._readers.get(node.output[0], [])
+        if len(readers) != 1 or self._nodes[readers[0]].op_type != "Cast":
+            return None
+        cast = readers[0]
+        readers = self._readers.get(self._nodes[cast].output[0], [])
+        if len(readers) != 1 or self._nodes[readers[0]].op_type != "Mul":
+            return None
+        other = next((i for i in self._nodes[readers[0]].input if i != self._nodes[cast].output[0]), "")
+        scales = self._producer.get(other)
+        if scales is None or self._nodes[scales].op_type != "Mul":
+            return None
+        constants = [self._constant(name) for name in self._nodes[scales].input]
+        found = next((value for value in constants if value is not None), None)
+        return None if found is None else (cast, readers[0], np.asarray(found, np.float32))
+
+    def _codes(self, node: onnx.NodeProto) -> None:
+        """Remember what codes stand for, of activations and of weights."""
+        kind, names = node.op_type, node.input
+        if kind in ("QuantizeLinear", "DequantizeLinear"):
+            name = node.output[0] if kind == "QuantizeLinear" else names[0]
+            if name not in self._fixed:
+                axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+                self._keep(self.quantized, name, names[1], names[2] if len(names) > 2 else "", axis)
+        elif kind in _STATIC:
+            self._keep(self.quantized, names[0], names[1], names[2])
+            axis = 0 if kind != "QLinearMatMul" and not self._untransposed(node) else 1
+            self._keep(self._weights, names[3], names[4], names[5], axis)
+            last = (6, 7) if kind != "QGemm" else (7, 8)
+            if len(names) > last[1]:
+                self._keep(self.quantized, node.output[0], names[last[0]], names[last[1]])
+        elif kind.startswith("QLinear") and len(names) >= 2:  # com.microsoft: ..., scale, zero point of the result
+            self._keep(self.quantized, node.output[0], names[-2], names[-1])
+
+    @staticmethod
+    def _untransposed(node: onnx.NodeProto) -> bool:
+        return node.op_type == "QGemm" and not any(a.name == "transB" and a.i for a in node.attribute)
+
+    def _keep(self, where: dict[str, Affine], name: str, scale: str, zero: str, axis: int = 0) -> None:
+        held = self._constant(scale)
+        offset = self._constant(zero) if zero else np.zeros(1, np.uint8)
+        if held is not None and offset is not None:
+            where.setdefault(name, Affine(np.asarray(held, np.float32).reshape(-1), offset.reshape(-1), axis))
+
+
+def reads(node: onnx.NodeProto) -> list[str]:
+    """What a node reads, inside of its branches and loops too."""
+    names = list(node.input)
+    for attribute in node.attribute:
+        for inner in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
+            own = {value.name for value in inner.input} | {tensor.name for tensor in inner.initializer}
+            for each in inner.node:
+                names += [name for name in reads(each) if name not in own]
+                own.update(each.output)
+            names += [value.name for value in inner.output if value.name not in own]
+    return [name for name in names if name]
+
+
+def renamed(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
+    """The same node reading other tensors."""
+    if not any(name in names for name in reads(node)):
+        return node
+    twin = type(node)()
+    twin.CopyFrom(node)
+    _rename(twin, names)
+    return twin
+
+
+def _rename(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
+    for position, name in enumerate(node.input):
+        node.input[position] = names.get(name, name)
+    for attribute in node.attribute:
+        for inner in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
+            for each in inner.node:
+                _rename(each, names)
+            for value in inner.output:
+                value.name = names.get(value.name, value.name)

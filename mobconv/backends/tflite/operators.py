@@ -1,0 +1,134 @@
+"""TFLite's ops and tensors as `mobconv.anatomy` sees them; constants and codes as floats."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence, Set
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobconv.anatomy import COPY, MOVE, PAD, RESHAPE, SCALE, SHIFT, Op
+from mobconv.errors import BackendError
+from mobconv.quantize import packing
+
+_ROLES = {
+    **dict.fromkeys(("QUANTIZE", "DEQUANTIZE", "CAST"), COPY),
+    "TRANSPOSE": MOVE,
+    **dict.fromkeys(("RESHAPE", "SQUEEZE", "EXPAND_DIMS"), RESHAPE),
+    **dict.fromkeys(("PAD", "PADV2"), PAD),
+}
+# op -> family, inputs that are the activation and the weight
+_WEIGHTED = {
+    "CONV_2D": ("conv", 0, 1),
+    "CONV_3D": ("conv", 0, 1),
+    "DEPTHWISE_CONV_2D": ("conv", 0, 1),
+    "TRANSPOSE_CONV": ("conv", 2, 1),
+    "FULLY_CONNECTED": ("linear", 0, 1),
+    "EMBEDDING_LOOKUP": ("embedding", 0, 1),
+    "GATHER": ("embedding", 1, 0),
+}
+_NUMPY = {"FLOAT32": "float32", "FLOAT16": "float16", "FLOAT64": "float64", "BOOL": "bool"}
+_NARROW = {"INT4": 4, "INT2": 2}
+
+
+@cache
+def _names(enum: str) -> dict[int, str]:
+    from ai_edge_litert import schema_py_generated as schema
+
+    return {value: name for name, value in vars(getattr(schema, enum)).items() if isinstance(value, int)}
+
+
+def code(model: Any, operator: Any) -> str:
+    """The op's name, or that of a custom one."""
+    held = model.operatorCodes[operator.opcodeIndex]
+    name = _names("BuiltinOperator").get(max(held.builtinCode, held.deprecatedBuiltinCode), "?")
+    return (held.customCode or b"").decode(errors="replace") if name == "CUSTOM" else name
+
+
+def type_name(tensor: Any) -> str:
+    """Its TensorType."""
+    return _names("TensorType").get(tensor.type, "?")
+
+
+def numpy_type(tensor: Any) -> str:
+    """What the interpreter takes and gives for it."""
+    name = type_name(tensor)
+    return _NUMPY.get(name, "int8" if name in _NARROW else name.lower())
+
+
+def op(tensors: Sequence[Any], operator: Any, kind: str, fixed: Set[str]) -> Op:
+    """One op; constants are those tensors that are in `fixed`."""
+    inputs = tuple(str(i) for i in operator.inputs if i >= 0)
+    outputs = tuple(str(i) for i in operator.outputs if i >= 0)
+    family, source, weight = "", next((i for i in inputs if i not in fixed), ""), None
+    if kind in _WEIGHTED:
+        held, data, which = _WEIGHTED[kind]
+        table, activation = str(operator.inputs[which]), str(operator.inputs[data])
+        if table in fixed and activation not in fixed:
+            family, source, weight = held, activation, table
+    elif kind == "BATCH_MATMUL" and len([i for i in inputs if i in fixed]) == 1:
+        family, weight = "linear", next(i for i in inputs if i in fixed)
+    number = getattr(operator.builtinOptions, "fusedActivationFunction", 0) or 0
+    fused = {"NONE": "", "RELU": "relu", "RELU6": "relu6", "RELU_N1_TO_1": "relu1"}
+    name = _names("ActivationFunctionType").get(number, "?")
+    shown = (tensors[int(outputs[0])].name or b"").decode(errors="replace") if outputs else ""
+    role = "" if family else _role(kind, inputs, fixed)
+    return Op(shown, kind, inputs, outputs, source, weight, family, role, fused.get(name, name.lower()))
+
+
+def _role(kind: str, inputs: Sequence[str], fixed: Set[str]) -> str:
+    if kind in ("ADD", "SUB", "MUL", "DIV"):
+        if not any(name in fixed for name in inputs) or (kind == "DIV" and inputs[0] in fixed):
+            return ""
+        return SHIFT if kind in ("ADD", "SUB") else SCALE
+    return _ROLES.get(kind, "")
+
+
+def is_coded(tensor: Any) -> bool:
+    """Whether it holds codes with a scale."""
+    held = tensor.quantization
+    return held is not None and held.scale is not None and len(held.scale) > 0 and numpy_type(tensor)[0] in "iu"
+
+
+def constant(tensor: Any, data: Any, path: Path) -> NDArray[np.float32]:
+    """A constant as floats. Raises BackendError for a type that mobconv does not read."""
+    name, shape = type_name(tensor), tuple(int(n) for n in (tensor.shape if tensor.shape is not None else ()))
+    raw = np.frombuffer(bytes(data), np.uint8)
+    if name in _NARROW:
+        bits = _NARROW[name]
+        fields = packing.unpack(raw, bits, math.prod(shape)).astype(np.int16)
+        half = 1 << (bits - 1)
+        values: NDArray[Any] = ((fields ^ half) - half).reshape(shape)
+    elif name in _NUMPY or name.startswith(("INT", "UINT")):
+        values = raw.view(np.dtype(numpy_type(tensor)).newbyteorder("<"))[: math.prod(shape)].reshape(shape)
+    else:
+        raise BackendError(f"{path}: a weight of type {name}, which mobconv does not decode")
+    return dequantized(tensor, values) if is_coded(tensor) else np.asarray(values, np.float32)
+
+
+def dequantized(tensor: Any, codes: NDArray[Any]) -> NDArray[np.float32]:
+    """scale * (code - zero point)."""
+    scale, zero = _parameters(tensor, codes.ndim)
+    return np.asarray((codes.astype(np.float32) - zero) * scale, np.float32)
+
+
+def quantized(tensor: Any, values: NDArray[Any]) -> NDArray[Any]:
+    """To the nearest code, saturating; whole numbers where the tensor has no scale."""
+    limits = np.iinfo(numpy_type(tensor))
+    if is_coded(tensor):
+        scale, zero = _parameters(tensor, values.ndim)
+        values = np.rint(values / scale) + zero
+    return np.ascontiguousarray(np.clip(values, limits.min, limits.max), limits.dtype)
+
+
+def _parameters(tensor: Any, rank: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    held = tensor.quantization
+    scale = np.asarray(held.scale, np.float32)
+    zero = np.zeros(1, np.float32) if held.zeroPoint is None else np.asarray(held.zeroPoint, np.float32)
+    axis = int(held.quantizedDimension or 0)
+    view = [-1 if each == axis else 1 for each in range(rank)] if scale.size > 1 else [1] * rank
+    return scale.reshape(view), np.broadcast_to(zero, scale.size).reshape(view)
