@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from numpy.typing import NDArray
 
+from mobconv.audit import Audit
 from mobconv.quantize.weights import Weight
 from mobconv.schemes import Cell, Compute
 
@@ -120,5 +121,12 @@ class Backend(Protocol):
         """Read an artifact from disk. threads: 0 for the runtime's own choice.
 
         Raises InputError for a file that is not of this format.
+        """
+        ...
+
+    def audit(self, path: Path) -> Audit:
+        """What each weight of an artifact takes on disk, whoever made it; runs nothing.
+
+        Raises InputError for a file that is not of this format, or damaged.
         """
         ...

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mobconv.audit import Audit
 from mobconv.backends.base import Encoded, Runner, Support
 from mobconv.quantize.weights import Weight
 from mobconv.schemes import Cell, Compute
@@ -60,6 +61,12 @@ class CoreML:
         from mobconv.backends.coreml.runner import open_package
 
         return open_package(path, threads)
+
+    def audit(self, path: Path) -> Audit:
+        """See `audit.audit`."""
+        from mobconv.backends.coreml.audit import audit
+
+        return audit(path)
 
 
 backend = CoreML()
