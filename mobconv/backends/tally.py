@@ -11,6 +11,7 @@ reads a weight (`Site`). `Tally` follows each weight back to its constants, and 
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from mobconv.audit import TensorAudit
 from mobconv.errors import InputError
 
 CODE, TABLE, SCALE, ZERO, MASK, REST = "code", "table", "scale", "zero_point", "mask", "other"
+# names that converters count up: the name of what the op gives says more
+_NUMBERED = re.compile(r"(onnx::\w+?|arith\.constant|tfl\.\w+|const(ant)?|tensor|jax2tf.*)?[_.]?\d*")
 _INDICES = ("int32", "int64", "uint32", "uint64", "bool", "string")  # no codes of weights
 
 
@@ -30,6 +33,7 @@ class Leaf:
     bits   of an element in that type
     bytes  of data; extra: of header and padding that the constant brings along
     used   bits of an element that hold codes, where not all do
+    null   whether all of it is zero: zero points that are none
     """
 
     key: Hashable
@@ -40,6 +44,7 @@ class Leaf:
     bytes: int
     extra: int = 0
     used: int = 0
+    null: bool = False
 
     @property
     def count(self) -> int:
@@ -65,9 +70,15 @@ class Step:
 
 @dataclass
 class Site:
-    """A weight as the network reads it. beside: (name, role) of parameters that its op reads apart."""
+    """A weight as the network reads it.
+
+    name    of the value in the file; output: of what its op gives
+    beside  (name of a value, role) of parameters that its op reads apart
+    bits    of its codes, where the op says so
+    """
 
     value: str
+    name: str
     op: str
     output: str
     beside: tuple[tuple[str, str], ...] = ()
@@ -201,9 +212,9 @@ class Tally:
             stored /= cone.weights
         labels = [step.label for step in cone.steps.values() if step.label]
         cast = bool(cone.steps) and all(step.kind == "Cast" for step in cone.steps.values())
-        name = labels[0] if labels else cone.site.value if cast or self.by_value else codes[0].name
+        name = labels[0] if labels else cone.site.name if cast or self.by_value else codes[0].name
         return TensorAudit(
-            name=name or cone.site.output,
+            name=cone.site.output if not name else f"{name} ({cone.site.output})" if _NUMBERED.fullmatch(name) else name,
             shape=cone.shape,
             weights=cone.weights,
             op=cone.site.op,
@@ -245,7 +256,7 @@ def _encoding(cone: _Cone, stored: float) -> str:
     if not scales:
         groups = table.count // (entries or 1)
         return f"lookup table {tail}, {kinds}{_groups(cone, groups) if groups > 1 else ''}{sparse}"
-    word = "affine" if cone.of(ZERO) else "symmetric"
+    word = "affine" if any(not leaf.null for leaf in cone.of(ZERO)) else "symmetric"
     by_table = f" by a table {tail}" if tables else ""
     return f"{word} {kinds}{_groups(cone, max(leaf.count for leaf in scales))}{by_table}{sparse}"
 

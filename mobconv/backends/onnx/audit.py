@@ -45,9 +45,8 @@ _ROLES = {
     "QuantizeLinear": (CODE, SCALE, ZERO),
     **{op: (CODE, REST, REST, REST, REST) for op in ("Reshape", "Slice", "Squeeze", "Unsqueeze", "Pad", "Expand", "Tile")},
 }
+_FEW = 1 << 20  # bytes of zero points that are looked at
 _FORM = re.compile(r"(Linear|Symmetric|Tables?)(?:16_)?([1-8])")  # see functions.py
-_NUMBERED = re.compile(r"(onnx::)?[A-Za-z]*_?\d+")
-_FLOATING = ("float32", "float16", "bfloat16", "float64")
 
 
 def audit(path: Path) -> Audit:
@@ -155,7 +154,7 @@ class _Reader:
         if tensor.HasField("raw_data"):
             if len(tensor.raw_data) != wanted and bits:
                 raise InputError(f"{self.path}: {name}: {len(tensor.raw_data)} bytes where its shape takes {wanted}")
-            return Leaf(key, name, shape, kind, bits, wanted)
+            return Leaf(key, name, shape, kind, bits, wanted, null=wanted < _FEW and not any(tensor.raw_data))
         bare = type(tensor)()
         bare.CopyFrom(tensor)
         for field in ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data"):
@@ -234,7 +233,7 @@ class _Reader:
                 shape, bits = (sizes.get("N", 0), sizes.get("K", 0)), sizes.get("bits", 4)
                 held += [(name, REST) for name in given[4:5] if name]
             output = node.output[0] if node.output else ""
-            self.tally.add(Site(given[position], op, output, tuple(held), shape, bits))
+            self.tally.add(Site(given[position], node.input[position], op, output, tuple(held), shape, bits))
 
     def unpadded(self, tensor: TensorAudit) -> TensorAudit:
         """Zero points that ride at the head of a stream, and blocks filled up at its end, told from the codes."""

@@ -28,7 +28,7 @@ class TFLiteRunner:
     def __init__(self, path: Path, threads: int) -> None:
         self._path = path
         self._threads = threads
-        self._data, edges, self._record = _checked(path)
+        self._data, _, edges, self._record = read(path)
         self._declared = self._interpreter()
         self._inputs = [(self._spec(detail, edges), detail["index"]) for detail in self._declared.get_input_details()]
         self._outputs = [(self._spec(detail, edges), detail["index"]) for detail in self._declared.get_output_details()]
@@ -154,8 +154,11 @@ def _same(alone: NDArray[Any], together: NDArray[Any], i: int) -> bool:
     return bool(np.abs(alone[0] - together[i]).max(initial=0.0) <= 1e-5 * np.abs(alone[0]).max(initial=0.0))
 
 
-def _checked(path: Path) -> tuple[bytes, dict[int, str], str]:
-    """The bytes of the file, if its every offset stays inside; tensor number -> name at its edges; our record."""
+def read(path: Path) -> tuple[bytes, Any, dict[int, str], str]:
+    """The bytes of a file, its tables as objects, tensor number -> name at its edges, our record.
+
+    Raises InputError for a file of which any offset points outside.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -169,8 +172,8 @@ def _checked(path: Path) -> tuple[bytes, dict[int, str], str]:
         raise InputError(f"{path} is damaged or cut short: its tables point outside the file") from error
 
 
-def _parsed(data: bytes) -> tuple[dict[int, str], str]:
-    """Tensor number -> name in the signature, where there is one signature; and our record.
+def _parsed(data: bytes) -> tuple[Any, dict[int, str], str]:
+    """The tables; tensor number -> name in the signature, where there is one signature; our record.
 
     Reads every table of the flatbuffer on the way and checks every number that points at another, which
     the runtime, trusting them, does not do. Raises whatever Python meets in bytes of another kind.
@@ -190,9 +193,9 @@ def _parsed(data: bytes) -> tuple[dict[int, str], str]:
     record = bytes(records[0]).decode() if records else ""
     signatures = model.signatureDefs or []
     if len(signatures) != 1:
-        return {}, record
+        return model, {}, record
     entries = [*(signatures[0].inputs or []), *(signatures[0].outputs or [])]
-    return {entry.tensorIndex: entry.name.decode() for entry in entries}, record
+    return model, {entry.tensorIndex: entry.name.decode() for entry in entries}, record
 
 
 def _check_range(indices: Iterable[int], count: int) -> None:
