@@ -7,7 +7,6 @@ file is either a tensor's or in a line of `rest`: an `Audit` that does not add u
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -20,7 +19,6 @@ from mobconv.schemes import Cell
 OTHER = "other constants (biases, normalisation, shapes)"
 SHARED = "decoding shared by several tensors"
 PROGRAM = "program and metadata"
-FLOAT = "float"  # how the encoding of every float tensor begins
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,8 @@ class TensorAudit:
 
     @property
     def is_float(self) -> bool:
-        return self.encoding.startswith(FLOAT)
+        """Whether nothing compresses it."""
+        return "float" in self.encoding.split()[0] and "sparse" not in self.encoding
 
     @property
     def wider(self) -> bool:
@@ -128,21 +127,21 @@ def record_of(text: str, path: Path) -> dict[str, Any]:
     return found
 
 
-def explained(tensors: Iterable[TensorAudit], why: Callable[[TensorAudit], str] = lambda tensor: "") -> list[TensorAudit]:
+def explained(tensors: Iterable[TensorAudit], why: Callable[[TensorAudit], str], record: str = "") -> list[TensorAudit]:
     """Give each float tensor of a file that also has quantized ones its reason.
 
-    why: what the format knows; where that is empty, what the other tensors tell.
+    why: what the format knows; where that is empty and the file is not ours, what the other tensors tell.
     """
     held = list(tensors)
-    quantized = Counter(tensor.op for tensor in held if not tensor.is_float)
-    return [replace(tensor, reason=tensor.reason or why(tensor) or _unlike(tensor, quantized)) for tensor in held]
+    quantized = Counter() if record else Counter(tensor.op for tensor in held if not tensor.is_float)
+    return [replace(tensor, reason=why(tensor) or _unlike(tensor, quantized)) for tensor in held]
 
 
 def _unlike(tensor: TensorAudit, quantized: Counter[str]) -> str:
     if not tensor.is_float or not quantized:
         return ""
     if quantized[tensor.op]:
-        return f"other {tensor.op} weights of the file are quantized: this one was left out by a rule, its name or its size"
+        return f"other {tensor.op} weights of the file are quantized: this one was left out, by its name or its shape"
     return f"no {tensor.op} weight of the file is quantized: the tool does not know the op, or was not asked to"
 
 
@@ -153,29 +152,36 @@ def threshold(tensors: Iterable[TensorAudit], limit: int, reason: str) -> Callab
     return lambda tensor: reason if applies and tensor.is_float and tensor.weights <= limit else ""
 
 
-def judged(audit: Audit, asked: float | None, reason: str = "") -> Audit:
+def judged(audit: Audit, asked: float | None, native: str = "") -> Audit:
     """The audit with what was asked of every tensor, and a reason for all that are wider.
 
-    reason: why the whole file is stored wider, where that is known.
+    native: why our own file is stored wider as a whole, as the backend's `support` has it.
     """
     if asked is None:
         return audit
     plain = all(tensor.is_float for tensor in audit.tensors)
+    cell = cell_of(audit)
     tensors = []
     for tensor in audit.tensors:
         held = replace(tensor, asked=asked)
         if not held.wider:
             held = replace(held, reason="")
         elif not held.reason or (plain and held.is_float):
-            held = replace(held, reason=reason or _wider(held, plain))
+            held = replace(held, reason=_wider(held, plain, cell, native))
         tensors.append(held)
     return replace(audit, tensors=tuple(tensors))
 
 
-def _wider(tensor: TensorAudit, plain: bool) -> str:
+def _wider(tensor: TensorAudit, plain: bool, cell: Cell | None, native: str) -> str:
+    if cell is not None and cell.scheme.bits != tensor.asked:
+        return f"the file was exported as {cell}"
+    if native and not tensor.is_float:
+        return native
+    if cell is not None:
+        return f"a layer rule of the recipe keeps it {'float' if tensor.is_float else f'at {tensor.stored:g} bits'}"
     if tensor.is_float:
         return "the file has no quantized weights at all" if plain else "left float"
-    return f"bits asked {tensor.asked:g}, but its codes are {tensor.stored:g} wide ({tensor.encoding.split(',')[0]})"
+    return f"bits asked {tensor.asked:g}, but a code takes {tensor.stored:g} ({tensor.encoding})"
 
 
 def verdict(audit: Audit) -> str:
@@ -188,8 +194,10 @@ def verdict(audit: Audit) -> str:
         return "stored: " + "; ".join(parts)
     narrow = [tensor for tensor in audit.tensors if not tensor.wider]
     wide = [tensor for tensor in audit.tensors if tensor.wider]
-    text = f"asked {asked:g} bits: {len(narrow)} of {len(audit.tensors)} tensors, {_share(narrow, audit)} of the weights, "
-    text += f"are stored in {_widths(narrow)}" if narrow else "are"
+    text = (
+        f"asked {asked:g} bits: {len(narrow)} of {len(audit.tensors)} tensors, {_share(narrow, audit)} of the weights, "
+    )
+    text += f"are stored in {_widths(narrow) if narrow else f'{asked:g}'}"
     parts = [
         f"{_part(audit, held, f'stored in {bits:g} bits')}: {_percent(sum(t.bytes for t in held), audit.file_bytes)} of the "
         f"file, because: {reason}"
@@ -220,4 +228,4 @@ def _share(tensors: Iterable[TensorAudit], audit: Audit) -> str:
 
 def _percent(part: int, whole: int) -> str:
     found = 100 * part / whole if whole else 0.0
-    return f"{found:.0f} %" if found >= 10 or not math.modf(found)[0] else f"{found:.1f} %"
+    return f"{found:.0f} %" if found in (0, 100) or 10 <= found < 99 else f"{found:.1f} %"

@@ -21,7 +21,7 @@ from mobconv.errors import InputError
 
 CODE, TABLE, SCALE, ZERO, MASK, REST = "code", "table", "scale", "zero_point", "mask", "other"
 # names that converters count up: the name of what the op gives says more
-_NUMBERED = re.compile(r"(onnx::\w+?|arith\.constant|tfl\.\w+|const(ant)?|tensor|jax2tf.*)?[_.]?\d*")
+_NUMBERED = re.compile(r"(onnx::\w+?|arith\.constant|tfl\.\w+|const(ant)?|tensor|val)?[_.]?\d*(_Q\d)?")
 _INDICES = ("int32", "int64", "uint32", "uint64", "bool", "string")  # no codes of weights
 
 
@@ -214,11 +214,15 @@ class Tally:
         cast = bool(cone.steps) and all(step.kind == "Cast" for step in cone.steps.values())
         name = labels[0] if labels else cone.site.name if cast or self.by_value else codes[0].name
         return TensorAudit(
-            name=cone.site.output if not name else f"{name} ({cone.site.output})" if _NUMBERED.fullmatch(name) else name,
+            name=cone.site.output
+            if not name
+            else f"{name} ({cone.site.output})"
+            if _NUMBERED.fullmatch(name)
+            else name,
             shape=cone.shape,
             weights=cone.weights,
             op=cone.site.op,
-            stored=round(stored, 3),
+            stored=round(float(stored), 3),
             encoding=_encoding(cone, round(stored, 3)),
             code_bytes=parts[CODE],
             table_bytes=parts[TABLE],
@@ -234,7 +238,8 @@ def _content(leaf: Leaf) -> Hashable:
 
 
 def _encoding(cone: _Cone, stored: float) -> str:
-    codes, tables, scales = cone.of(CODE), cone.of(TABLE), cone.of(SCALE)
+    codes, scales = cone.of(CODE), cone.of(SCALE)
+    tables = [leaf for leaf in cone.of(TABLE) if leaf.shape and leaf.count]
     sparse = ""
     if cone.of(MASK):
         sparse = f", sparse ({sum(leaf.count for leaf in codes) / cone.weights:.0%} of the weights and a mask)"
@@ -247,14 +252,14 @@ def _encoding(cone: _Cone, stored: float) -> str:
         kinds = f"{stored:g}-bit codes"
     if not scales and not tables:
         return kinds + sparse
-    entries = tail = None
+    tail, groups = "", 1
     if tables:
         table = max(tables, key=lambda leaf: ("float" in leaf.kind, leaf.count))
         # ML Programs of iOS18: [groups .., entries, weights an entry]
-        entries = table.shape[-2] if len(table.shape) == len(cone.shape) + 2 else (table.shape or (1,))[-1]
-        tail = f"{entries} x {table.kind}"
+        entries, together = table.shape[-2:] if len(table.shape) == len(cone.shape) + 2 else (table.shape[-1], 1)
+        groups = table.count // (entries * together)
+        tail = f"{entries} x {f'{together} x ' if together > 1 else ''}{table.kind}"
     if not scales:
-        groups = table.count // (entries or 1)
         return f"lookup table {tail}, {kinds}{_groups(cone, groups) if groups > 1 else ''}{sparse}"
     word = "affine" if any(not leaf.null for leaf in cone.of(ZERO)) else "symmetric"
     by_table = f" by a table {tail}" if tables else ""

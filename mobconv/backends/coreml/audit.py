@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mobconv.audit import OTHER, PROGRAM, SHARED, Audit, explained, threshold
+from mobconv.audit import OTHER, PROGRAM, SHARED, Audit, TensorAudit, explained, threshold
 from mobconv.backends.coreml import mil, package
 from mobconv.backends.coreml.rewrite import RECORD_KEY, main_block
 from mobconv.backends.coreml.weights_file import ALIGNMENT, DTYPES, Dtype, blob_range
@@ -28,7 +29,8 @@ _READERS: dict[str, tuple[tuple[str, ...], str]] = {
     "einsum": (("values",), "einsum"),
     "gather": (("x",), "embedding"),
     **{
-        op: (("weight_ih", "weight_hh", "weight_ih_back", "weight_hh_back"), "recurrent") for op in ("lstm", "gru", "rnn")
+        op: (("weight_ih", "weight_hh", "weight_ih_back", "weight_hh_back"), "recurrent")
+        for op in ("lstm", "gru", "rnn")
     },
 }
 # parameter of an operation on constants -> what it is to the result; all others are no part of the weight
@@ -41,6 +43,7 @@ _ROLES = {
     **dict.fromkeys(("zero_point", "offset"), ZERO),
 }
 _THRESHOLD = 2048  # weight_threshold of coremltools.optimize, at and below which it leaves a tensor alone
+_BLOCKS = re.compile(r"(?:affine|symmetric) .* in blocks of (\d+)")
 _SMALL = (
     "2,048 weights or fewer: coremltools.optimize leaves such tensors float, unless its weight_threshold is set lower"
 )
@@ -70,6 +73,7 @@ def audit(path: Path) -> Audit:
     stray = sum(sizes[file] for file in reader.used) - reader.blob_bytes() - ALIGNMENT * len(reader.used)
     known += [("constants that nothing reads", stray)]
     known += [(file.relative_to(path).as_posix(), count) for file, count in sizes.items() if file not in reader.used]
+    record = str(found.spec.description.metadata.userDefined.get(RECORD_KEY, ""))
     total = sum(count for _, count in _files(path))
     program = total - sum(tensor.bytes for tensor in tensors) - sum(count for _, count in known)
     if program > model:
@@ -78,11 +82,25 @@ def audit(path: Path) -> Audit:
         path,
         f"Core ML, ML Program (specification {found.spec.specificationVersion})",
         total,
-        tuple(explained(tensors, threshold(tensors, _THRESHOLD, _SMALL))),
+        tuple(explained(tensors, _why(tensors), record)),
         rest([*known, (PROGRAM, program)], path),
-        str(found.spec.description.metadata.userDefined.get(RECORD_KEY, "")),
+        record,
         tuple(notes(found.spec)),
     )
+
+
+def _why(tensors: Sequence[TensorAudit]) -> Callable[[TensorAudit], str]:
+    """What coremltools.optimize leaves float: small tensors, and those that its blocks do not divide."""
+    small = threshold(tensors, _THRESHOLD, _SMALL)
+    blocks = {int(found[1]) for tensor in tensors if (found := _BLOCKS.match(tensor.encoding))}
+
+    def why(tensor: TensorAudit) -> str:
+        size = min(blocks, default=1)
+        if tensor.is_float and len(tensor.shape) > 1 and tensor.shape[1] % size:
+            return f"its {tensor.shape[1]} input channels are no multiple of the blocks of {size} that coremltools was asked for"
+        return small(tensor)
+
+    return why
 
 
 def notes(spec: Any) -> Iterator[str]:
@@ -115,7 +133,13 @@ class _Reader:
     def block(self, block: Any, scope: str, outer: Mapping[str, str]) -> None:
         """names are those of the program; a block within an operation sees those around it."""
         names = dict(outer)
-        self.weights |= {b.name for op in block.operations for key in _READERS.get(op.type, ((), ""))[0] if key in op.inputs for b in op.inputs[key].arguments}
+        self.weights |= {
+            b.name
+            for op in block.operations
+            for key in _READERS.get(op.type, ((), ""))[0]
+            if key in op.inputs
+            for b in op.inputs[key].arguments
+        }
         for number, op in enumerate(block.operations):
             for i, inner in enumerate(op.blocks):
                 self.block(inner, f"{scope}{number}.{i}/", names)
@@ -147,9 +171,7 @@ class _Reader:
         """Where the values of a parameter are in the tally; '' for those that are computed, or given in place."""
         return [names.get(binding.name, "") for binding in argument.arguments]
 
-    def _step(
-        self, op: Any, inputs: Mapping[str, list[str]], scope: str, names: dict[str, str], number: int
-    ) -> None:
+    def _step(self, op: Any, inputs: Mapping[str, list[str]], scope: str, names: dict[str, str], number: int) -> None:
         """An operation on constants. The forms of iOS16 hold them as attributes, those of iOS18 take them as inputs."""
         given: list[tuple[str, str]] = []
         inside, bits = 0, None

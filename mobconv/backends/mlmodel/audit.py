@@ -44,14 +44,15 @@ def audit(path: Path) -> Audit:
                 other += 0 if found is not None else sum(_sizes(field.params).values())
             else:
                 other += sum(_sizes(field.params).values())
+    record = str(spec.description.metadata.userDefined.get(model.RECORD_KEY, ""))
     left = size - sum(tensor.bytes for tensor in tensors) - other
     return Audit(
         path,
         f"Core ML, neural network (specification {spec.specificationVersion})",
         size,
-        tuple(explained(tensors, threshold(tensors, _THRESHOLD, _SMALL))),
+        tuple(explained(tensors, threshold(tensors, _THRESHOLD, _SMALL), record)),
         rest([(OTHER, other), (PROGRAM, left)], path),
-        str(spec.description.metadata.userDefined.get(model.RECORD_KEY, "")),
+        record,
         tuple(notes(spec)),
     )
 
@@ -101,7 +102,7 @@ def _tensor(field: Field, name: str, word: str) -> TensorAudit | None:
         shape=tuple(int(length) for length in shape),
         weights=math.prod(shape),
         op=word,
-        stored=bits,
+        stored=float(bits),
         encoding=encoding,
         code_bytes=sizes[kind],
         table_bytes=sizes["table"],

@@ -43,7 +43,10 @@ _READERS: dict[str, tuple[tuple[int, int | None, int | None, str], ...]] = {
 _ROLES = {
     "DequantizeLinear": (CODE, SCALE, ZERO),
     "QuantizeLinear": (CODE, SCALE, ZERO),
-    **{op: (CODE, REST, REST, REST, REST) for op in ("Reshape", "Slice", "Squeeze", "Unsqueeze", "Pad", "Expand", "Tile")},
+    **{
+        op: (CODE, REST, REST, REST, REST)
+        for op in ("Reshape", "Slice", "Squeeze", "Unsqueeze", "Pad", "Expand", "Tile")
+    },
 }
 _FEW = 1 << 20  # bytes of zero points that are looked at
 _FORM = re.compile(r"(Linear|Symmetric|Tables?)(?:16_)?([1-8])")  # see functions.py
@@ -69,10 +72,13 @@ def audit(path: Path) -> Audit:
         path,
         f"ONNX, opset {max((entry.version for entry in model.opset_import if not entry.domain), default=0)}",
         size + outside,
-        tuple(explained(tensors, reader.why)),
+        tuple(explained(tensors, reader.why, reader.record)),
         rest([*known, (PROGRAM, program)], path),
         reader.record,
-        tuple(f"external data: {name.name}, {count:,} bytes, counted as part of it" for name, count in reader.files.items()),
+        tuple(
+            f"external data: {name.name}, {count:,} bytes, counted as part of it"
+            for name, count in reader.files.items()
+        ),
     )
 
 
@@ -159,26 +165,33 @@ class _Reader:
         bare.CopyFrom(tensor)
         for field in ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data"):
             bare.ClearField(field)
-        return Leaf(key, name, shape, kind, bits, tensor.ByteSize() - bare.ByteSize())
+        null = len(tensor.int32_data) < _FEW and not any(tensor.int32_data)
+        return Leaf(key, name, shape, kind, bits, tensor.ByteSize() - bare.ByteSize(), null=null)
 
     def _outside(self, tensor: Any, name: str, wanted: int) -> tuple[tuple[Path, int, int], int]:
         """(file, first byte, length) of external data, inside the model's folder and inside that file."""
         entries = {entry.key: entry.value for entry in tensor.external_data}
         location = entries.get("location", "")
         parts = PurePosixPath(location).parts
-        bad = not parts or PurePosixPath(location).is_absolute() or {"..", "\0"} & {*parts, *location} or "\\" in location
+        bad = (
+            not parts or PurePosixPath(location).is_absolute() or {"..", "\0"} & {*parts, *location} or "\\" in location
+        )
         file = self.path.parent.joinpath(*parts)
         if bad or any(held.is_symlink() for held in [file, *file.parents][: len(parts)]):
             raise InputError(f"{self.path}: {name} has its data in {location!r}, outside of the model's folder")
         if not file.is_file() or file.samefile(self.path):
-            raise InputError(f"{self.path}: {name} has its data in {location!r}, and there is no such file beside the model")
+            raise InputError(
+                f"{self.path}: {name} has its data in {location!r}, and there is no such file beside the model"
+            )
         size = self.files.setdefault(file, file.stat().st_size)
         try:
             start, count = int(entries.get("offset", 0)), int(entries.get("length", wanted))
         except ValueError as error:
             raise InputError(f"{self.path}: {name}: its place in {location} is no number") from error
         if count != wanted or start < 0 or start + count > size:
-            raise InputError(f"{self.path}: {name}: {wanted} bytes from {start} on are not in {location}: it is cut short")
+            raise InputError(
+                f"{self.path}: {name}: {wanted} bytes from {start} on are not in {location}: it is cut short"
+            )
         return (file, start, count), count
 
     def external_bytes(self) -> int:
@@ -290,4 +303,3 @@ class _Links:
 def _framed(size: int, tag: int = 1) -> int:
     """Bytes of a message within another: tag, length, content."""
     return tag + (max(size.bit_length(), 1) + 6) // 7 + size
-

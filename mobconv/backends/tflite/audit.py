@@ -64,7 +64,7 @@ def audit(path: Path) -> Audit:
     ]
     left = len(data) - sum(tensor.bytes for tensor in tensors) - sum(count for _, count in known)
     found = Audit(path, "TFLite", len(data), tuple(tensors), rest([*known, (PROGRAM, left)], path), record)
-    return Audit(path, "TFLite", len(data), tuple(explained(tensors, _why(found))), found.rest, record)
+    return Audit(path, "TFLite", len(data), tuple(explained(tensors, _why(found), record)), found.rest, record)
 
 
 class _Reader:
@@ -151,7 +151,9 @@ class _Reader:
             size = 4 + _object(op._tab) + 8 + 4 * (len(inputs) + len(outputs))
             size += _object(op.BuiltinOptions()) if op.BuiltinOptions() is not None else 0
             size += 4 + _object(output._tab) + 4 + 4 * output.ShapeLength()
-            held = tuple((name, role) for name, role in zip(inputs, self._roles(kind, inputs, tensors), strict=True) if name)
+            held = tuple(
+                (name, role) for name, role in zip(inputs, self._roles(kind, inputs, tensors), strict=True) if name
+            )
             step = Step((scope, number), kind, held, size, shape=_shape(output))
             self.tally.steps[f"{scope}{outputs[0]}"] = step
             return
