@@ -108,12 +108,18 @@ class Audit:
 
 
 def cell_of(audit: Audit) -> Cell | None:
-    """The cell that the record names; None in a file that is not ours. Raises InputError for a damaged record."""
+    """The cell that the file was made as: None in a file that is not ours, or that another tool quantized since.
+
+    Raises InputError for a damaged record.
+    """
     found = record_of(audit.record, audit.path)
     try:
-        return Cell.parse(found["cell"]) if isinstance(found.get("cell"), str) else None
+        cell = Cell.parse(found["cell"]) if isinstance(found.get("cell"), str) else None
     except UsageError:  # of a later mobconv
         return None
+    # tools copy metadata, so a quantized file may say that it is a float one
+    changed = cell is not None and cell.scheme.mode is None and not all(tensor.is_float for tensor in audit.tensors)
+    return None if changed else cell
 
 
 def record_of(text: str, path: Path) -> dict[str, Any]:
@@ -127,14 +133,15 @@ def record_of(text: str, path: Path) -> dict[str, Any]:
     return found
 
 
-def explained(tensors: Iterable[TensorAudit], why: Callable[[TensorAudit], str], record: str = "") -> list[TensorAudit]:
+def explained(audit: Audit, why: Callable[[TensorAudit], str]) -> Audit:
     """Give each float tensor of a file that also has quantized ones its reason.
 
     why: what the format knows; where that is empty and the file is not ours, what the other tensors tell.
     """
-    held = list(tensors)
-    quantized = Counter() if record else Counter(tensor.op for tensor in held if not tensor.is_float)
-    return [replace(tensor, reason=why(tensor) or _unlike(tensor, quantized)) for tensor in held]
+    ours = cell_of(audit) is not None
+    quantized = Counter(tensor.op for tensor in audit.tensors if not (ours or tensor.is_float))
+    tensors = [replace(tensor, reason=why(tensor) or _unlike(tensor, quantized)) for tensor in audit.tensors]
+    return replace(audit, tensors=tuple(tensors))
 
 
 def _unlike(tensor: TensorAudit, quantized: Counter[str]) -> str:

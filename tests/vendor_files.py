@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import warnings
 from functools import cache
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mobconv import backends, sweep, templates
+from mobconv import backends, recipe, sweep, templates
 from mobconv.schemes import Cell, Compute
 from mobconv.trace import trace
 
@@ -17,7 +18,7 @@ CLASSES = 10
 
 
 class Small(nn.Module):
-    """A stem (432 weights), a depthwise (144), a pointwise convolution (4,096) and two linear layers (32,768, 1,280)."""
+    """Convolutions: stem, depthwise and pointwise; two linear layers. How large they are: `WEIGHTS`."""
 
     def __init__(self):
         super().__init__()
@@ -35,7 +36,7 @@ class Small(nn.Module):
 
 
 class Words(nn.Module):
-    """An embedding and a matrix product over a sequence."""
+    """An embedding and a matrix product."""
 
     def __init__(self):
         super().__init__()
@@ -71,15 +72,23 @@ def steps():
     return trace(Steps().eval(), {"x": np.zeros((1, 9, 256), np.float32)})
 
 
-def ours(name, folder, program=None, record=""):
-    """The artifact of a cell, made by mobconv."""
+LAYERS = [{"match": "first.*", "keep": "fp32"}, {"match": "pointwise.*", "bits": 8}]
+
+
+def ours(name, folder, program=None, layers=None):
+    """The artifact of a cell, made by mobconv with its record, and the bytes of its weights as `encode` counts them."""
     cell, program = Cell.parse(name), program or small()
     backend = backends.get(cell.backend)
     template = templates.template(backend, program, cell.compute, folder)
     path = folder / cell.path(backend.suffix)
     path.parent.mkdir(parents=True, exist_ok=True)
-    backend.encode(template, sweep.quantize_all(program, cell.scheme), cell, path, record)
-    return path
+    rules = None
+    if layers:
+        given = {"checkpoint": "-", "data": "-", "backends": "onnx", "schemes": "w4-kmeans", "layers": layers}
+        rules = recipe.Recipe.model_validate(given)
+    weights = sweep.quantize_all(program, cell.scheme, rules)
+    encoded = backend.encode(template, weights, cell, path, json.dumps({"cell": name}))
+    return path, encoded.weight_bytes
 
 
 @contextlib.contextmanager
@@ -93,13 +102,9 @@ def hushed():
         yield
 
 
-def ml_program(target="iOS16", compute=Compute.FP16):
-    """The network as coremltools converts it, in memory."""
-    return _ml_program(target, compute)
-
-
 @cache
-def _ml_program(target, compute):
+def ml_program(target, compute=Compute.FP16):
+    """The network as coremltools converts it, in memory."""
     import coremltools as ct
 
     with hushed():
@@ -110,6 +115,12 @@ def _ml_program(target, compute):
             compute_precision=ct.precision.FLOAT16 if compute is Compute.FP16 else ct.precision.FLOAT32,
             skip_model_load=True,
         )
+
+
+@cache
+def words():
+    torch.manual_seed(0)
+    return trace(Words().eval(), {"x": np.zeros((1, 9), np.int64)})
 
 
 class Calibration:

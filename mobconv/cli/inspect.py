@@ -54,11 +54,15 @@ def header(artifact: Path, backend: Backend, audit: Audit) -> dict[str, Any]:
     """What the file is, takes and gives; opens it. A file that cannot be run here says why, under `not_run`."""
     from dataclasses import asdict
 
-    from mobconv.audit import record_of
+    from mobconv.audit import cell_of, record_of
     from mobconv.errors import MobconvError
 
-    record = record_of(audit.record, artifact)
-    head: dict[str, Any] = {"artifact": str(artifact), "cell": record.get("cell"), "record": record}
+    cell = cell_of(audit)
+    head: dict[str, Any] = {
+        "artifact": str(artifact),
+        "cell": None if cell is None else cell.name,
+        "record": record_of(audit.record, artifact),
+    }
     try:
         runner = backend.open(artifact)
     except MobconvError as error:
@@ -116,7 +120,10 @@ def _lines(head: dict[str, Any], audit: Audit, size: str) -> list[tuple[str, str
         return f"{spec['name']}: {shape} {spec['dtype']}"
 
     lines = [("file", head["artifact"]), ("format", audit.format), ("size", f"{size} ({audit.file_bytes:,} bytes)")]
-    lines.append(("made by", f"mobconv, as {head['cell']}" if head["cell"] else "another tool: no mobconv record in it"))
+    maker = f"mobconv, as {head['cell']}" if head["cell"] else "another tool: no mobconv record in it"
+    if head["record"].get("cell") and not head["cell"]:
+        maker = f"another tool, from mobconv's {head['record']['cell']}"
+    lines.append(("made by", maker))
     if head["not_run"] is None:
         lines += [("takes", edge(spec)) for spec in head["inputs"]] + [("gives", edge(spec)) for spec in head["outputs"]]
     else:

@@ -78,15 +78,16 @@ def audit(path: Path) -> Audit:
     program = total - sum(tensor.bytes for tensor in tensors) - sum(count for _, count in known)
     if program > model:
         raise InputError(f"{path}: its constants overlap, so the package is damaged")
-    return Audit(
+    taken = Audit(
         path,
         f"Core ML, ML Program (specification {found.spec.specificationVersion})",
         total,
-        tuple(explained(tensors, _why(tensors), record)),
+        tuple(tensors),
         rest([*known, (PROGRAM, program)], path),
         record,
         tuple(notes(found.spec)),
     )
+    return explained(taken, _why(tensors))
 
 
 def _why(tensors: Sequence[TensorAudit]) -> Callable[[TensorAudit], str]:

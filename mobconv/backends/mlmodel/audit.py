@@ -39,22 +39,23 @@ def audit(path: Path) -> Audit:
             if (kind in _WORDS and field.shape is not None) or recurrent:
                 word = "recurrent" if recurrent else _WORDS[kind]
                 word += " transpose" if kind == "convolution" and layer.convolution.isDeconvolution else ""
-                found = _tensor(field, layer.name, word)
-                tensors += [found] if found is not None else []
-                other += 0 if found is not None else sum(_sizes(field.params).values())
+                tensor = _tensor(field, layer.name, word)
+                tensors += [tensor] if tensor is not None else []
+                other += 0 if tensor is not None else sum(_sizes(field.params).values())
             else:
                 other += sum(_sizes(field.params).values())
     record = str(spec.description.metadata.userDefined.get(model.RECORD_KEY, ""))
     left = size - sum(tensor.bytes for tensor in tensors) - other
-    return Audit(
+    found = Audit(
         path,
         f"Core ML, neural network (specification {spec.specificationVersion})",
         size,
-        tuple(explained(tensors, threshold(tensors, _THRESHOLD, _SMALL), record)),
+        tuple(tensors),
         rest([(OTHER, other), (PROGRAM, left)], path),
         record,
         tuple(notes(spec)),
     )
+    return explained(found, threshold(tensors, _THRESHOLD, _SMALL))
 
 
 def _networks(layers: Any) -> Iterator[Any]:

@@ -68,11 +68,11 @@ def audit(path: Path) -> Audit:
         ("external data: alignment, and what no tensor reads", outside - reader.external_bytes()),
     ]
     program = size + outside - sum(tensor.bytes for tensor in tensors) - sum(count for _, count in known)
-    return Audit(
+    found = Audit(
         path,
         f"ONNX, opset {max((entry.version for entry in model.opset_import if not entry.domain), default=0)}",
         size + outside,
-        tuple(explained(tensors, reader.why, reader.record)),
+        tuple(tensors),
         rest([*known, (PROGRAM, program)], path),
         reader.record,
         tuple(
@@ -80,6 +80,7 @@ def audit(path: Path) -> Audit:
             for name, count in reader.files.items()
         ),
     )
+    return explained(found, reader.why)
 
 
 def _load(path: Path) -> tuple[Any, int]:

@@ -64,7 +64,7 @@ def audit(path: Path) -> Audit:
     ]
     left = len(data) - sum(tensor.bytes for tensor in tensors) - sum(count for _, count in known)
     found = Audit(path, "TFLite", len(data), tuple(tensors), rest([*known, (PROGRAM, left)], path), record)
-    return Audit(path, "TFLite", len(data), tuple(explained(tensors, _why(found), record)), found.rest, record)
+    return explained(found, _why(found))
 
 
 class _Reader:
