@@ -191,4 +191,4 @@ class TestTally:
             Step("w", "lut_to_dense", (("q", CODE), ("t", TABLE))),
         ]
         (found,) = self.weigh(leaves, steps, ("w", "conv"))[1]
-        assert (found.code_bytes, found.table_bytes, found.scale_bytes, found.stored) == (50, 16, 2, 4)
+        assert (found.code_bytes, found.table_bytes, found.scale_bytes, found.stored) == (50, 18, 0, 4)

@@ -46,17 +46,6 @@ class Words(nn.Module):
         return self.out(self.table(x))
 
 
-class Steps(nn.Module):
-    """Linear layers over a sequence: MatMul in ONNX."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.second = nn.Linear(256, 128), nn.Linear(128, 40)
-
-    def forward(self, x):
-        return self.second(torch.relu(self.first(x)))
-
-
 WEIGHTS = {"stem": 432, "depthwise": 144, "pointwise": 4096, "first": 32768, "second": 1280}
 
 
@@ -64,12 +53,6 @@ WEIGHTS = {"stem": 432, "depthwise": 144, "pointwise": 4096, "first": 32768, "se
 def small():
     torch.manual_seed(0)
     return trace(Small().eval(), {"image": np.zeros((1, 3, 8, 8), np.float32)})
-
-
-@cache
-def steps():
-    torch.manual_seed(0)
-    return trace(Steps().eval(), {"x": np.zeros((1, 9, 256), np.float32)})
 
 
 LAYERS = [{"match": "first.*", "keep": "fp32"}, {"match": "pointwise.*", "bits": 8}]

@@ -177,8 +177,8 @@ class Tally:
             if name in self.steps:
                 step = self.steps[name]
                 cone.steps[step.key] = step
-                # what is code to a table is a table to the weight
-                inner = [(given, inside if inside != CODE else role) for given, inside in step.inputs]
+                # codes and scales of a zero point are the weight's zero point, and so on; a table is one wherever it is
+                inner = [(given, inside if role == CODE or inside in (TABLE, MASK) else role) for given, inside in step.inputs]
                 waiting += reversed(inner)
             elif name in self.leaves:
                 leaf = self.leaves[name]
@@ -254,7 +254,7 @@ def _encoding(cone: _Cone, stored: float) -> str:
         return kinds + sparse
     tail, groups = "", 1
     if tables:
-        table = max(tables, key=lambda leaf: ("float" in leaf.kind, leaf.count))
+        table = max(tables, key=lambda leaf: (leaf.kind not in _INDICES, leaf.count))
         # ML Programs of iOS18: [groups .., entries, weights an entry]
         entries, together = table.shape[-2:] if len(table.shape) == len(cone.shape) + 2 else (table.shape[-1], 1)
         groups = table.count // (entries * together)

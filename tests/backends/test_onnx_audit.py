@@ -162,15 +162,14 @@ def test_quantize_static(plain, folder, form, per_channel):
 
 
 def test_matmul_nbits(folder):
-    plain, _ = vendor.ours("onnx/fp32", folder / "steps", vendor.steps())
-    found = audited(vendor.matmul_nbits(plain, folder / "nbits.onnx"))
-    assert [(held.op, held.stored, held.weights) for held in found.tensors] == [
-        ("matmul", 4, 128 * 256),
-        ("matmul", 4, 40 * 128),
-    ]
-    first = found.tensors[0]
-    assert first.encoding == "affine 4-bit codes in blocks of 32"
-    assert (first.code_bytes, first.scale_bytes, first.zero_point_bytes) == (128 * 128, 128 * 8 * 4, 128 * 8 // 2)
+    plain, _ = vendor.ours("onnx/fp32", folder / "words", vendor.words())
+    found = judged(audited(vendor.matmul_nbits(plain, folder / "nbits.onnx")), 4)
+    product, table = sorted(found.tensors, key=lambda tensor: tensor.op, reverse=True)
+    assert (product.op, product.stored, product.weights) == ("matmul", 4, 48 * 64)
+    assert product.encoding == "affine 4-bit codes in blocks of 32"
+    assert (product.code_bytes, product.scale_bytes, product.zero_point_bytes) == (48 * 32, 48 * 2 * 4, 48)
+    assert table.stored == 32
+    assert table.reason == "MatMulNBits holds the weights of MatMul only, and this is of embedding"
 
 
 def graph(path, nodes, initializers, opset=21, functions=(), domains=()):
@@ -199,7 +198,7 @@ def test_matmul_nbits_beside_a_convolution(tmp_path):
     domains = [helper.make_opsetid("com.microsoft", 1)]
     found = judged(audited(graph(tmp_path / "a.onnx", nodes, initializers, domains=domains)), 4)
     assert [tensor.stored for tensor in found.tensors] == [32, 4]
-    assert "MatMulNBits holds the weights of MatMul only, and this is a conv" in found.tensors[0].reason
+    assert "MatMulNBits holds the weights of MatMul only, and this is of conv" in found.tensors[0].reason
 
 
 def test_floats_that_are_quantized_only_when_they_run(tmp_path):

@@ -275,7 +275,7 @@ class _Reader:
         if "only when it runs" in tensor.encoding:
             return "the file holds floats, which QuantizeLinear rounds each time it is loaded: fold that node into the weight"
         if "MatMulNBits" in self.ops and tensor.op != "matmul":
-            return f"MatMulNBits holds the weights of MatMul only, and this is a {tensor.op}"
+            return f"MatMulNBits holds the weights of MatMul only, and this is of {tensor.op}"
         return ""
 
 
