@@ -234,7 +234,7 @@ def test_joint_compression(folder, name, steps, bits, masks):
     for weights in LARGE:
         tensor = found[weights]
         assert tensor.stored == bits and ("sparse" in tensor.encoding) == masks
-        assert abs(tensor.code_bytes - weights * bits / 8 * (0.4 if masks else 1)) <= 1
+        assert tensor.code_bytes == pytest.approx(weights * bits / 8 * (0.4 if masks else 1), rel=0.01)
     if not masks:
         assert tensor.encoding == "lookup table 16 x int8, uint4" and tensor.table_bytes == 16 + 2
 

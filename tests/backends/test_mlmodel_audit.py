@@ -21,7 +21,7 @@ def values(message):
     """Bytes of all numbers in WeightParams below a message, whatever they are."""
     total = 0
     for descriptor, held in message.ListFields():
-        if descriptor.message_type is None:
+        if descriptor.message_type is None or descriptor.message_type.GetOptions().map_entry:
             continue
         for one in held if descriptor.is_repeated else [held]:
             if descriptor.message_type.name == "WeightParams":
