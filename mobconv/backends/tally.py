@@ -178,7 +178,10 @@ class Tally:
                 step = self.steps[name]
                 cone.steps[step.key] = step
                 # codes and scales of a zero point are the weight's zero point, and so on; a table is one wherever it is
-                inner = [(given, inside if role == CODE or inside in (TABLE, MASK) else role) for given, inside in step.inputs]
+                inner = [
+                    (given, inside if role == CODE or inside in (TABLE, MASK) else role)
+                    for given, inside in step.inputs
+                ]
                 waiting += reversed(inner)
             elif name in self.leaves:
                 leaf = self.leaves[name]

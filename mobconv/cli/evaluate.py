@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -24,6 +24,7 @@ def command(
 
     from mobconv import backends, evaluate, files
     from mobconv import data as datasets
+    from mobconv.audit import record_of
     from mobconv.errors import BackendError, InputError
     from mobconv.preprocessing import Preprocessing
 
@@ -37,7 +38,7 @@ def command(
     start = time.perf_counter()
     runner = backend.open(artifact, threads)
     load_ms = (time.perf_counter() - start) * 1e3
-    record = _record(runner.record, artifact)
+    record = record_of(runner.record, artifact)
     normalise = preprocessing_from(preprocessing)
     if normalise is None and "preprocessing" in record:
         normalise = Preprocessing.from_json(record["preprocessing"])
@@ -90,18 +91,3 @@ _RUN_BY = {
     "emulated": "mobconv's own executor of Core ML files (emulated)",
     "macos": "Core ML on this Mac",
 }
-
-
-def _record(text: str, artifact: Path) -> dict[str, Any]:
-    """What an artifact of ours says of itself; empty for others. Raises InputError when it is damaged."""
-    import json
-
-    from mobconv.errors import InputError
-
-    try:
-        found = json.loads(text or "{}")
-        if not isinstance(found, dict):
-            raise ValueError("not an object")
-    except ValueError as error:
-        raise InputError(f"{artifact}: its mobconv record is damaged: {error}") from error
-    return found

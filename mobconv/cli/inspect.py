@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -87,13 +87,12 @@ def _show(head: dict[str, Any], audit: Audit) -> None:
     out.print()
     if audit.tensors:
         table = Table(box=None, pad_edge=False, header_style="bold", show_footer=True)
-        for column in audits.columns(audit, wide=out.width >= _WIDE):
-            side = "right" if column.figure else "left"
-            footer = escape(column.total(audit.tensors))
-            table.add_column(column.title, footer=footer, justify=side, no_wrap=True, overflow="ellipsis")  # type: ignore[arg-type]
-        for tensor in audits.ordered(audit):
-            shown = [escape(column.show(tensor)) for column in audits.columns(audit, wide=out.width >= _WIDE)]
-            table.add_row(*shown, style="yellow" if tensor.wider else "")
+        columns, rows, totals = audits.table(audit, out.width)
+        for column, total in zip(columns, totals, strict=True):
+            justify: Literal["left", "right"] = "right" if column.figure else "left"
+            table.add_column(column.title, footer=escape(total), justify=justify, no_wrap=True, overflow="ellipsis")
+        for tensor, row in zip(audits.ordered(audit), rows, strict=True):
+            table.add_row(*map(escape, row), style="yellow" if tensor.wider else "")
         out.print(table)
         for number, text in enumerate(audits.remarks(audit), 1):
             out.print(escape(f"[{number}] {text}"))
@@ -101,15 +100,13 @@ def _show(head: dict[str, Any], audit: Audit) -> None:
             out.print("* stored in more bits than were asked")
         out.print()
     lines = Table(box=None, pad_edge=False, show_header=False)
-    for side in ("left", "right", "right"):
-        lines.add_column(justify=side)  # type: ignore[arg-type]
+    lines.add_column()
+    lines.add_column(justify="right")
+    lines.add_column(justify="right")
     for what, count, share in audits.rest(audit):
         lines.add_row(escape(what), count, share, style="bold" if what == "size on disk" else "")
     out.print(lines)
     out.print(f"\n{escape(verdict(audit))}", soft_wrap=True)
-
-
-_WIDE = 150  # columns that parameters by kind and the encoding take
 
 
 def _lines(head: dict[str, Any], audit: Audit, size: str) -> list[tuple[str, str]]:
@@ -125,7 +122,9 @@ def _lines(head: dict[str, Any], audit: Audit, size: str) -> list[tuple[str, str
         maker = f"another tool, from mobconv's {head['record']['cell']}"
     lines.append(("made by", maker))
     if head["not_run"] is None:
-        lines += [("takes", edge(spec)) for spec in head["inputs"]] + [("gives", edge(spec)) for spec in head["outputs"]]
+        lines += [("takes", edge(spec)) for spec in head["inputs"]] + [
+            ("gives", edge(spec)) for spec in head["outputs"]
+        ]
     else:
         lines.append(("not run", head["not_run"]))
     return lines + [("note", text) for text in audit.notes]

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from mobconv.audit import Audit, TensorAudit, verdict
+
+_WIDE = 150  # columns of a terminal that parameters by kind and the encoding take
+_LEAST, _MOST = 10, 40  # of a name
+_GAP = 2  # between columns
+_SUFFIXES = re.compile(r"(_to_fp16|_palettized|_quantized|_sparsified)+$")
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ def columns(audit: Audit, wide: bool) -> list[Column]:
     """What the table shows; parameters by kind where there is room for it."""
     notes = remarks(audit)
     found = [
-        Column("tensor", lambda t: shortened(t.name), lambda ts: f"{len(ts)} tensors", figure=False),
+        Column("tensor", lambda t: t.name, lambda ts: f"{len(ts)} tensors", figure=False),
         Column("of a", lambda t: t.op, figure=False),
         _summed("weights", lambda t: t.weights),
         Column("bits", lambda t: f"{t.stored:g}" + ("*" if t.wider else "")),
@@ -61,9 +67,22 @@ def columns(audit: Audit, wide: bool) -> list[Column]:
     return [column for column in found if wide or not column.extra]
 
 
-def shortened(name: str, room: int = 30) -> str:
-    """The end of a long name, where layers differ."""
+def shortened(name: str, room: int) -> str:
+    """A name without what tools hang on it, and of a long one the end, where layers differ."""
+    name = _SUFFIXES.sub("", name)
     return name if len(name) <= room else "…" + name[1 - room :]
+
+
+def table(audit: Audit, width: int) -> tuple[list[Column], list[list[str]], list[str]]:
+    """Columns, rows and totals for a line of `width`; names take what the figures leave."""
+    found = columns(audit, wide=width >= _WIDE)
+    rows = [[column.show(tensor) for column in found] for tensor in ordered(audit)]
+    totals = [column.total(audit.tensors) for column in found]
+    titles = [max(column.title.split("\n"), key=len) for column in found]
+    taken = sum(max(map(len, held)) + _GAP for held in list(zip(*rows, totals, titles, strict=True))[1:])
+    for row in rows:
+        row[0] = shortened(row[0], min(max(width - taken, _LEAST), _MOST))
+    return found, rows, totals
 
 
 def effective_bits(tensors: Sequence[TensorAudit]) -> float:

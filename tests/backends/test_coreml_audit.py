@@ -106,7 +106,9 @@ FORMS = ["w8-linear", "w4-kmeans", "w4-linear", "w3-symmetric", "w7-linear", "w5
 def test_our_files(folder, scheme):
     path, weight_bytes = vendor.ours(f"coreml/{scheme}", folder)
     found = audited(path)
-    bits = {"w5-linear@native": 8, "fp32@fp16": 16}.get(scheme, int(scheme.partition("-")[0].strip("wfp@")[:2].strip("@")))
+    bits = {"w5-linear@native": 8, "fp32@fp16": 16}.get(
+        scheme, int(scheme.partition("-")[0].strip("wfp@")[:2].strip("@"))
+    )
     assert sorted(by_size(found)) == sorted(WEIGHTS.values())
     for weights, tensor in by_size(found).items():
         assert tensor.stored == bits, tensor
@@ -203,7 +205,13 @@ def test_blocks(folder):
 @pytest.mark.parametrize(
     ("name", "arguments", "bits", "encoding", "table"),
     [
-        ("groups", {"nbits": 3, "granularity": "per_grouped_channel", "group_size": 8}, 3, "in blocks of 2048", 16 * 8 * 2),
+        (
+            "groups",
+            {"nbits": 3, "granularity": "per_grouped_channel", "group_size": 8},
+            3,
+            "in blocks of 2048",
+            16 * 8 * 2,
+        ),
         ("vectors", {"nbits": 4, "cluster_dim": 2}, 2, "lookup table 16 x 2 x float16, uint4", 16 * 2 * 2),
     ],
 )

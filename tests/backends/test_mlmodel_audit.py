@@ -44,7 +44,9 @@ def audited(path):
     return found
 
 
-@pytest.mark.parametrize("scheme", ["fp32", "fp16", "w8-symmetric", "w5-kmeans", "w3-linear", "w1-linear", "w4-linear-tensor"])
+@pytest.mark.parametrize(
+    "scheme", ["fp32", "fp16", "w8-symmetric", "w5-kmeans", "w3-linear", "w1-linear", "w4-linear-tensor"]
+)
 def test_our_files(folder, scheme):
     path, weight_bytes = vendor.ours(f"coreml-mlmodel/{scheme}", folder)
     found = {tensor.weights: tensor for tensor in audited(path).tensors}

@@ -192,7 +192,9 @@ def values(name, *shape, dtype=np.float32):
 def test_matmul_nbits_beside_a_convolution(tmp_path):
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["c"]),
-        helper.make_node("MatMulNBits", ["c", "q", "s"], ["y"], domain="com.microsoft", K=32, N=4, bits=4, block_size=32),
+        helper.make_node(
+            "MatMulNBits", ["c", "q", "s"], ["y"], domain="com.microsoft", K=32, N=4, bits=4, block_size=32
+        ),
     ]
     initializers = [values("w", 4, 3, 3, 3), values("q", 4, 1, 16, dtype=np.uint8), values("s", 4)]
     domains = [helper.make_opsetid("com.microsoft", 1)]
@@ -234,7 +236,10 @@ def test_weights_in_constant_nodes_and_in_branches(tmp_path):
         [values("inner", 4, 3, 1, 1)],
     )
     other = helper.make_graph(
-        [helper.make_node("Conv", ["x", "w"], ["t"])], "o", [], [helper.make_tensor_value_info("t", TensorProto.FLOAT, None)]
+        [helper.make_node("Conv", ["x", "w"], ["t"])],
+        "o",
+        [],
+        [helper.make_tensor_value_info("t", TensorProto.FLOAT, None)],
     )
     nodes = [constant, helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=other)]
     found = backends.get("onnx").audit(graph(tmp_path / "a.onnx", nodes, [values("c", 1, dtype=bool)]))
@@ -280,7 +285,9 @@ class TestExternalData:
         with pytest.raises(InputError, match="outside"):
             backends.get("onnx").audit(path)
 
-    @pytest.mark.parametrize("entries", [{"offset": 1}, {"offset": -4}, {"length": 431}, {"length": 10**12}, {"offset": "x"}])
+    @pytest.mark.parametrize(
+        "entries", [{"offset": 1}, {"offset": -4}, {"length": 431}, {"length": 10**12}, {"offset": "x"}]
+    )
     def test_it_is_whole(self, tmp_path, entries):
         with pytest.raises(InputError, match=r"net\.onnx: w"):
             backends.get("onnx").audit(self.save(tmp_path / "net.onnx", **entries))
@@ -306,13 +313,19 @@ class TestDamaged:
         weight = values("w", 4, 3, 3, 3)
         weight.dims[0] = 5
         with pytest.raises(InputError, match="432 bytes where its shape takes 540"):
-            backends.get("onnx").audit(graph(tmp_path / "a.onnx", [helper.make_node("Conv", ["x", "w"], ["y"])], [weight]))
+            backends.get("onnx").audit(
+                graph(tmp_path / "a.onnx", [helper.make_node("Conv", ["x", "w"], ["y"])], [weight])
+            )
         weight.dims[0] = -4
         with pytest.raises(InputError, match="a length below 0"):
-            backends.get("onnx").audit(graph(tmp_path / "a.onnx", [helper.make_node("Conv", ["x", "w"], ["y"])], [weight]))
+            backends.get("onnx").audit(
+                graph(tmp_path / "a.onnx", [helper.make_node("Conv", ["x", "w"], ["y"])], [weight])
+            )
         weight.data_type = 99
         with pytest.raises(InputError, match="an element type that ONNX has not"):
-            backends.get("onnx").audit(graph(tmp_path / "a.onnx", [helper.make_node("Conv", ["x", "w"], ["y"])], [weight]))
+            backends.get("onnx").audit(
+                graph(tmp_path / "a.onnx", [helper.make_node("Conv", ["x", "w"], ["y"])], [weight])
+            )
 
     def test_a_folder_and_a_file_that_is_not_there(self, tmp_path):
         for path in (tmp_path, tmp_path / "gone.onnx"):

@@ -125,7 +125,9 @@ def test_our_files_in_types_of_tflite(folder, scheme):
         assert (first.scale_bytes, first.zero_point_bytes) == (128 * 4, 128 * 8)
 
 
-@pytest.mark.parametrize("scheme", ["w7-kmeans", "w5-linear", "w3-symmetric", "w4-kmeans", "w1-kmeans", "w3-kmeans-oc16"])
+@pytest.mark.parametrize(
+    "scheme", ["w7-kmeans", "w5-linear", "w3-symmetric", "w4-kmeans", "w1-kmeans", "w3-kmeans-oc16"]
+)
 def test_our_files_that_ops_unpack(folder, scheme):
     """15 bits of codes in an int16: 16/15 of n bits, and a part of the padding."""
     found = audited(vendor.ours(f"tflite/{scheme}", folder)[0])
@@ -197,7 +199,9 @@ def test_the_plain_converter(plain):
 class TestDamaged:
     """One message, whatever is wrong."""
 
-    @pytest.mark.parametrize("content", [b"", bytes(64), b"<html>404</html>", b"\x1c\0\0\0TFL3", b"\x1c\0\0\0TFL3" + bytes(99)])
+    @pytest.mark.parametrize(
+        "content", [b"", bytes(64), b"<html>404</html>", b"\x1c\0\0\0TFL3", b"\x1c\0\0\0TFL3" + bytes(99)]
+    )
     def test_no_tflite(self, tmp_path, content):
         (tmp_path / "net.tflite").write_bytes(content)
         with pytest.raises(InputError, match=r"net\.tflite"):
