@@ -94,8 +94,8 @@ class Audit:
             parts += [tensor.zero_point_bytes, tensor.other_bytes]
         if sum(parts) != self.file_bytes or min(parts, default=0) < 0:
             raise AuditError(
-                f"{self.path}: the audit's parts are {sum(parts):,} bytes, the smallest {min(parts, default=0):,}, and the "
-                f"file is {self.file_bytes:,}: please report this file"
+                f"{self.path}: the audit's parts are {sum(parts):,} bytes, the smallest {min(parts, default=0):,}, and "
+                f"the file is {self.file_bytes:,}: please report this file"
             )
 
     @property
@@ -205,11 +205,10 @@ def verdict(audit: Audit) -> str:
         f"asked {asked:g} bits: {len(narrow)} of {len(audit.tensors)} tensors, {_share(narrow, audit)} of the weights, "
     )
     text += f"are stored in {_widths(narrow) if narrow else f'{asked:g}'}"
-    parts = [
-        f"{_part(audit, held, f'stored in {bits:g} bits')}: {_percent(sum(t.bytes for t in held), audit.file_bytes)} of the "
-        f"file, because: {reason}"
-        for (bits, reason), held in _groups(wide, lambda t: (t.stored, t.reason))
-    ]
+    parts = []
+    for (bits, reason), held in _groups(wide, lambda tensor: (tensor.stored, tensor.reason)):
+        share = _percent(sum(tensor.bytes for tensor in held), audit.file_bytes)
+        parts.append(f"{_part(audit, held, f'stored in {bits:g} bits')}: {share} of the file, because: {reason}")
     return "; ".join([text, *parts])
 
 

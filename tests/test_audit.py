@@ -1,4 +1,4 @@
-"""What an audit adds up to, what it says of bits that were asked, and how a weight is followed back to its constants."""
+"""What an audit adds up to, what it says of bits asked, and how a weight is followed back to its constants."""
 
 import json
 from dataclasses import replace
@@ -53,9 +53,9 @@ def test_bits_asked():
         "bits asked 4, but a code takes 8 (affine int8 per tensor)",
     ]
     assert verdict(found) == (
-        "asked 4 bits: 1 of 3 tensors, 20 % of the weights, are stored in 4; 1 (60 % of the weights) stored in 32 bits: "
-        "88 % of the file, because: too small; 1 (20 % of the weights) stored in 8 bits: 7.4 % of the file, because: bits "
-        "asked 4, but a code takes 8 (affine int8 per tensor)"
+        "asked 4 bits: 1 of 3 tensors, 20 % of the weights, are stored in 4; 1 (60 % of the weights) stored in 32 "
+        "bits: 88 % of the file, because: too small; 1 (20 % of the weights) stored in 8 bits: 7.4 % of the file, "
+        "because: bits asked 4, but a code takes 8 (affine int8 per tensor)"
     )
     assert [held.reason for held in judged(found, 32).tensors] == ["", "", ""]
     assert judged(audit(wide), None) == audit(wide)

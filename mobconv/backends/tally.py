@@ -120,7 +120,7 @@ class Tally:
         return name in self.leaves or name in self.steps
 
     def add(self, site: Site) -> None:
-        """Note that the network reads a weight there, if it is a constant; a second reader is named beside the first."""
+        """Note that the network reads a weight there, if it is a constant; a second reader is named too."""
         if not self.constant(site.value):
             return
         known = self.sites.setdefault(site.value, site)
@@ -283,3 +283,8 @@ def rest(lines: Iterable[tuple[str, int]], path: object) -> tuple[tuple[str, int
     if any(count < 0 for _, count in found):
         raise InputError(f"{path}: its parts overlap, so the file is damaged")
     return found
+
+
+def framed(size: int, tag: int = 1) -> int:
+    """Bytes of a protobuf message of `size` within another: tag, length, content."""
+    return tag + (max(size.bit_length(), 1) + 6) // 7 + size

@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 import struct
+from pathlib import Path
 
 import pytest
 import vendor_files as vendor
@@ -62,7 +63,7 @@ def immediates(path):
 
 
 def size(path):
-    return sum(os.path.getsize(os.path.join(folder, name)) for folder, _, names in os.walk(path) for name in names)
+    return sum((Path(folder) / name).stat().st_size for folder, _, names in os.walk(path) for name in names)
 
 
 def audited(path, masks=False):

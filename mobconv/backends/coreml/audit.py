@@ -17,9 +17,10 @@ from mobconv.audit import OTHER, PROGRAM, SHARED, Audit, TensorAudit, explained,
 from mobconv.backends.coreml import mil, package
 from mobconv.backends.coreml.rewrite import RECORD_KEY, main_block
 from mobconv.backends.coreml.weights_file import ALIGNMENT, DTYPES, Dtype, blob_range
-from mobconv.backends.tally import CODE, MASK, REST, SCALE, TABLE, ZERO, Leaf, Site, Step, Tally, rest
+from mobconv.backends.tally import CODE, MASK, REST, SCALE, TABLE, ZERO, Leaf, Site, Step, Tally, framed, rest
 from mobconv.errors import InputError
 
+_RECURRENT = ("weight_ih", "weight_hh", "weight_ih_back", "weight_hh_back")
 # operation -> its parameters that are weights, and what it is to people
 _READERS: dict[str, tuple[tuple[str, ...], str]] = {
     "conv": (("weight",), "conv"),
@@ -28,10 +29,7 @@ _READERS: dict[str, tuple[tuple[str, ...], str]] = {
     "matmul": (("y", "x"), "matmul"),
     "einsum": (("values",), "einsum"),
     "gather": (("x",), "embedding"),
-    **{
-        op: (("weight_ih", "weight_hh", "weight_ih_back", "weight_hh_back"), "recurrent")
-        for op in ("lstm", "gru", "rnn")
-    },
+    **dict.fromkeys(("lstm", "gru", "rnn"), (_RECURRENT, "recurrent")),
 }
 # parameter of an operation on constants -> what it is to the result; all others are no part of the weight
 _ROLES = {
@@ -98,7 +96,7 @@ def _why(tensors: Sequence[TensorAudit]) -> Callable[[TensorAudit], str]:
     def why(tensor: TensorAudit) -> str:
         size = min(blocks, default=1)
         if tensor.is_float and len(tensor.shape) > 1 and tensor.shape[1] % size:
-            return f"its {tensor.shape[1]} input channels are no multiple of the blocks of {size} that coremltools was asked for"
+            return f"its {tensor.shape[1]} input channels are no multiple of the blocks of {size}, so it was left float"
         return small(tensor)
 
     return why
@@ -189,7 +187,7 @@ class _Reader:
             if key == "lut" and "shape" in op.attributes:
                 bits = round(math.log2(leaf.count)) if leaf.count > 1 else 1
         given += [(name, _ROLES.get(key, REST)) for key, held in inputs.items() for name in held if name]
-        size = _framed(op.ByteSize()) - inside
+        size = framed(op.ByteSize()) - inside
         if op.type.startswith("constexpr_") and len(op.outputs) == 1 and op.outputs[0].name in self.weights:
             size = max(0, size - _plain(op))
         masks = tuple((name, role) for name, role in given if role == MASK)
@@ -241,8 +239,4 @@ def _plain(op: Any) -> int:
     output = op.outputs[0]
     held = (mil.dtype_name(output.type), mil.shape_of(output.type))
     value = mil.blob_value(*held, offset=1 << 20)
-    return _framed(mil.operation("const", output.name, held, attributes={"val": value}).ByteSize())
-
-
-def _framed(size: int) -> int:
-    return 1 + (max(size.bit_length(), 1) + 6) // 7 + size
+    return framed(mil.operation("const", output.name, held, attributes={"val": value}).ByteSize())

@@ -1,54 +1,20 @@
-"""The bits audit of an ONNX file, ours or anybody's: initializers, the nodes that decode them, files of external data."""
+"""The bits audit of an ONNX file, ours or anybody's: initializers, nodes that decode them, files of external data."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from mobconv.audit import OTHER, PROGRAM, SHARED, Audit, TensorAudit, explained
+from mobconv.backends.onnx.constants import Constants
 from mobconv.backends.onnx.functions import DOMAIN
-from mobconv.backends.tally import CODE, REST, SCALE, TABLE, ZERO, Leaf, Site, Step, Tally, rest
+from mobconv.backends.onnx.readers import READERS, ROLES, Links
+from mobconv.backends.tally import CODE, REST, SCALE, TABLE, ZERO, Site, Step, Tally, framed, rest
 from mobconv.errors import InputError
 
-# op -> (position of a weight, positions of its scale and zero point or None, what the weight is to people)
-_READERS: dict[str, tuple[tuple[int, int | None, int | None, str], ...]] = {
-    **{op: ((1, None, None, "conv"),) for op in ("Conv", "FusedConv", "NhwcFusedConv", "DeformConv")},
-    "ConvTranspose": ((1, None, None, "conv transpose"),),
-    "ConvInteger": ((1, None, 3, "conv"),),
-    "QLinearConv": ((3, 4, 5, "conv"),),
-    "Gemm": ((1, None, None, "linear"), (0, None, None, "linear")),
-    "QGemm": ((3, 4, 5, "linear"),),
-    **{op: ((1, None, None, "matmul"), (0, None, None, "matmul")) for op in ("MatMul", "FusedMatMul")},
-    "MatMulInteger": ((1, None, 3, "matmul"), (0, None, 2, "matmul")),
-    "QLinearMatMul": ((3, 4, 5, "matmul"),),
-    "DynamicQuantizeMatMul": ((1, 2, 3, "matmul"),),
-    "MatMulIntegerToFloat": ((1, 3, 5, "matmul"),),
-    "MatMulNBits": ((1, 2, 3, "matmul"),),
-    "MatMulBnb4": ((1, 2, None, "matmul"),),
-    "Gather": ((0, None, None, "embedding"),),
-    "GatherBlockQuantized": ((0, 2, 3, "embedding"),),
-    **{op: ((1, None, None, "recurrent"), (2, None, None, "recurrent")) for op in ("LSTM", "GRU", "RNN")},
-    "DynamicQuantizeLSTM": ((1, 8, 9, "recurrent"), (2, 10, 11, "recurrent")),
-    "Attention": ((1, None, None, "attention"),),
-    "QAttention": ((1, 4, 7, "attention"),),
-    "EmbedLayerNormalization": tuple((i, None, None, "embedding") for i in (2, 3, 4)),
-    "Einsum": ((1, None, None, "einsum"), (0, None, None, "einsum")),
-}
-# op on constants -> what its inputs are to the result; those not named are codes
-_ROLES = {
-    "DequantizeLinear": (CODE, SCALE, ZERO),
-    "QuantizeLinear": (CODE, SCALE, ZERO),
-    **{
-        op: (CODE, REST, REST, REST, REST)
-        for op in ("Reshape", "Slice", "Squeeze", "Unsqueeze", "Pad", "Expand", "Tile")
-    },
-}
-_FEW = 1 << 20  # bytes of zero points that are looked at
 _FORM = re.compile(r"(Linear|Symmetric|Tables?)(?:16_)?([1-8])")  # see functions.py
 
 
@@ -60,7 +26,7 @@ def audit(path: Path) -> Audit:
     tensors = [reader.unpadded(tensor) for tensor in reader.tally.weigh()]
     other = reader.tally.unowned()
     outside = sum(reader.files.values())
-    functions = sum(_framed(function.ByteSize(), 2) for function in model.functions)
+    functions = sum(framed(function.ByteSize(), 2) for function in model.functions)
     known = [
         (OTHER, sum(leaf.bytes for leaf in other)),
         (SHARED, reader.tally.shared_bytes),
@@ -105,12 +71,12 @@ class _Reader:
     """Fills a tally from a graph and those within it."""
 
     def __init__(self, path: Path, record: str) -> None:
-        self.path, self.record = path, record
+        self.record = record
         self.tally = Tally()
-        self.files: dict[Path, int] = {}  # of external data -> size
+        self._constants = Constants(path)
+        self.files = self._constants.files
         self.ops: set[str] = set()
         self._graphs = 0
-        self._padding: dict[str, int] = {}
 
     def graph(self, graph: Any, outer: dict[str, str]) -> None:
         """names are those of the file; a graph within a node sees those around it."""
@@ -121,7 +87,7 @@ class _Reader:
             self._constant(tensor, scope, names)
         for sparse in graph.sparse_initializer:
             self._constant(sparse.values, scope, names)
-        links = _Links(graph.node)
+        links = Links(graph.node)
         for position, node in enumerate(graph.node):
             self.ops.add(node.op_type)
             for attribute in node.attribute:
@@ -139,61 +105,7 @@ class _Reader:
     def _constant(self, tensor: Any, scope: str, names: dict[str, str], name: str = "") -> None:
         name = name or tensor.name
         names[name] = scope + name
-        self.tally.leaves[scope + name] = self._leaf(tensor, scope + name, name)
-
-    def _leaf(self, tensor: Any, key: str, name: str) -> Leaf:
-        from onnx import TensorProto
-
-        try:
-            kind = TensorProto.DataType.Name(tensor.data_type).lower()
-        except ValueError as error:
-            raise InputError(f"{self.path}: {name}: an element type that ONNX has not: {tensor.data_type}") from error
-        kind = {"float": "float32", "double": "float64"}.get(kind, kind)
-        digits = re.search(r"\d+", kind)
-        bits = 8 if kind == "bool" else int(digits[0]) if digits else 0
-        shape = tuple(int(length) for length in tensor.dims)
-        if any(length < 0 for length in shape):
-            raise InputError(f"{self.path}: {name}: a length below 0")
-        wanted = (math.prod(shape) * bits + 7) // 8
-        if tensor.data_location == TensorProto.EXTERNAL:
-            where, count = self._outside(tensor, name, wanted)
-            return Leaf(where, name, shape, kind, bits, count)
-        if tensor.HasField("raw_data"):
-            if len(tensor.raw_data) != wanted and bits:
-                raise InputError(f"{self.path}: {name}: {len(tensor.raw_data)} bytes where its shape takes {wanted}")
-            return Leaf(key, name, shape, kind, bits, wanted, null=wanted < _FEW and not any(tensor.raw_data))
-        bare = type(tensor)()
-        bare.CopyFrom(tensor)
-        for field in ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data"):
-            bare.ClearField(field)
-        null = len(tensor.int32_data) < _FEW and not any(tensor.int32_data)
-        return Leaf(key, name, shape, kind, bits, tensor.ByteSize() - bare.ByteSize(), null=null)
-
-    def _outside(self, tensor: Any, name: str, wanted: int) -> tuple[tuple[Path, int, int], int]:
-        """(file, first byte, length) of external data, inside the model's folder and inside that file."""
-        entries = {entry.key: entry.value for entry in tensor.external_data}
-        location = entries.get("location", "")
-        parts = PurePosixPath(location).parts
-        bad = (
-            not parts or PurePosixPath(location).is_absolute() or {"..", "\0"} & {*parts, *location} or "\\" in location
-        )
-        file = self.path.parent.joinpath(*parts)
-        if bad or any(held.is_symlink() for held in [file, *file.parents][: len(parts)]):
-            raise InputError(f"{self.path}: {name} has its data in {location!r}, outside of the model's folder")
-        if not file.is_file() or file.samefile(self.path):
-            raise InputError(
-                f"{self.path}: {name} has its data in {location!r}, and there is no such file beside the model"
-            )
-        size = self.files.setdefault(file, file.stat().st_size)
-        try:
-            start, count = int(entries.get("offset", 0)), int(entries.get("length", wanted))
-        except ValueError as error:
-            raise InputError(f"{self.path}: {name}: its place in {location} is no number") from error
-        if count != wanted or start < 0 or start + count > size:
-            raise InputError(
-                f"{self.path}: {name}: {wanted} bytes from {start} on are not in {location}: it is cut short"
-            )
-        return (file, start, count), count
+        self.tally.leaves[scope + name] = self._constants.leaf(tensor, scope + name, name)
 
     def external_bytes(self) -> int:
         """Bytes of files of external data that tensors read, each once."""
@@ -203,7 +115,7 @@ class _Reader:
     def _step(self, node: Any, key: str, scope: str, names: dict[str, str]) -> None:
         """A node that computes with constants only."""
         inputs = [names.get(name, "") for name in node.input]
-        roles = _ROLES.get(node.op_type, ())
+        roles = ROLES.get(node.op_type, ())
         bits, shape, label = None, None, ""
         if node.domain == DOMAIN and (form := _FORM.fullmatch(node.op_type)):
             roles, bits, label = (CODE, TABLE if form[1].startswith("Table") else SCALE), int(form[2]), node.name
@@ -218,7 +130,7 @@ class _Reader:
         held = tuple((name, roles[i] if i < len(roles) else CODE) for i, name in enumerate(inputs) if name)
         output = node.output[0]
         names[output] = scope + output
-        self.tally.steps[scope + output] = Step(key, node.op_type, held, _framed(node.ByteSize()), bits, label, shape)
+        self.tally.steps[scope + output] = Step(key, node.op_type, held, framed(node.ByteSize()), bits, label, shape)
 
     def _count(self, name: str) -> int:
         """Elements of the largest constant that goes into a value."""
@@ -232,9 +144,9 @@ class _Reader:
             waiting += [each for each, _ in self.tally.steps[name].inputs] if name in self.tally.steps else []
         return found
 
-    def _sites(self, node: Any, names: dict[str, str], links: _Links) -> None:
+    def _sites(self, node: Any, names: dict[str, str], links: Links) -> None:
         given = [names.get(name, "") for name in node.input]
-        for position, scale, zero, op in _READERS.get(node.op_type, ()):
+        for position, scale, zero, op in READERS.get(node.op_type, ()):
             if position >= len(given) or not given[position]:
                 continue
             beside = [(scale, SCALE), (zero, ZERO)]
@@ -273,34 +185,9 @@ class _Reader:
         if not tensor.is_float:
             return ""
         if "only when it runs" in tensor.encoding:
-            return "the file holds floats, which QuantizeLinear rounds each time it is loaded: fold that node into the weight"
+            return (
+                "the file holds floats, which QuantizeLinear rounds when it is loaded: fold that node into the weight"
+            )
         if "MatMulNBits" in self.ops and tensor.op != "matmul":
             return f"MatMulNBits holds the weights of MatMul only, and this is of {tensor.op}"
         return ""
-
-
-class _Links:
-    """Who reads and who makes a value."""
-
-    def __init__(self, nodes: Iterable[Any]) -> None:
-        self._users: dict[str, list[Any]] = defaultdict(list)
-        self._makers: dict[str, Any] = {}
-        for node in nodes:
-            for name in node.input:
-                self._users[name].append(node)
-            self._makers.update(dict.fromkeys(node.output, node))
-
-    def rescaled(self, node: Any) -> Iterator[str]:
-        """What an integer product is multiplied with afterwards: Mul(Cast(product), Mul(scale of x, scale of w))."""
-        casts = [cast for name in node.output[:1] for cast in self._users[name] if cast.op_type == "Cast"]
-        for product in (user for cast in casts for user in self._users[cast.output[0]] if user.op_type == "Mul"):
-            for name in product.input:
-                maker = self._makers.get(name)
-                yield name
-                if maker is not None and maker.op_type == "Mul":
-                    yield from maker.input
-
-
-def _framed(size: int, tag: int = 1) -> int:
-    """Bytes of a message within another: tag, length, content."""
-    return tag + (max(size.bit_length(), 1) + 6) // 7 + size

@@ -37,15 +37,15 @@ _READERS: dict[str, tuple[tuple[int, ...], str]] = {
 }
 _ROLES = {
     "GATHER": (TABLE, CODE),
-    **{op: (CODE, REST, REST, REST) for op in ("RESHAPE", "STRIDED_SLICE", "SLICE", "TILE", "TRANSPOSE", "SQUEEZE")},
+    **dict.fromkeys(("RESHAPE", "STRIDED_SLICE", "SLICE", "TILE", "TRANSPOSE", "SQUEEZE"), (CODE, REST, REST, REST)),
 }
 _FEW_OPS = ("depthwise conv", "conv transpose", "recurrent")  # no 4 or 2 bits in ai-edge-quantizer's default policy
 _DATA, _SCALE, _ZERO = 4, 8, 10  # places of Buffer.data, QuantizationParameters.scale and .zero_point in their vtables
 _RANGES = (4, 6)  # and of .min and .max
 _TENSORFLOW = 1024  # weights below which TensorFlow's converter leaves a tensor float
 _WIDE = (
-    "XNNPACK convolves with constants of INT8 or FLOAT16 only: filters wider than 1x1 lie in those, being at most 5 % of "
-    "the file's weights"
+    "XNNPACK convolves with constants of INT8 or FLOAT16 only: filters wider than 1x1 lie in those, being at most 5 % "
+    "of the file's weights"
 )
 
 
