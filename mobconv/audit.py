@@ -19,6 +19,7 @@ from mobconv.schemes import Cell
 OTHER = "other constants (biases, normalisation, shapes)"
 SHARED = "decoding shared by several tensors"
 PROGRAM = "program and metadata"
+_MOST = 1 << 62  # weights of a tensor
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class TensorAudit:
 
 @dataclass(frozen=True)
 class Audit:
-    """An artifact, taken apart. Raises AuditError when the parts are not the whole.
+    """An artifact, taken apart. Raises AuditError when the parts are not the whole, InputError for absurd shapes.
 
     format      'ONNX', 'TFLite' ...
     file_bytes  on disk; of a folder, all files in it; with the files of external data
@@ -88,6 +89,9 @@ class Audit:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for tensor in self.tensors:
+            if not 0 <= tensor.weights < _MOST:
+                raise InputError(f"{self.path}: {tensor.name} declares a shape that no file holds, so it is damaged")
         parts = [count for _, count in self.rest]
         for tensor in self.tensors:
             parts += [tensor.code_bytes, tensor.table_bytes, tensor.scale_bytes]

@@ -42,6 +42,11 @@ def test_no_part_is_negative():
         Audit(PATH, "ONNX", 43, (tensor(),), (("program", -7),))
 
 
+def test_a_shape_that_no_file_holds():
+    with pytest.raises(InputError, match="declares a shape"):
+        audit(tensor(weights=1 << 63, code_bytes=4))
+
+
 def test_bits_asked():
     wide = tensor("b", 300, 32.0, "float32", code_bytes=1200, reason="too small")
     eight = tensor("c", 100, 8.0, "affine int8 per tensor")

@@ -123,3 +123,11 @@ class TestDamaged:
         for path in (tmp_path, tmp_path / "gone.mlmodel"):
             with pytest.raises(InputError):
                 backends.get("coreml-mlmodel").audit(path)
+
+    def test_codes_that_are_too_few(self, tmp_path):
+        spec = Spec(1, 4)
+        held = spec.add("innerProduct", inputChannels=4, outputChannels=2)
+        held.weights.floatValue.extend([1] * 7)
+        spec.save(tmp_path / "a.mlmodel")
+        with pytest.raises(InputError, match=r"a\.mlmodel: layer .*28 bytes are not its 8 weights of 32 bits"):
+            backends.get("coreml-mlmodel").audit(tmp_path / "a.mlmodel")

@@ -320,6 +320,19 @@ class TestDamaged:
             with pytest.raises(InputError, match="cut short"):
                 backends.get("onnx").audit(tmp_path / "net.onnx")
 
+    def test_flipped_bytes_never_end_in_a_traceback(self, plain, tmp_path):
+        """What still reads as a file adds up."""
+        data, random = plain.read_bytes(), np.random.default_rng(0)
+        for _ in range(60):
+            broken = bytearray(data)
+            for at in (*random.integers(0, 64, 2), *random.integers(0, 3000, 2), int(random.integers(len(data)))):
+                broken[at] = int(random.integers(0, 256))
+            (tmp_path / "net.onnx").write_bytes(broken)
+            try:
+                backends.get("onnx").audit(tmp_path / "net.onnx")
+            except InputError as error:
+                assert "net.onnx" in str(error)
+
     def test_values_that_do_not_fit_the_shape(self, tmp_path):
         weight = values("w", 4, 3, 3, 3)
         weight.dims[0] = 5

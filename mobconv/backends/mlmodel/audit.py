@@ -12,6 +12,7 @@ from mobconv.backends.coreml.audit import notes
 from mobconv.backends.mlmodel import model
 from mobconv.backends.mlmodel.model import Field
 from mobconv.backends.tally import rest
+from mobconv.errors import InputError
 
 # layer -> what it is to people
 _WORDS = {
@@ -39,7 +40,10 @@ def audit(path: Path) -> Audit:
             if (kind in _WORDS and field.shape is not None) or recurrent:
                 word = "recurrent" if recurrent else _WORDS[kind]
                 word += " transpose" if kind == "convolution" and layer.convolution.isDeconvolution else ""
-                tensor = _tensor(field, layer.name, word)
+                try:
+                    tensor = _tensor(field, layer.name, word)
+                except InputError as error:
+                    raise InputError(f"{path}: {error}") from error
                 tensors += [tensor] if tensor is not None else []
                 other += 0 if tensor is not None else sum(_sizes(field.params).values())
             else:
@@ -90,6 +94,8 @@ def _tensor(field: Field, name: str, word: str) -> TensorAudit | None:
         return None
     bits = {"codes": int(quantization.numberOfBits) or 8, "int8": 8, "float16": 16, "float32": 32}[kind]
     shape = field.shape or (8 * sizes[kind] // bits,)
+    if 8 * sizes[kind] < bits * math.prod(shape):
+        raise InputError(f"layer {name!r}: {sizes[kind]} bytes are not its {math.prod(shape)} weights of {bits} bits")
     encoding = kind
     if kind in ("codes", "int8"):
         groups = len(quantization.linearQuantization.scale)

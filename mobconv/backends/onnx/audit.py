@@ -22,8 +22,11 @@ def audit(path: Path) -> Audit:
     """Take a file apart. Raises InputError for what is no ONNX model, or one that is damaged or cut short."""
     model, size = _load(path)
     reader = _Reader(path, {entry.key: entry.value for entry in model.metadata_props}.get("mobconv", ""))
-    reader.graph(model.graph, {})
-    tensors = [reader.unpadded(tensor) for tensor in reader.tally.weigh()]
+    try:
+        reader.graph(model.graph, {})
+        tensors = [reader.unpadded(tensor) for tensor in reader.tally.weigh()]
+    except TypeError as error:  # protobuf gives bytes for a text that is none
+        raise InputError(f"{path}: damaged: a name in it is no text") from error
     other = reader.tally.unowned()
     outside = sum(reader.files.values())
     functions = sum(framed(function.ByteSize(), 2) for function in model.functions)
