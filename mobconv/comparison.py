@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobconv import advice, backends, evaluate, feeding, paired, probe
+from mobconv.audit import record_of
 from mobconv.checkpoint import Checkpoint
 from mobconv.compare import Injections, Step, Waterfall, layers, waterfall
 from mobconv.data import Images
@@ -112,7 +113,7 @@ def compare(
     try:
         takes = feeding.expected(runner, path, told, network)
         spec, verified, labels = runner.inputs[0], runner.verified, runner.labels
-        record = feeding.record_of(runner, path)
+        record = record_of(runner.record, path)
         named = labels or tuple(record.get("labels", ()))
         say("data")
         images = load(network)

@@ -5,6 +5,7 @@
     |- InputError               3   a file or data set that is missing, broken or of another shape
     |- BackendError             4   a backend is missing, or cannot do what was asked
     |- CellError                5   a cell failed where it should have worked
+    |  `- AuditError            5   the parts of an audited file are not the whole: a mistake of ours
     `- OutputError              6   the disk is full or not writable
 
 0 is success (rows that say `unsupported` included), 1 a gate that was not met, 130 an
@@ -46,6 +47,10 @@ class CellError(MobconvError):
     """One cell failed."""
 
     exit_code = 5
+
+
+class AuditError(CellError):
+    """What an audit found in a file does not add up to its size."""
 
 
 class OutputError(MobconvError):

@@ -6,7 +6,6 @@ file that says nothing, which is most that others made, needs to be told.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mobconv.audit import record_of
 from mobconv.backends.base import Runner, TensorSpec
 from mobconv.errors import InputError
 from mobconv.evaluate import Feed
@@ -33,17 +33,6 @@ class Expected:
     source: str
 
 
-def record_of(runner: Runner, artifact: Path) -> dict[str, Any]:
-    """What an artifact of ours says of itself; empty for others. Raises InputError when it is damaged."""
-    try:
-        found = json.loads(runner.record or "{}")
-        if not isinstance(found, dict):
-            raise ValueError("not an object")
-    except ValueError as error:
-        raise InputError(f"{artifact}: its mobconv record is damaged: {error}") from error
-    return found
-
-
 def expected(
     runner: Runner,
     artifact: Path,
@@ -55,7 +44,7 @@ def expected(
     Raises InputError where nobody says, for a file of several inputs, and for one that takes no images.
     """
     spec = _input(runner, artifact)
-    record = record_of(runner, artifact)
+    record = record_of(runner.record, artifact)
     found: tuple[Preprocessing, str] | None = None
     if told is not None:
         found = told, "the command line"

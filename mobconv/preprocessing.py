@@ -75,8 +75,8 @@ class Preprocessing:
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
         return (mean - np.float32(low)) * unit, std * unit
 
-    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Pixels (N, H, W, C) uint8, RGB -> network input in `layout`, float32, contiguous."""
+    def __call__(self, pixels: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
+        """Pixels (N, H, W, C), RGB, 0 to 255 -> network input in `layout`, float32, contiguous."""
         if pixels.ndim != 4 or pixels.shape[3] != self.channels:
             raise InputError(
                 f"expected images of shape (N, H, W, {self.channels}), got {pixels.shape}: "

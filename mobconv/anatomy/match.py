@@ -149,7 +149,9 @@ def _score(held: Floats, value: Floats, axis: int) -> float:
     """Median over output channels of the cosine's magnitude; of all in one where a channel is one number."""
     channels = value.shape[axis]
     some = np.unique(np.linspace(0, channels - 1, min(channels, _CHANNELS)).astype(int))
-    rows = [np.take(each, some, axis).swapaxes(0, axis).reshape(len(some), -1).astype(np.float64) for each in (held, value)]
+    rows = [
+        np.take(each, some, axis).swapaxes(0, axis).reshape(len(some), -1).astype(np.float64) for each in (held, value)
+    ]
     if rows[0].shape[1] == 1:
         rows = [each.reshape(1, -1) for each in rows]
     products = np.abs((rows[0] * rows[1]).sum(axis=1))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from numpy.typing import NDArray
 
+from mobconv.audit import Audit
 from mobconv.quantize.weights import Weight
 from mobconv.schemes import Cell, Compute
 
@@ -142,4 +143,11 @@ class Backend(Protocol):
 
     def anatomy(self, path: Path, threads: int = 0) -> Anatomy:
         """Read an artifact, of any maker, to be cut and compared. Raises InputError as `open` does."""
+        ...
+
+    def audit(self, path: Path) -> Audit:
+        """What each weight of an artifact takes on disk, whoever made it; runs nothing.
+
+        Raises InputError for a file that is not of this format, or damaged.
+        """
         ...

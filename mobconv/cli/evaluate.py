@@ -24,6 +24,7 @@ def command(
 
     from mobconv import backends, evaluate, feeding, files
     from mobconv import data as datasets
+    from mobconv.audit import record_of
     from mobconv.errors import BackendError, InputError
 
     if not artifact.exists():
@@ -36,7 +37,7 @@ def command(
     start = time.perf_counter()
     runner = backend.open(artifact, threads)
     load_ms = (time.perf_counter() - start) * 1e3
-    record = feeding.record_of(runner, artifact)
+    record = record_of(runner.record, artifact)
     takes = feeding.expected(runner, artifact, preprocessing_from(preprocessing))
     images = datasets.load(data, limit, takes.preprocessing.fit)
     spec = runner.inputs[0]

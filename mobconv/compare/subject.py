@@ -189,9 +189,7 @@ def channel_axis(use: Use | None, rank: int) -> int:
     return 1 if rank > 2 and (use is None or use.family == "conv") else rank - 1
 
 
-def _factors(
-    anatomy: Anatomy, pairs: Sequence[Match], choices: dict[int, list[tuple[Cut, str]]]
-) -> dict[str, Floats]:
+def _factors(anatomy: Anatomy, pairs: Sequence[Match], choices: dict[int, list[tuple[Cut, str]]]) -> dict[str, Floats]:
     """Tensor that a factor for each channel is applied at -> the factors, by running it on 0 and on 1."""
     wanted: dict[str, tuple[str, Cut]] = {}
     for pair in pairs:
@@ -214,7 +212,9 @@ def _factors(
         difference = cut.to_reference(values[1][tensor]) - cut.to_reference(values[0][tensor])
         axis = 1 if difference.ndim > 2 and cut.perm != tuple(range(difference.ndim)) else None
         rest = difference[0]
-        found[tensor] = rest.reshape(rest.shape[0], -1)[:, 0] if axis or rest.ndim > 2 else rest.reshape(-1, rest.shape[-1])[0]
+        found[tensor] = (
+            rest.reshape(rest.shape[0], -1)[:, 0] if axis or rest.ndim > 2 else rest.reshape(-1, rest.shape[-1])[0]
+        )
     return found
 
 

@@ -66,9 +66,14 @@ def string(text: str) -> Any:
 
 def stored(dtype: str, values: NDArray[Any], blobs: BlobWriter) -> Any:
     """A value in weight.bin."""
-    message = proto().MIL_pb2.Value(type=value_type(dtype, values.shape))
+    return blob_value(dtype, values.shape, blobs.add(DTYPES[dtype], values))
+
+
+def blob_value(dtype: str, shape: Iterable[int], offset: int) -> Any:
+    """A value that lies in weight.bin, at `offset`."""
+    message = proto().MIL_pb2.Value(type=value_type(dtype, shape))
     message.blobFileValue.fileName = WEIGHTS_NAME
-    message.blobFileValue.offset = blobs.add(DTYPES[dtype], values)
+    message.blobFileValue.offset = offset
     return message
 
 

@@ -28,24 +28,24 @@ from mobconv.errors import InputError, OutputError
 
 _MODEL = "com.apple.CoreML/model.mlmodel"
 _WEIGHTS = "com.apple.CoreML/weights"
-_PREFIX = "@model_path/"
+PREFIX = "@model_path/"
 
 
 @dataclass
 class Package:
-    """A package as read: its Model message, and constants on demand."""
+    """A package as read: its Model message, the file of that, and constants on demand."""
 
     path: Path
     spec: Any
-    folder: Path
+    model: Path
     _files: dict[str, bytes] = field(default_factory=dict)
 
     def read_blob(self, name: str, offset: int, dtype: Dtype, count: int) -> NDArray[np.generic]:
         """(count,) values that the program says are in file `name`. Raises InputError."""
         if name not in self._files:
-            if not name.startswith(_PREFIX):
+            if not name.startswith(PREFIX):
                 raise InputError(f"{self.path}: the program keeps constants in {name!r}, outside of the package")
-            self._files[name] = _read(self.path, inside(self.path, self.folder, name.removeprefix(_PREFIX)))
+            self._files[name] = read_bytes(self.path, inside(self.path, self.model.parent, name.removeprefix(PREFIX)))
         try:
             return read_blob(self._files[name], offset, dtype, count)
         except InputError as error:
@@ -82,7 +82,7 @@ def read(path: Path) -> Package:
     if not manifest_path.is_file():
         raise InputError(f"{path}: no Manifest.json in it, so it is no .mlpackage")
     try:
-        manifest = json.loads(_read(path, manifest_path))
+        manifest = json.loads(read_bytes(path, manifest_path))
         item = manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: Manifest.json does not name the model: {error!r}") from error
@@ -91,7 +91,7 @@ def read(path: Path) -> Package:
     model = inside(path, path, f"Data/{item}")
     if PurePosixPath(item).is_absolute():
         raise InputError(f"{path}: the path {item!r} leads out of the package")
-    data = _read(path, model)
+    data = read_bytes(path, model)
     spec = proto().Model_pb2.Model()
     try:
         spec.ParseFromString(data)
@@ -99,7 +99,7 @@ def read(path: Path) -> Package:
         raise InputError(f"{model}: not a Core ML model, or cut short: {error}") from error
     if not data or spec.WhichOneof("Type") is None:
         raise InputError(f"{model}: empty, or no Core ML model")
-    return Package(path, spec, model.parent)
+    return Package(path, spec, model)
 
 
 def serialize(spec: Any) -> bytes:
@@ -156,7 +156,8 @@ def _item(description: str, name: str, path: str) -> dict[str, str]:
     return {"author": "com.apple.CoreML", "description": description, "name": name, "path": path}
 
 
-def _read(package: Path, path: Path) -> bytes:
+def read_bytes(package: Path, path: Path) -> bytes:
+    """A file of a package. Raises InputError."""
     try:
         return path.read_bytes()
     except OSError as error:

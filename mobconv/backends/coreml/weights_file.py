@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from mobconv.errors import InputError
 from mobconv.quantize import packing
 
-_ALIGNMENT = 64
+ALIGNMENT = 64
 _SENTINEL = 0xDEADBEEF
 _VERSION = 2
 _RECORD = struct.Struct("<IIQQQ")
@@ -87,7 +87,7 @@ class BlobWriter:
     """Collects blobs in memory; equal ones are stored once."""
 
     def __init__(self) -> None:
-        self._parts = bytearray(_ALIGNMENT)
+        self._parts = bytearray(ALIGNMENT)
         self._offsets: dict[tuple[str, int, bytes], int] = {}
 
     def add(self, dtype: Dtype, values: NDArray[np.generic]) -> int:
@@ -100,8 +100,8 @@ class BlobWriter:
             self._align()
             start = len(self._parts)
             unused = len(data) * 8 - values.size * dtype.bits
-            self._parts += _RECORD.pack(_SENTINEL, dtype.blob, len(data), start + _ALIGNMENT, unused).ljust(
-                _ALIGNMENT, b"\0"
+            self._parts += _RECORD.pack(_SENTINEL, dtype.blob, len(data), start + ALIGNMENT, unused).ljust(
+                ALIGNMENT, b"\0"
             )
             self._parts += data
             self._offsets[key] = start
@@ -113,13 +113,13 @@ class BlobWriter:
         return bytes(self._parts)
 
     def _align(self) -> None:
-        self._parts += bytes(-len(self._parts) % _ALIGNMENT)
+        self._parts += bytes(-len(self._parts) % ALIGNMENT)
 
 
-def read_blob(content: bytes, offset: int, dtype: Dtype, count: int) -> NDArray[np.generic]:
-    """(count,) values of the blob at `offset`. Raises InputError where the file is cut or holds another type."""
+def blob_range(content: bytes, offset: int, dtype: Dtype, count: int) -> tuple[int, int]:
+    """(first byte, length) of the data of the blob at `offset`. Raises InputError as `read_blob` does."""
     where = f"weight.bin, offset {offset}"
-    if offset + _ALIGNMENT > len(content):
+    if offset + ALIGNMENT > len(content):
         raise InputError(f"{where}: the file ends at {len(content)}; it is cut short")
     sentinel, blob, size, start, _ = _RECORD.unpack_from(content, offset)
     if sentinel != _SENTINEL:
@@ -128,4 +128,10 @@ def read_blob(content: bytes, offset: int, dtype: Dtype, count: int) -> NDArray[
         raise InputError(f"{where}: the blob is not the {count} values of {dtype.name} that the program declares")
     if start + size > len(content):
         raise InputError(f"{where}: its data end at {start + size}, the file at {len(content)}; it is cut short")
+    return start, size
+
+
+def read_blob(content: bytes, offset: int, dtype: Dtype, count: int) -> NDArray[np.generic]:
+    """(count,) values of the blob at `offset`. Raises InputError where the file is cut or holds another type."""
+    start, size = blob_range(content, offset, dtype, count)
     return dtype.unpack(content[start : start + size], count)

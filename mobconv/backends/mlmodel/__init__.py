@@ -22,6 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from mobconv.audit import Audit
 from mobconv.backends.base import Encoded, Runner, Support
 from mobconv.quantize.weights import Weight
 from mobconv.schemes import Cell, Compute
@@ -79,6 +80,12 @@ class NeuralNetwork:
         from mobconv.backends.mlmodel.anatomy import anatomy
 
         return anatomy(path, threads)
+
+    def audit(self, path: Path) -> Audit:
+        """See `audit.audit`."""
+        from mobconv.backends.mlmodel.audit import audit
+
+        return audit(path)
 
 
 backend = NeuralNetwork()

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from mobconv.audit import Audit
 from mobconv.backends.base import Backend, Encoded, Runner, Support
 from mobconv.errors import BackendError
 from mobconv.quantize.weights import Weight
@@ -67,6 +68,11 @@ class OnnxBackend:
         from mobconv.backends.onnx.anatomy import anatomy
 
         return anatomy(path, threads)
+
+    def audit(self, path: Path) -> Audit:
+        from mobconv.backends.onnx.audit import audit
+
+        return audit(path)
 
 
 _SLOW = (

@@ -123,7 +123,9 @@ class Reader:
         activation = ""
         if kind == "FusedConv":
             activation = next((a.s.decode().lower() for a in node.attribute if a.name == "activation"), "")
-        return Op(node.name, kind, inputs, outputs, source, weight, family, "" if family else self._role(node), activation)
+        return Op(
+            node.name, kind, inputs, outputs, source, weight, family, "" if family else self._role(node), activation
+        )
 
     def _role(self, node: onnx.NodeProto) -> str:
         kind = node.op_type

@@ -19,6 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from mobconv.audit import Audit
 from mobconv.backends.base import Backend, Encoded, Runner, Support
 from mobconv.errors import BackendError
 from mobconv.quantize.weights import Weight
@@ -113,6 +114,12 @@ class _TFLite:
 
         self._require()
         return anatomy(path, threads)
+
+    def audit(self, path: Path) -> Audit:
+        from mobconv.backends.tflite.audit import audit
+
+        self._require()
+        return audit(path)
 
     def _require(self) -> None:
         absent = self.missing()

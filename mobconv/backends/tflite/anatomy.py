@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mobconv.anatomy import Op, graph
 from mobconv.backends.tflite import operators
 from mobconv.backends.tflite.quiet import quiet
-from mobconv.backends.tflite.runner import checked
+from mobconv.backends.tflite.runner import read
 from mobconv.errors import BackendError, InputError
 
 _HELD = 4  # interpreters of cuts that are kept
@@ -31,7 +31,7 @@ class TFLiteAnatomy:
         from ai_edge_litert.tools import flatbuffer_utils
 
         self.path, self._threads = path, threads
-        data, _, _ = checked(path)
+        data, _, _, _ = read(path)
         self._model = flatbuffer_utils.read_model_from_bytearray(bytearray(data))
         if len(self._model.subgraphs) != 1:
             raise BackendError(f"{path}: {len(self._model.subgraphs)} subgraphs (control flow); mobconv compares one")

@@ -30,7 +30,7 @@ class TFLiteRunner:
     def __init__(self, path: Path, threads: int) -> None:
         self._path = path
         self._threads = threads
-        self._data, edges, held = checked(path)
+        self._data, _, edges, held = read(path)
         self._record = held.get(RECORD_KEY, b"").decode()
         self._metadata = metadata.read(held.get(metadata.KEY, b""), self._data)
         self._declared = self._interpreter()
@@ -168,8 +168,11 @@ def _same(alone: NDArray[Any], together: NDArray[Any], i: int) -> bool:
     return bool(np.abs(alone[0] - together[i]).max(initial=0.0) <= 1e-5 * np.abs(alone[0]).max(initial=0.0))
 
 
-def checked(path: Path) -> tuple[bytes, dict[int, str], dict[str, bytes]]:
-    """The bytes of the file, if its every offset stays inside; tensor number -> name at its edges; its metadata."""
+def read(path: Path) -> tuple[bytes, Any, dict[int, str], dict[str, bytes]]:
+    """The bytes of a file, its tables as objects, tensor number -> name at its edges, its metadata by key.
+
+    Raises InputError for a file of which any offset points outside.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -183,8 +186,8 @@ def checked(path: Path) -> tuple[bytes, dict[int, str], dict[str, bytes]]:
         raise InputError(f"{path} is damaged or cut short: its tables point outside the file") from error
 
 
-def _parsed(data: bytes) -> tuple[dict[int, str], dict[str, bytes]]:
-    """Tensor number -> name in the signature, where there is one signature; and the file's metadata by key.
+def _parsed(data: bytes) -> tuple[Any, dict[int, str], dict[str, bytes]]:
+    """The tables; tensor number -> name in the signature, where there is one signature; the metadata by key.
 
     Reads every table of the flatbuffer on the way and checks every number that points at another, which
     the runtime, trusting them, does not do. Raises whatever Python meets in bytes of another kind.
@@ -203,9 +206,9 @@ def _parsed(data: bytes) -> tuple[dict[int, str], dict[str, bytes]]:
     held = {entry.name.decode(): bytes(_buffer(model, entry.buffer)) for entry in model.metadata or []}
     signatures = model.signatureDefs or []
     if len(signatures) != 1:
-        return {}, held
+        return model, {}, held
     entries = [*(signatures[0].inputs or []), *(signatures[0].outputs or [])]
-    return {entry.tensorIndex: entry.name.decode() for entry in entries}, held
+    return model, {entry.tensorIndex: entry.name.decode() for entry in entries}, held
 
 
 def _buffer(model: Any, number: int) -> Any:
