@@ -65,6 +65,28 @@ def entrance(
     return made, expects(preprocessing, layout)
 
 
+def scaled_by_coremltools(
+    program: Program, preprocessing: Preprocessing, labels: tuple[str, ...], scale: float, bias: tuple[float, ...]
+) -> tuple[Program, Preprocessing]:
+    """The program for coremltools to put behind its own ImageType, and what callers of the file do: nothing.
+
+    The file then sees scale * pixel + bias, whatever the network wants.
+    """
+    if not is_image(program, preprocessing) or len(bias) != preprocessing.channels:
+        raise InputError(f"image_type has a bias for {len(bias)} channels: the network does not take such images")
+    made = replace(program, image=preprocessing.colour, labels=tuple(labels), scaled=(scale, bias))
+    return made, expects(preprocessing, "nchw", preprocessing.colour)
+
+
+def as_scaled(program: Program) -> Program:
+    """What a file computes that has an ImageType of coremltools' in front; any other program is its own."""
+    if program.scaled is None:
+        return program
+    scale, bias = program.scaled
+    seen = Preprocessing(tuple(-value / scale for value in bias), (1 / scale,) * len(bias), (0.0, 255.0))
+    return taking_pixels(program, seen)
+
+
 def expects(preprocessing: Preprocessing, layout: Layout, colour: str = "rgb") -> Preprocessing:
     """What is left to do for the caller of a program from `taking_pixels`."""
     bare = raw("bgr" if colour == "bgr" else "rgb", preprocessing.channels)

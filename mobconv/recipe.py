@@ -83,6 +83,22 @@ class PreprocessingSpec(_Strict):
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
 
 
+def _number(value: Any) -> Any:
+    """Numbers as people write them: 2/255 too."""
+    over = str(value).split("/") if isinstance(value, str) else []
+    try:
+        return float(over[0]) / float(over[1]) if len(over) == 2 else value
+    except (ValueError, ZeroDivisionError):
+        return value
+
+
+class ImageTypeSpec(_Strict):
+    """What coremltools' ImageType is given: the file sees scale * pixel + bias."""
+
+    scale: Annotated[float, BeforeValidator(_number)] = Field(description="of all channels, such as 2/255")
+    bias: list[float] = Field(description="of each channel")
+
+
 class Recipe(_Strict):
     """A sweep: which network, on which data, into which cells."""
 
@@ -98,6 +114,11 @@ class Recipe(_Strict):
     input: Literal["image", "image-uint8", "tensor"] = Field(
         default="image",
         description="what the files take: pixels of 0 to 255, normalised inside, or the network's own tensor",
+    )
+    image_type: ImageTypeSpec | None = Field(
+        default=None,
+        description="scale and bias for coremltools' own ImageType, in place of the network's preprocessing: to see what "
+        "a conversion script's figures cost (backend coreml only)",
     )
     backends: Names = Field(min_length=1, description="onnx, tflite, coreml, coreml-mlmodel")
     schemes: Names = Field(min_length=1, description="names; braces expand, as in w{8..1}-{linear,kmeans}")
@@ -157,6 +178,8 @@ def load(path: Path, backends: Sequence[str]) -> Recipe:
             if name not in backends:
                 raise UsageError(f"{name!r} is no backend: {', '.join(backends)}{did_you_mean(name, backends)}")
         preprocessing_of(recipe)
+        if recipe.image_type is not None and recipe.backends != ["coreml"]:
+            raise UsageError("image_type is given to coremltools: backends must be coreml alone")
     except (UsageError, InputError) as error:
         raise UsageError(f"{path}: {error}") from error
     assert cells
@@ -183,7 +206,11 @@ def _complaints(error: ValidationError) -> list[str]:
 
 def _fields(place: tuple[int | str, ...]) -> dict[str, FieldInfo]:
     """The keys known where a complaint is about: at the top, or in one of the parts."""
-    parts: dict[int | str, type[_Strict]] = {"layers": Rule, "preprocessing": PreprocessingSpec}
+    parts: dict[int | str, type[_Strict]] = {
+        "layers": Rule,
+        "preprocessing": PreprocessingSpec,
+        "image_type": ImageTypeSpec,
+    }
     return (parts.get(place[0], Recipe) if len(place) > 1 else Recipe).model_fields
 
 

@@ -252,6 +252,11 @@ class Sweep:
         if backend.name not in self._entrances:
             held = self.checkpoint
             made = pixels.entrance(self.program, self.preprocessing, held.labels, backend, self.plan.input)
+            if self.plan.image_type is not None:
+                said = self.plan.image_type
+                made = pixels.scaled_by_coremltools(
+                    self.program, self.preprocessing, held.labels, said.scale, tuple(said.bias)
+                )
             self._entrances[backend.name] = made
         return self._entrances[backend.name]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mobconv import pixels
 from mobconv.backends.base import Backend
 from mobconv.errors import BackendError
 from mobconv.files import aside
@@ -35,7 +36,7 @@ def template(backend: Backend, program: Program, compute: Compute, out: Path) ->
             [(name, value.shape, str(value.dtype)) for name, value in program.example.items()],
             list(program.outputs),
         ],
-        "image": [program.image, list(program.labels)],
+        "image": [program.image, list(program.labels), program.scaled],
         "compute": compute.value,
         "tools": backend.versions(),
         "mobconv": __version__,
@@ -75,6 +76,7 @@ def _check(backend: Backend, folder: Path, program: Program, compute: Compute) -
             for name, value in program.example.items()
         }
         if program.image:
+            program = pixels.as_scaled(program)
             feeds = {name: rng.integers(0, 256, v.shape).astype(v.dtype) for name, v in program.example.items()}
         got = runner.run({spec.name: feeds[spec.name] for spec in runner.inputs})
     finally:

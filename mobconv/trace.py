@@ -67,6 +67,8 @@ class Program:
     sites    the weights that are quantized, in order of use
     image    'rgb' or 'bgr' where the input is an image, pixels of 0 to 255 (see pixels.py); '' for a plain tensor
     labels   names of the classes, for formats that hold them; empty where unknown
+    scaled   (scale, bias for each channel) that coremltools' own ImageType is to be given, in place of what pixels.py
+             does; None for nothing
     """
 
     module: GraphModule
@@ -75,6 +77,7 @@ class Program:
     sites: dict[str, Site]
     image: str = ""
     labels: tuple[str, ...] = ()
+    scaled: tuple[float, tuple[float, ...]] | None = None
 
     def floats(self) -> dict[str, Floats]:
         """All float parameters and buffers of the folded graph, by name (copies); not those of pixels.py."""

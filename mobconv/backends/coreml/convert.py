@@ -97,6 +97,7 @@ def _convert_once(program: Program, path: Path) -> tuple[str, Package]:
                     convert_to="mlprogram",
                     minimum_deployment_target=getattr(ct.target, name),
                     compute_precision=ct.precision.FLOAT32,
+                    inputs=_image_types(program),
                     outputs=[ct.TensorType(name=output) for output in program.outputs],
                     skip_model_load=True,
                 )
@@ -109,6 +110,16 @@ def _convert_once(program: Program, path: Path) -> tuple[str, Package]:
     _clean(found.spec)
     _rename_inputs(found.spec, list(program.example))
     return name, found
+
+
+def _image_types(program: Program) -> list[Any] | None:
+    """coremltools' own image input, where its scale and bias are asked for; None for inputs as they are traced."""
+    if program.scaled is None:
+        return None
+    ct, (scale, bias) = coremltools(), program.scaled
+    shape = next(iter(program.example.values())).shape
+    layout = getattr(ct.colorlayout, program.image.upper())
+    return [ct.ImageType(shape=shape, scale=scale, bias=list(bias), color_layout=layout)]
 
 
 def _rename_inputs(spec: Any, names: list[str]) -> None:

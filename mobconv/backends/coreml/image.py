@@ -26,10 +26,11 @@ def colours(spec: Any) -> dict[str, str]:
 
 
 def normalises(op: Any, inputs: Collection[str]) -> bool:
-    """Whether an operation of coremltools' own program is one that pixels.py put at its beginning."""
-    if op.op_type == "real_div":
-        return op.x.op is not None and op.x.op.op_type == "sub" and normalises(op.x.op, inputs)
-    return op.op_type == "sub" and op.x.op is None and op.x.name in inputs
+    """Whether an operation of coremltools' own program is one that pixels.py, or an ImageType, put at its beginning."""
+    first = {"real_div": "sub", "add": "mul"}.get(op.op_type)
+    if first:
+        return op.x.op is not None and op.x.op.op_type == first and normalises(op.x.op, inputs)
+    return op.op_type in ("sub", "mul") and op.x.op is None and op.x.name in inputs
 
 
 def declare(spec: Any, colour: str, labels: Sequence[str]) -> None:
