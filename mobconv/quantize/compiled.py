@@ -1,6 +1,6 @@
 """Loops over weights and candidate scales, compiled with numba: numpy would write and read an array for each.
 
-Compiled on first use, a few seconds, and kept on disk from then on where a folder can be written. The
+Compiled on first use, about ten seconds, and kept on disk from then on where a folder can be written. The
 GIL is released, so that tensors are quantized side by side.
 """
 
