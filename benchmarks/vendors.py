@@ -5,7 +5,7 @@ to a file on disk: quantizing and encoding. Both files are then read from disk: 
 both in the same runtime (ONNX Runtime, LiteRT's interpreter, for Core ML mobconv's executor in the package's own
 precision); and the squared error of the weights, sum (file - float)^2 over all quantized weights, decoded from the
 files. Whether one is less accurate than the other is asked of the images that only one gets right (McNemar's exact
-test).
+test, and Holm's correction for as many tests as there are cells).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from mobconv.trace import Program
 
 SIZE_LIMIT = 1.02
 SPEED_LIMIT = 3.0
-NOISE = 0.05  # two-sided p, below which a difference in accuracy is none of chance
+NOISE = 0.05  # at most the chance that any cell is called less accurate though none is
 ROUNDS, SECONDS = 5, 8.0  # a cell's rounds end after so many seconds
 SLOW = 4.0  # a first round that takes longer counts; a quicker one warms up
 
@@ -247,16 +247,30 @@ def table(rows: list[Row]) -> common.Table:
     return found
 
 
+def holm(p: list[float]) -> list[float]:
+    """p adjusted for as many tests: of all below a level, that is the chance that any of them is so by chance.
+
+    Holm 1979, "A simple sequentially rejective multiple test procedure": the least times n, the next n - 1, and so on,
+    and none below the one before.
+    """
+    adjusted, least = [0.0] * len(p), 0.0
+    for place, index in enumerate(sorted(range(len(p)), key=p.__getitem__)):
+        least = max(least, min(1.0, (len(p) - place) * p[index]))
+        adjusted[index] = least
+    return adjusted
+
+
 def verdicts(rows: list[Row]) -> list[common.Verdict]:
     """The four questions, each with its worst cell; then speed by tool."""
     largest, furthest = max(rows, key=lambda row: row.size_ratio), max(rows, key=lambda row: row.error_ratio)
-    worse = [row for row in rows if row.ours.top1 < row.theirs.top1 and row.p < NOISE]
+    adjusted = holm([row.p for row in rows])
+    worse = [row for row, p in zip(rows, adjusted, strict=True) if row.ours.top1 < row.theirs.top1 and p < NOISE]
     least = min(rows, key=lambda row: row.ours.top1 - row.theirs.top1)
     points = (least.ours.top1 - least.theirs.top1) * 100
     found = [
         common.Verdict("largest bytes, ours / theirs", largest.size_ratio, SIZE_LIMIT, detail=largest.label),
         common.Verdict(
-            f"cells less accurate than theirs (p < {NOISE})",
+            f"cells less accurate than theirs (p < {NOISE}, corrected)",
             len(worse),
             0,
             detail=", ".join(row.label for row in worse) or f"the lowest: {points:+.2f} points, {least.label}",
@@ -304,7 +318,10 @@ def build(options: common.Options) -> common.Section:
             "one round.",
             "onnxruntime: quantize_dynamic is its only way to 8-bit Conv weights without calibration data; it "
             "quantizes activations as the network runs, so that its top-1 is not of the weights alone.",
-            f"A spread is of the rounds; p is two-sided. Cores: {os.cpu_count()}.",
+            "p is two-sided, McNemar's exact test, of one cell by itself. A cell counts as less accurate only after "
+            f"correction for {len(rows)} tests, by Holm's step-down procedure (Holm 1979): the chance that any cell "
+            f"counts though none is worse is at most {NOISE:.0%}.",
+            f"A spread is of the rounds. Cores: {os.cpu_count()}.",
         ],
     )
 

@@ -14,18 +14,19 @@ def fit(weights: Grouped, bits: int, fp16: bool) -> tuple[NDArray[np.uint8], Flo
     A group with fewer distinct values than entries has its table padded with its last value; codes
     never point there. fp16: entries are fp16 numbers, rounded before codes are chosen.
     """
+    from mobconv.quantize import sorting
     from mobconv.quantize.intervals import centres
 
     entries = 2**bits
     tables = np.empty((len(weights), entries), np.float32)
     codes = np.empty(weights.shape, np.uint8)
     for group, values in enumerate(weights):
-        distinct, counts = np.unique(values, return_counts=True)
-        table = np.unique(round_to(centres(distinct, counts, entries), fp16))
+        distinct, counts = sorting.distinct(values)
+        table, _ = sorting.runs(round_to(centres(distinct, counts, entries), fp16))
         tables[group] = np.pad(table, (0, entries - len(table)), mode="edge")
         # half-way values go to the lower entry
         edges = (table[1:].astype(np.float64) + table[:-1]) / 2
-        codes[group] = np.searchsorted(edges, values, side="left")
+        sorting.codes(values, edges, codes[group])
     return codes, tables
 
 

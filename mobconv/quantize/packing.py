@@ -28,8 +28,15 @@ def pack(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     flat = np.ascontiguousarray(codes, np.uint8).reshape(-1)
     if bits < 8 and flat.size and int(flat.max()) >> bits:
         raise ValueError(f"code {int(flat.max())} does not fit in {bits} bits")
-    lanes = (flat[:, None] >> np.arange(bits, dtype=np.uint8)) & np.uint8(1)
-    return np.packbits(lanes.reshape(-1), bitorder="little")
+    padded = np.zeros(-(-flat.size // 8) * 8, np.uint8)
+    padded[: flat.size] = flat
+    words = padded.view("<u8")  # eight codes, one a byte; twice as many side by side in each step
+    for width in (8, 16, 32):
+        used = width * bits // 8
+        mask = sum(((1 << used) - 1) << first for first in range(0, 64, 2 * width))
+        words = words & np.uint64(mask) | words >> np.uint64(width - used) & np.uint64(mask << used)
+    stream = words.astype("<u8").view(np.uint8).reshape(-1, 8)[:, :bits]
+    return np.ascontiguousarray(stream).reshape(-1)[: packed_size(flat.size, bits)]
 
 
 def unpack(stream: NDArray[np.uint8], bits: int, count: int) -> NDArray[np.uint8]:

@@ -9,6 +9,7 @@ import pytest
 import run
 import size
 import vendors
+from rival import Rival
 from support import CHECKPOINT, DATA
 
 from mobconv import data
@@ -97,6 +98,27 @@ def test_mcnemar_asks_only_the_images_that_one_of_two_gets_right():
     row = vendors.Row(None, measured([1] * 90 + [0] * 10), measured([1] * 100), None, (1, 1))
     assert row.p == pytest.approx(2 * 0.5**10)
     assert vendors.Row(None, measured([1, 0]), measured([1, 0]), None, (1, 1)).p == 1.0
+
+
+def test_p_is_corrected_for_the_number_of_cells():
+    """By hand: 4 * 0.01, 3 * 0.02, 2 * 0.04 and 1 * 0.03 raised to what stands before; none above 1."""
+    assert vendors.holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert vendors.holm([0.9, 0.6]) == [1.0, 1.0] and vendors.holm([0.03]) == [0.03] and vendors.holm([]) == []
+
+
+def test_one_low_p_among_many_cells_is_no_verdict():
+    def measured(hits):
+        return vendors.Measured(1, np.array(hits, bool), 1.0)
+
+    times = common.Times({"ours": [1.0], "theirs": [1.0]})
+    rival = Rival("tool", "how", Cell.parse("onnx/w4-linear"), "onnx", lambda path: None, lambda path: {})
+    same, worse, far = (
+        vendors.Row(rival, measured([1] * (60 - lost) + [0] * lost), measured([1] * 60), times, (1, 1))
+        for lost in (0, 7, 30)
+    )
+    assert worse.p < 0.02
+    counts = [vendors.verdicts(rows)[1].value for rows in ([worse], [worse] + [same] * 25, [far] + [same] * 25)]
+    assert counts == [1, 0, 1]
 
 
 def test_stages_that_cells_share_are_counted_once():

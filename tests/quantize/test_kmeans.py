@@ -91,7 +91,7 @@ def joined(monkeypatch):
     return calls
 
 
-@pytest.mark.parametrize(("count", "clusters"), [(12, 5), (12, 7), (64, 24), (100, 40), (384, 256), (1000, 600)])
+@pytest.mark.parametrize(("count", "clusters"), [(12, 5), (30, 13), (64, 24), (100, 40), (384, 256), (1000, 600)])
 def test_ties_are_joined_from_a_partition_with_fewer_clusters_and_one_with_more(joined, count, clusters):
     """Equal steps: one price has optima of n / (s + 1) to n / s clusters, s or s + 1 values in each; of those with
     as few or as many clusters as can be, neither has the number that is wanted."""
@@ -135,6 +135,19 @@ def test_optimal_with_256_clusters_of_20000_values(seed):
     assert error_of(values, weights, centres) == pytest.approx(best, rel=1e-9, abs=rounding(values, weights))
 
 
+@pytest.mark.parametrize("clusters", [2, 16, 256])
+@pytest.mark.parametrize("far", [1e2, 1e4, 1e6])
+def test_optimal_beside_a_far_outlier(far, clusters):
+    """Nearly all of the range is empty: what holds for smooth densities is no help in the search."""
+    values, weights = sample(0, 3000)
+    values = np.append(values, np.float32(far))
+    weights = np.append(weights, 1)
+    centres = intervals.centres(values, weights, clusters)
+    assert len(centres) == clusters and centres[-1] == pytest.approx(far, rel=0.5)
+    best = divide_and_conquer(values, weights, clusters)
+    assert error_of(values, weights, centres) == pytest.approx(best, rel=1e-9, abs=rounding(values, weights))
+
+
 def test_memory_does_not_grow_with_the_number_of_clusters():
     values, weights = sample(0, 20_000)
     intervals.centres(values, weights, 2)  # compiles
@@ -144,7 +157,7 @@ def test_memory_does_not_grow_with_the_number_of_clusters():
         intervals.centres(values, weights, clusters)
         peaks[clusters] = tracemalloc.get_traced_memory()[1] / len(values)
         tracemalloc.stop()
-    # about 150 bytes a value; a table of 256 int32 would be 1024
+    # numpy's arrays, not those within compiled code; a table of 256 int32 would be 1024 bytes a value
     assert peaks[256] < 1.05 * peaks[2] and peaks[256] < 300
 
 
