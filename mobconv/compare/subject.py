@@ -18,6 +18,7 @@ from mobconv.anatomy.match import Match, Matches, match
 from mobconv.anatomy.reference import Reference, Use
 from mobconv.checkpoint import Checkpoint
 from mobconv.errors import BackendError, InputError
+from mobconv.reference import faster
 from mobconv.trace import Program
 
 Floats = NDArray[np.float32]
@@ -107,7 +108,7 @@ def _prepared(
     layers = _layers(anatomy, reference, matches, inputs)
     values: dict[str, Floats] = {}
     for layer in layers:
-        values.setdefault(layer.use.site.name, layer.weight)
+        values.setdefault(layer.use.site.name, np.array(layer.weight))
     return Subject(
         checkpoint,
         path,
@@ -116,7 +117,7 @@ def _prepared(
         matches,
         layers,
         _frontier(anatomy, reference, matches, output),
-        reference.program.with_values(values),
+        faster(reference.program.with_values(values)),
         output,
     )
 
@@ -142,7 +143,7 @@ def _layers(anatomy: Anatomy, reference: Reference, matches: Matches, inputs: Fl
     for pair in matches.pairs:
         befores[pair.use.index] = next(walker.before(pair.op, pair.use, reference.shapes[pair.use.source]), None)
     stops = {cut.tensor for cut in befores.values() if cut}
-    values = reference.run(inputs, reference.shapes)
+    values = reference.run(inputs, set(reference.shapes))
     choices = {
         pair.use.index: walker.after(pair.op, pair.use, reference.shapes[pair.use.node], stops)
         for pair in matches.pairs

@@ -136,12 +136,12 @@ def _run(subject: Subject, images: Images, feed: Feed, say: Callable[[str], None
     fed = feed(pixels[:few])
     made = fed if cut.tensor in anatomy.inputs else anatomy.run({anatomy.inputs[0]: fed}, [cut.tensor])[cut.tensor]
     at_cut = cut.to_reference(np.asarray(made))
-    return Waterfall(steps, subject, at_cut, subject.reference.run(inputs[:few], [cut.node])[cut.node])
+    return Waterfall(steps, subject, at_cut, subject.reference.run(inputs[:few], {cut.node})[cut.node])
 
 
 def from_cut(subject: Subject, anatomy: Anatomy, inputs: Floats) -> Floats:
     """Outputs (N, classes) of the file fed the reference's tensors in front of its first layers."""
-    nodes = [cut.node for cut in subject.frontier]
+    nodes = {cut.node for cut in subject.frontier}
 
     def run(part: Floats) -> Floats:
         values = subject.reference.run(part, nodes)
