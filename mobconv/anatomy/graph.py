@@ -14,7 +14,9 @@ Edges = tuple[Sequence[str], Sequence[str]]  # inputs and outputs of a node
 Arrays = Mapping[str, NDArray[Any]]
 
 
-def needed(nodes: Sequence[Edges], feeds: Collection[str], fetch: Iterable[str], constants: Collection[str]) -> list[int]:
+def needed(
+    nodes: Sequence[Edges], feeds: Collection[str], fetch: Iterable[str], constants: Collection[str]
+) -> list[int]:
     """Positions of the nodes that compute `fetch` from `feeds` and constants, in order.
 
     A fetched tensor is computed even where it is fed. Raises BackendError naming inputs that are missing.

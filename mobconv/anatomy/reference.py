@@ -62,7 +62,7 @@ class Reference:
         found: list[Use] = []
         seen: dict[str, int] = {}
         for node, name, _ in weighted(self.program.module):
-            family = "embedding" if "embedding" in str(node.target) else "linear" if "linear" in str(node.target) else "conv"
+            family = next((each for each in ("embedding", "linear") if each in str(node.target)), "conv")
             seen[name] = seen.get(name, 0) + 1
             path = name.removesuffix(".weight") + (f"#{seen[name]}" if seen[name] > 1 else "")
             source: Any = node.args[1 if family == "embedding" else 0]
@@ -129,7 +129,6 @@ class Reference:
         path = list(stack.values())[-1][0] if stack else ""
         operation = str(found.target).removeprefix("aten.").partition(".")[0]
         return f"{path} ({operation})" if path else operation
-
 
     def following(self, use: Use) -> str:
         """The activation that alone reads the operation's output: 'relu', 'relu6', or '' for another or none."""

@@ -61,9 +61,7 @@ class ProgramAnatomy:
         self._values = {value.name: value for value in [*whole.inputs, *(v for s in whole.steps for v in s.outputs)]}
         self.shapes = {name: value.shape for name, value in self._values.items()}
         self.batch = whole.inputs[0].shape[0] if whole.inputs and whole.inputs[0].shape else -1
-        self.ops = tuple(
-            self._op(step) for step in whole.steps if not all(v.name in self._fixed for v in step.outputs)
-        )
+        self.ops = tuple(self._op(step) for step in whole.steps if not all(v.name in self._fixed for v in step.outputs))
         self._half = any(value.dtype == "FLOAT16" for value in self._values.values())
         self.note = note or ("rounded to fp16 after every operation" if self._half else "computed in fp32")
         self._executors: dict[tuple[frozenset[str], tuple[str, ...]], Executor] = {}
@@ -147,7 +145,8 @@ class ProgramAnatomy:
         elif step.kind == "matmul" and len(moving) == 1:
             family, weight = "linear", next(step.inputs[key][0] for key in "xy" if step.inputs[key][0] in self._fixed)
         outputs = tuple(value.name for value in step.outputs)
-        return Op(outputs[0], step.kind, tuple(names), outputs, source, weight, family, "" if family else self._role(step))
+        role = "" if family else self._role(step)
+        return Op(outputs[0], step.kind, tuple(names), outputs, source, weight, family, role)
 
     def _role(self, step: Step) -> str:
         if step.kind in ("add", "sub", "mul", "real_div"):

@@ -44,7 +44,9 @@ class OnnxAnatomy:
         self.inputs = tuple(value.name for value in held.input if value.name not in self._initializers)
         self.outputs = tuple(value.name for value in held.output)
         self._types: dict[str, str] = {each.name: each.type for each in whole.get_inputs()}
-        declared = {each.name: tuple(n if isinstance(n, int) else -1 for n in each.shape) for each in whole.get_inputs()}
+        declared = {
+            each.name: tuple(n if isinstance(n, int) else -1 for n in each.shape) for each in whole.get_inputs()
+        }
         self.batch = declared[self.inputs[0]][0] if self.inputs and declared[self.inputs[0]] else -1
 
         def constant(name: str) -> NDArray[Any] | None:
