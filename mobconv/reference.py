@@ -19,15 +19,18 @@ from mobconv.trace import Program
 
 def reference(program: Program, weights: Mapping[str, Weight], scheme: Scheme) -> Program:
     """The program that a cell's file should equal. Under fp16 biases and the rest are rounded too."""
-    import torch
-
     values: dict[str, NDArray[np.float32]] = {}
     if scheme.mode is None and scheme.bits == 16:
         values = {name: to_fp16(name, value) for name, value in program.floats().items()}
     values.update({name: weight.dequantize() for name, weight in weights.items()})
-    found = program.with_values(values)
-    # twice as fast in eager mode on CPUs, and the same sums
-    for parameter in found.module.parameters():
+    return faster(program.with_values(values))
+
+
+def faster(program: Program) -> Program:
+    """The same program with weights in the layout that is twice as fast in eager mode on CPUs; the same sums."""
+    import torch
+
+    for parameter in program.module.parameters():
         if parameter.dim() == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-    return found
+    return program

@@ -53,7 +53,7 @@ class Cut:
         if not self.activation:
             return values
         low, high = _ACTIVATIONS[self.activation]
-        return np.clip(values, np.float32(low), np.float32(high))
+        return np.asarray(np.clip(values, np.float32(low), np.float32(high)))
 
 
 class Walker:
@@ -117,9 +117,8 @@ class Walker:
         if held is None or not held or shape[0] % self._batch:
             return None
         batch = self._anatomy.batch
-        if held[0] == -1 or batch <= 0:
-            first = max(held[0], 1)
-        else:
+        first = max(held[0], 1)  # open, or as one sample has it
+        if held[0] > 0 and batch > 0:
             first = held[0] // batch if held[0] % batch == 0 else 0
         file, reference = (first, *held[1:]), (shape[0] // self._batch, *shape[1:])
         if first < 1 or min(file) < 1:

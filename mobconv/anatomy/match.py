@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,7 +133,7 @@ def _best(held: Floats, value: Floats, axis: int) -> tuple[float, Floats]:
     """
     shape = tuple(n for n in value.shape if n > 1)
     squeezed = held.reshape([n for n in held.shape if n > 1])
-    best, layout = -1.0, np.empty(0, np.float32)
+    best, layout = -1.0, cast(Floats, np.empty(0, np.float32))
     if squeezed.size != value.size:
         return best, layout
     for perm in itertools.permutations(range(squeezed.ndim)):
@@ -149,9 +150,8 @@ def _score(held: Floats, value: Floats, axis: int) -> float:
     """Median over output channels of the cosine's magnitude; of all in one where a channel is one number."""
     channels = value.shape[axis]
     some = np.unique(np.linspace(0, channels - 1, min(channels, _CHANNELS)).astype(int))
-    rows = [
-        np.take(each, some, axis).swapaxes(0, axis).reshape(len(some), -1).astype(np.float64) for each in (held, value)
-    ]
+    rows = [np.take(each, some, axis).swapaxes(0, axis).reshape(len(some), -1) for each in (held, value)]
+    rows = [each.astype(np.float64) for each in rows]
     if rows[0].shape[1] == 1:
         rows = [each.reshape(1, -1) for each in rows]
     products = np.abs((rows[0] * rows[1]).sum(axis=1))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
-from collections.abc import Collection
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from torch.fx import Node
 
 Floats = NDArray[np.float32]
+
+
+class _Enough(Exception):  # noqa: N818
+    """All that was asked for is computed."""
 
 
 @dataclass(frozen=True)
@@ -57,16 +62,14 @@ class Reference:
         found: list[Use] = []
         seen: dict[str, int] = {}
         for node, name, _ in weighted(self.program.module):
-            family = (
-                "embedding" if "embedding" in str(node.target) else "linear" if "linear" in str(node.target) else "conv"
-            )
+            family = next((each for each in ("embedding", "linear") if each in str(node.target)), "conv")
             seen[name] = seen.get(name, 0) + 1
             path = name.removesuffix(".weight") + (f"#{seen[name]}" if seen[name] > 1 else "")
             source: Any = node.args[1 if family == "embedding" else 0]
             found.append(Use(len(found), path, self.program.sites[name], node.name, source.name, family))
         return found
 
-    def run(self, inputs: NDArray[Any], names: Collection[str]) -> dict[str, NDArray[Any]]:
+    def run(self, inputs: NDArray[Any], names: Set[str]) -> dict[str, NDArray[Any]]:
         """Values of these nodes on inputs (N, ...). Raises InputError where the network does not run on them."""
         import torch
 
@@ -77,11 +80,13 @@ class Reference:
                 value = super().run_node(n)
                 if n.name in names:
                     kept[n.name] = value.numpy()
+                    if len(kept) == len(names):
+                        raise _Enough
                 return value
 
         try:
-            with torch.inference_mode():
-                Watch(self.program.module).run(torch.from_numpy(np.ascontiguousarray(inputs)))
+            with torch.inference_mode(), contextlib.suppress(_Enough):
+                Watch(self.program.module).run(torch.from_numpy(np.array(inputs)))
         except RuntimeError as error:
             if len(inputs) > self.batch:  # its batch is part of the graph, as in a transformer's reshapes
                 size = self.batch
@@ -118,6 +123,8 @@ class Reference:
     def between(self, node: str) -> str:
         """Where a node stands, for people: its module's path and the operation, as in 'features.3 (add)'."""
         found = self._nodes[node]
+        if found.op == "placeholder":
+            return "input"
         stack = found.meta.get("nn_module_stack") or {}
         path = list(stack.values())[-1][0] if stack else ""
         operation = str(found.target).removeprefix("aten.").partition(".")[0]

@@ -18,6 +18,7 @@ from mobconv.anatomy.match import Match, Matches, match
 from mobconv.anatomy.reference import Reference, Use
 from mobconv.checkpoint import Checkpoint
 from mobconv.errors import BackendError, InputError
+from mobconv.reference import faster
 from mobconv.trace import Program
 
 Floats = NDArray[np.float32]
@@ -107,7 +108,7 @@ def _prepared(
     layers = _layers(anatomy, reference, matches, inputs)
     values: dict[str, Floats] = {}
     for layer in layers:
-        values.setdefault(layer.use.site.name, layer.weight)
+        values.setdefault(layer.use.site.name, np.array(layer.weight))
     return Subject(
         checkpoint,
         path,
@@ -116,9 +117,19 @@ def _prepared(
         matches,
         layers,
         _frontier(anatomy, reference, matches, output),
-        reference.program.with_values(values),
+        _decoded(reference, values, inputs),
         output,
     )
+
+
+def _decoded(reference: Reference, values: dict[str, Floats], inputs: Floats) -> Program:
+    """The program with the file's weights; faster where the network allows that (it may use `view`)."""
+    found = faster(reference.program.with_values(values))
+    try:
+        found.run({next(iter(found.example)): np.ascontiguousarray(inputs[: reference.batch])})
+    except RuntimeError:
+        return reference.program.with_values(values)
+    return found
 
 
 def _output(anatomy: Anatomy, reference: Reference) -> str:
@@ -142,7 +153,7 @@ def _layers(anatomy: Anatomy, reference: Reference, matches: Matches, inputs: Fl
     for pair in matches.pairs:
         befores[pair.use.index] = next(walker.before(pair.op, pair.use, reference.shapes[pair.use.source]), None)
     stops = {cut.tensor for cut in befores.values() if cut}
-    values = reference.run(inputs, reference.shapes)
+    values = reference.run(inputs, set(reference.shapes))
     choices = {
         pair.use.index: walker.after(pair.op, pair.use, reference.shapes[pair.use.node], stops)
         for pair in matches.pairs
@@ -191,30 +202,26 @@ def channel_axis(use: Use | None, rank: int) -> int:
 
 def _factors(anatomy: Anatomy, pairs: Sequence[Match], choices: dict[int, list[tuple[Cut, str]]]) -> dict[str, Floats]:
     """Tensor that a factor for each channel is applied at -> the factors, by running it on 0 and on 1."""
-    wanted: dict[str, tuple[str, Cut]] = {}
+    wanted: dict[str, tuple[Match, Cut]] = {}
     for pair in pairs:
         for cut, scaled in choices.get(pair.use.index, []):
             if scaled == cut.tensor and not cut.activation:
-                wanted[scaled] = pair.op.outputs[0], cut
+                wanted[scaled] = pair, cut
     if not wanted:
         return {}
-    batch = max(anatomy.batch, 1)
-    shapes = {raw: anatomy.shapes[raw] for raw, _ in wanted.values()}
+    shapes = {pair.op.outputs[0]: anatomy.shapes[pair.op.outputs[0]] for pair, _ in wanted.values()}
     values = []
     for value in (0.0, 1.0):
         feeds = {
-            raw: np.full((shape[0] if shape[0] > 0 else batch, *shape[1:]), value, np.float32)
+            raw: np.full((shape[0] if shape[0] > 0 else 1, *shape[1:]), value, np.float32)
             for raw, shape in shapes.items()
         }
         values.append(anatomy.run(feeds, list(wanted)))
     found = {}
-    for tensor, (_, cut) in wanted.items():
+    for tensor, (pair, cut) in wanted.items():
         difference = cut.to_reference(values[1][tensor]) - cut.to_reference(values[0][tensor])
-        axis = 1 if difference.ndim > 2 and cut.perm != tuple(range(difference.ndim)) else None
-        rest = difference[0]
-        found[tensor] = (
-            rest.reshape(rest.shape[0], -1)[:, 0] if axis or rest.ndim > 2 else rest.reshape(-1, rest.shape[-1])[0]
-        )
+        moved = np.moveaxis(difference, channel_axis(pair.use, difference.ndim), 0)
+        found[tensor] = moved.reshape(len(moved), -1)[:, 0]
     return found
 
 

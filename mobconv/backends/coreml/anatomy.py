@@ -145,9 +145,8 @@ class ProgramAnatomy:
         elif step.kind == "matmul" and len(moving) == 1:
             family, weight = "linear", next(step.inputs[key][0] for key in "xy" if step.inputs[key][0] in self._fixed)
         outputs = tuple(value.name for value in step.outputs)
-        return Op(
-            outputs[0], step.kind, tuple(names), outputs, source, weight, family, "" if family else self._role(step)
-        )
+        role = "" if family else self._role(step)
+        return Op(outputs[0], step.kind, tuple(names), outputs, source, weight, family, role)
 
     def _role(self, step: Step) -> str:
         if step.kind in ("add", "sub", "mul", "real_div"):

@@ -123,9 +123,8 @@ class Reader:
         activation = ""
         if kind == "FusedConv":
             activation = next((a.s.decode().lower() for a in node.attribute if a.name == "activation"), "")
-        return Op(
-            node.name, kind, inputs, outputs, source, weight, family, "" if family else self._role(node), activation
-        )
+        role = "" if family else self._role(node)
+        return Op(node.name, kind, inputs, outputs, source, weight, family, role, activation)
 
     def _role(self, node: onnx.NodeProto) -> str:
         kind = node.op_type
