@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,7 @@ def compare(
 
 
 def _differences(steps: tuple[Step, ...], images: Images) -> tuple[Difference | None, ...]:
-    pairs = zip(steps, steps[1:], strict=False)
+    pairs = pairwise(steps)
     found = [paired.difference(a.predictions, b.predictions, images.labels, images.groups) for a, b in pairs]
     return (None, *found)
 

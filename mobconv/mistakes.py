@@ -31,6 +31,7 @@ class Mistake:
     turned   the channels stand in the opposite order, so that the network's first sees the last of the pixels'
     axes     how the axes are mixed up; see _mixed
     late     whether axes and channels are mixed up after factor and offset, not before
+    pair     two mistakes at once
     """
 
     name: str
@@ -39,6 +40,7 @@ class Mistake:
     turned: bool = False
     axes: str = ""
     late: bool = False
+    pair: bool = False
 
     def seen(self, pixels: NDArray[np.uint8] | Floats) -> Floats:
         """Pixels (N, H, W, C) -> what the network sees, (N, C, H, W)."""
@@ -99,7 +101,8 @@ def plausible(preprocessing: Preprocessing) -> list[Mistake]:
     other = "BGR" if preprocessing.colour == "rgb" else "RGB"
     for each in singles:
         if not each.axes and each.turned == none.turned:
-            _add(found, replace(each, name=f"{each.name}; and {other} channels", turned=not none.turned), none)
+            both = f"{each.name}; and {other} channels"
+            _add(found, replace(each, name=both, turned=not none.turned, pair=True), none)
     return found
 
 

@@ -117,8 +117,8 @@ class Recipe(_Strict):
     )
     image_type: ImageTypeSpec | None = Field(
         default=None,
-        description="scale and bias for coremltools' own ImageType, in place of the network's preprocessing: to see what "
-        "a conversion script's figures cost (backend coreml only)",
+        description="scale and bias for coremltools' own ImageType, in place of the network's preprocessing: to see "
+        "what a conversion script's figures cost (backend coreml only)",
     )
     backends: Names = Field(min_length=1, description="onnx, tflite, coreml, coreml-mlmodel")
     schemes: Names = Field(min_length=1, description="names; braces expand, as in w{8..1}-{linear,kmeans}")

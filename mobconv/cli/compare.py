@@ -35,8 +35,8 @@ def command(
         typer.Option(
             "--takes",
             metavar="JSON|raw",
-            help="what the file's caller does to pixels, where the file does not say (default: what the network wants); "
-            "`raw` for pixels of 0 to 255",
+            help="what the file's caller does to pixels, where the file does not say (default: what the network "
+            "wants); `raw` for pixels of 0 to 255",
         ),
     ] = None,
     shown: Annotated[int, typer.Option("--layers", min=0, help="how many layers to list, worst first")] = 10,

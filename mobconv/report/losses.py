@@ -24,8 +24,9 @@ _BOOKED = {
     "preprocessing": "preprocessing",
 }
 LAYERS_NOTE = (
-    "Each layer of the file fed what the float network has there, on {images} images; relative error, root mean square, "
-    "of its worst output channel and of all. 'not of weights' is what is left against PyTorch with the file's own weights."
+    "Each layer of the file fed what the float network has there, on {images} images; relative error, root mean "
+    "square, of its worst output channel and of all. 'not of weights': what is left of it against PyTorch with the "
+    "file's own weights."
 )
 
 
@@ -130,8 +131,8 @@ def verdict(found: Comparison) -> Iterator[str]:
         return
     if probe.named is None:
         yield (
-            f"Preprocessing: the file's input is not what the network wants, and none of {probe.tried} plausible mistakes "
-            "explains what it gives. Nothing is named."
+            f"Preprocessing: the file's input is not what the network wants, and none of {probe.tried} plausible "
+            "mistakes explains what it gives. Nothing is named."
         )
         return
     named = probe.named
