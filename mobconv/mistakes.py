@@ -30,7 +30,7 @@ class Mistake:
     factor, offset  (channels,), by the channel as the network sees it
     turned   the channels stand in the opposite order, so that the network's first sees the last of the pixels'
     axes     how the axes are mixed up; see _mixed
-    late     whether axes and channels are mixed up after factor and offset, not before
+    late     whether axes are mixed up after factor and offset, not before
     pair     two mistakes at once
     """
 
@@ -131,8 +131,8 @@ def _single(preprocessing: Preprocessing, none: Mistake) -> Iterator[Mistake]:
 
     yield linear("the sign of the bias is wrong: mean is added, not subtracted", unit / std, (low + mean) / std)
     yield replace(none, name=f"{other} channels where the network wants {own}", turned=not none.turned)
-    late = replace(none, turned=not none.turned, late=True)
-    # turned after each channel was normalised: as seen from the end, the constants stand in the other order too
+    # turned around after each was normalised as it should be: the constants are turned around with the channels
+    late = replace(none, turned=not none.turned, factor=none.factor[::-1].copy(), offset=none.offset[::-1].copy())
     yield replace(late, name=f"{other} channels where the network wants {own}, turned around after normalising")
     yield linear("pixels of 0 to 255 where mean and std are in units of 0 to 1", one / std, -mean / std)
     yield linear("pixels of 0 to 255, not normalised at all", one, 0 * one)
@@ -159,8 +159,10 @@ def _single(preprocessing: Preprocessing, none: Mistake) -> Iterator[Mistake]:
         mixed = f"one std for all channels, {how}, in the scale but not in the bias"
         yield linear(mixed, unit / value * one, (low - mean) / std)
     for axes, what in _AXES.items():
-        for is_late in (False, True):
-            yield replace(none, name=what, axes=axes, late=is_late)
+        for late_too in (False, True) if axes != "hw" else (False,):  # to swap the sides, it is all one
+            yield replace(
+                none, name=what if late_too or axes == "hw" else f"{what} before normalising", axes=axes, late=late_too
+            )
 
 
 def _even(values: Doubles) -> bool:

@@ -52,14 +52,14 @@ def describe_input(spec: Any, colour: str, shape: Sequence[int]) -> None:
     held.imageType.colorSpace = _NUMBERS[colour]
 
 
-def describe_classifier(spec: Any) -> None:
-    """Say in the description that the outputs are a label, and a number for each label."""
+def describe_classifier(spec: Any, probabilities: str = SCORES) -> None:
+    """Say in the description that the outputs are a label, and under this name a number for each label."""
     description = spec.description
     del description.output[:]
-    label, scores = description.output.add(name=LABEL), description.output.add(name=SCORES)
+    label, scores = description.output.add(name=LABEL), description.output.add(name=probabilities)
     label.type.stringType.SetInParent()
     scores.type.dictionaryType.stringKeyType.SetInParent()
-    description.predictedFeatureName, description.predictedProbabilitiesName = LABEL, SCORES
+    description.predictedFeatureName, description.predictedProbabilitiesName = LABEL, probabilities
 
 
 def _classify(scores: str, labels: Sequence[str]) -> Any:

@@ -123,7 +123,7 @@ def _declare_image(spec: Any, program: Program) -> None:
     )
     held.stringClassLabels.vector.extend(program.labels)
     held.labelProbabilityLayerName = program.outputs[0]
-    image.describe_classifier(spec)
+    image.describe_classifier(spec, program.outputs[0])  # coremltools, too, names it as the layer's output
 
 
 def _constants(layers: Any) -> Iterator[tuple[str, NDArray[np.float32]]]:

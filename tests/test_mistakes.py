@@ -1,0 +1,83 @@
+"""Mistakes do what their names say, can be undone, and are all different from each other."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from mobconv.mistakes import plausible, right
+from mobconv.preprocessing import Preprocessing
+
+DISTINCT = Preprocessing((0.4099, 0.3856, 0.3616), (0.3219, 0.2675, 0.2838))
+HALF = Preprocessing((0.5,) * 3, (0.5,) * 3)
+BGR = Preprocessing((0.4, 0.5, 0.6), (0.2, 0.25, 0.3), colour="bgr")
+PIXELS = np.random.default_rng(0).integers(0, 256, (2, 6, 6, 3)).astype(np.uint8)
+UNIT = PIXELS.astype(np.float64) / 255
+
+
+def named(preprocessing, start):
+    found = plausible(preprocessing)
+    return next((each for each in found if each.name.startswith(start)), None) or next(
+        each for each in found if start in each.name
+    )
+
+
+def nchw(values):
+    return values.transpose(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("preprocessing", [DISTINCT, HALF, BGR])
+def test_no_mistake_is_the_preprocessing_itself(preprocessing):
+    np.testing.assert_allclose(right(preprocessing).seen(PIXELS), preprocessing(PIXELS), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("preprocessing", [DISTINCT, HALF, BGR])
+def test_every_mistake_shows_the_network_something_else_and_can_be_undone(preprocessing):
+    wanted = preprocessing(PIXELS)
+    found = plausible(preprocessing)
+    assert len(found) > 15
+    for each in found:
+        assert np.abs(each.seen(PIXELS) - wanted).max() > 1e-3, each.name
+        np.testing.assert_allclose(each.seen(each.undone(wanted)), wanted, rtol=1e-4, atol=1e-4, err_msg=each.name)
+    for one, other in itertools.combinations(found, 2):
+        assert np.abs(one.seen(PIXELS) - other.seen(PIXELS)).max() > 1e-4, (one.name, other.name)
+
+
+def test_what_some_names_say():
+    mean, std = np.array(DISTINCT.mean), np.array(DISTINCT.std)
+    for start, expected in {
+        "sign of the bias": (UNIT + mean) / std,
+        "where mean and std are in units of 0 to 1": (PIXELS - mean) / std,
+        "not normalised at all": PIXELS.astype(np.float64),
+        "of 0 to 1, mean and std missing": UNIT,
+        "of -1 to 1": 2 * UNIT - 1,
+        "mean missing": UNIT / std,
+        "std missing": UNIT - mean,
+        "applied twice": ((UNIT - mean) / std - mean) / std,
+        "divided by 255 twice": (UNIT / 255 - mean) / std,
+        "ImageNet": (UNIT - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225],
+        "one std for all channels, their mean": (UNIT - mean) / std.mean(),
+        "BGR channels where the network wants RGB": (UNIT[..., ::-1] - mean) / std,
+        "turned around after normalising": ((UNIT - mean) / std)[..., ::-1],
+        "height and width swapped": ((UNIT - mean) / std).transpose(0, 2, 1, 3),
+    }.items():
+        seen = named(DISTINCT, start).seen(PIXELS)
+        np.testing.assert_allclose(seen, nchw(expected), rtol=1e-4, atol=1e-4, err_msg=start)
+
+
+def test_nhwc_read_as_nchw_is_a_reshape():
+    values = np.ascontiguousarray((UNIT - DISTINCT.mean) / DISTINCT.std)
+    late = [each for each in plausible(DISTINCT) if each.axes == "nhwc as nchw" and each.late]
+    np.testing.assert_allclose(late[0].seen(PIXELS), values.reshape(2, 3, 6, 6), rtol=1e-4, atol=1e-4)
+
+
+def test_a_single_std_is_no_mistake_where_all_are_equal():
+    assert not any("one std" in each.name for each in plausible(HALF))
+    assert any("one std" in each.name for each in plausible(DISTINCT))
+
+
+def test_what_comes_to_the_same_is_one_under_both_names():
+    imagenet = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert not any("ImageNet" in each.name for each in plausible(imagenet))
+    doubled = [each.name for each in plausible(Preprocessing((0.0,) * 3, (1.0,) * 3))]
+    assert not any("mean missing" in name for name in doubled)
