@@ -75,7 +75,9 @@ def ai_edge(bench, path, recipe="weight_only_wi8_afp32"):
     from ai_edge_quantizer import quantizer
     from ai_edge_quantizer import recipe as recipes
 
-    plain = bench.file("tflite/fp32")  # by litert-torch as well, and made once
+    plain = bench.out / "vendor.float.tflite"
+    if not plain.exists():
+        litert(bench, plain)
     tool = quantizer.Quantizer(str(plain))
     tool.load_quantization_recipe(getattr(recipes, recipe)())
     calibrated = None
