@@ -121,7 +121,7 @@ MADE = {
     "fp16.mlpackage": (lambda bench, path: core_ml(bench, path, "FLOAT16"), (50, 50, 50, None)),
     "palettized.mlpackage": (lambda bench, path: core_ml(bench, path, "FLOAT16", 4), (5, 50, 50, None)),
 }
-FAST = {"unfolded.onnx", "dynamic.onnx", "weight-only.tflite", "palettized.mlpackage"}
+FAST = {"unfolded.onnx", "dynamic.onnx"}
 FILES = [pytest.param(name, marks=[] if name in FAST else SLOW) for name in MADE]
 
 
