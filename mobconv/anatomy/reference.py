@@ -88,13 +88,22 @@ class Reference:
             with torch.inference_mode(), contextlib.suppress(_Enough):
                 Watch(self.program.module).run(torch.from_numpy(np.array(inputs)))
         except RuntimeError as error:
-            if len(inputs) > self.batch:  # its batch is part of the graph, as in a transformer's reshapes
-                size = self.batch
-                parts = [self.run(inputs[i : i + size], names) for i in range(0, len(inputs), size)]
-                return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-            first = str(error).strip().partition("\n")[0]
-            raise InputError(f"the network does not run on inputs of shape {inputs.shape}: {first}") from error
-        return kept
+            if len(inputs) <= self.batch:
+                first = str(error).strip().partition("\n")[0]
+                raise InputError(f"the network does not run on inputs of shape {inputs.shape}: {first}") from error
+            kept.clear()
+        if all(self._fits(name, kept.get(name), len(inputs)) for name in names):
+            return kept
+        size = self.batch  # which is part of the graph, as in a transformer's reshapes
+        parts = [self.run(inputs[i : i + size], names) for i in range(0, len(inputs), size)]
+        return {name: np.concatenate([part[name] for part in parts]) for name in names}
+
+    def _fits(self, name: str, value: NDArray[Any] | None, count: int) -> bool:
+        """Whether a value is of so many samples."""
+        if count <= self.batch:
+            return True
+        shape = self.shapes[name]
+        return value is not None and value.shape == (shape[0] * count // self.batch, *shape[1:])
 
     def apply(self, use: Use, source: NDArray[Any], weight: Floats) -> Floats:
         """What the operation alone makes of an input with another weight (of the site's shape), bias included."""

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from mobconv import evaluate
 from mobconv.anatomy import Anatomy
+from mobconv.anatomy.reference import Reference
 from mobconv.checkpoint import Checkpoint
 from mobconv.compare.subject import Floats, Subject, prepare
 from mobconv.data import Images
@@ -111,9 +112,9 @@ def _run(subject: Subject, images: Images, feed: Feed, say: Callable[[str], None
     inputs = preprocessing(pixels)
 
     def program(part: Floats) -> Floats:
-        return np.asarray(subject.weights.run({name: part})[subject.weights.outputs[0]], np.float32)
+        return np.asarray(decoded.run(part, {decoded.output})[decoded.output], np.float32)
 
-    name = next(iter(subject.weights.example))
+    decoded = Reference(subject.weights)
     precise = anatomy.precise()
     say("float")
     runs = [evaluate.predict(subject.checkpoint.run, _channels_last(subject.checkpoint, inputs))]

@@ -64,7 +64,7 @@ def test_every_weight_is_found_in_its_place(program, reference, scheme, layout):
     found = match(ops, held, reference.uses, program.floats(), PATH)
     assert [(pair.op.weight, pair.use.index) for pair in found.pairs] == [(f"w{i}", i) for i in range(53)]
     assert found.ops == found.uses == ()
-    if layout != "factors" and layout != "one wrong channel":
+    if layout not in {"factors", "one wrong channel"}:
         for pair in found.pairs:
             assert np.array_equal(pair.weight, weights[pair.use.site.name]), pair.use.name
 

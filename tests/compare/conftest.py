@@ -58,7 +58,7 @@ class Bench:
         inputs = self.checkpoint.preprocessing(self.images.pixels[:4])
         return compare.prepare(self.checkpoint, path, inputs, None, 1, self.program)
 
-    def layers(self, subject, count=16):
+    def layers(self, subject, count=8):
         return compare.layers(subject, self.checkpoint.preprocessing(self.images.pixels[:count]))
 
 

@@ -50,6 +50,7 @@ class ProgramAnatomy:
         threads: int = 0,
         note: str = "",
     ) -> None:
+        whole = _single(whole)
         self.path, self._graph, self._functions, self._threads = path, whole, functions, threads
         self._edges = [
             ([name for names in step.inputs.values() for name in names], [value.name for value in step.outputs])
@@ -167,3 +168,24 @@ def anatomy(path: Path, threads: int = 0) -> ProgramAnatomy:
 
 def _wide(value: Value) -> Value:
     return replace(value, dtype="FLOAT32") if value.dtype == "FLOAT16" else value
+
+
+def _single(whole: Graph) -> Graph:
+    """The same with every value named once: networks of layers use a name again for another value."""
+    current = {value.name: value.name for value in whole.inputs}
+    used = set(current) | set(whole.constants)
+    steps = []
+    for step in whole.steps:
+        inputs = {key: tuple(current.get(name, name) for name in names) for key, names in step.inputs.items()}
+        outputs = []
+        for value in step.outputs:
+            name, number = value.name, 1
+            while name in used:
+                number += 1
+                name = f"{value.name}#{number}"
+            used.add(name)
+            current[value.name] = name
+            outputs.append(replace(value, name=name))
+        steps.append(replace(step, inputs=inputs, outputs=tuple(outputs)))
+    outputs = [replace(value, name=current.get(value.name, value.name)) for value in whole.outputs]
+    return Graph(whole.inputs, tuple(outputs), whole.constants, tuple(steps))

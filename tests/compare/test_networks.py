@@ -1,0 +1,112 @@
+"""Other networks: what cannot be folded, a layer used twice, transposed and grouped convolutions, attention."""
+
+import contextlib
+import io
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from conftest import FORMATS, Bench
+from torch import nn
+from torch.nn import functional
+
+from mobconv.checkpoint import Checkpoint
+from mobconv.preprocessing import Preprocessing
+
+
+class Mixed(nn.Module):
+    """The input is shifted inside; batch norm comes behind an activation; `shared` is used twice."""
+
+    layers = ("a", "b", "up", "shared", "shared#2", "fc", "out")
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.first, self.second = nn.BatchNorm2d(8), nn.BatchNorm2d(8)
+        self.b = nn.Conv2d(8, 16, 3, groups=4, padding=1)
+        self.up = nn.ConvTranspose2d(16, 8, 4, 2, 1, bias=False)
+        self.shared = nn.Conv2d(8, 8, 1)
+        self.fc, self.out = nn.Linear(512, 32), nn.Linear(32, 10)
+
+    def forward(self, x):
+        y = self.first(torch.relu(self.a((x - 0.1) * 2)))
+        y = torch.sigmoid(self.second(self.up(torch.relu(self.b(y)))))
+        y = self.shared(torch.relu(self.shared(y)))
+        return self.out(torch.relu(self.fc(functional.avg_pool2d(y, 4).flatten(1))))
+
+
+class Attention(nn.Module):
+    """A transformer's block with a factor for each channel behind a linear layer; its batch is part of the graph."""
+
+    layers = ("patch", "q", "k", "v", "o", "f", "g", "head")
+
+    def __init__(self):
+        super().__init__()
+        self.patch = nn.Conv2d(3, 32, 8, 8)
+        self.q, self.k, self.v, self.o = (nn.Linear(32, 32) for _ in range(4))
+        self.norm = nn.LayerNorm(32)
+        self.f, self.g, self.head = nn.Linear(32, 64), nn.Linear(64, 32), nn.Linear(32, 10)
+        self.factor = nn.Parameter(torch.rand(32) + 0.5)
+
+    def forward(self, x):
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        y = self.norm(x)
+        q, k, v = (each(y).reshape(len(x), 16, 4, 8).transpose(1, 2) for each in (self.q, self.k, self.v))
+        y = (q @ k.transpose(-1, -2) / 3).softmax(-1) @ v
+        x = x + self.o(y.transpose(1, 2).reshape(len(x), 16, 32))
+        x = x + self.g(functional.gelu(self.f(self.norm(x)))) * self.factor
+        return self.head(x.mean(1))
+
+
+def bench_of(network, out):
+    torch.manual_seed(0)
+    module = network().eval()
+    for each in module.modules():
+        if isinstance(each, nn.BatchNorm2d):
+            each.running_mean.normal_()
+            each.running_var.uniform_(0.5, 2)
+    example = {"image": np.zeros((1, 3, 32, 32), np.float32)}
+    found = Bench.__new__(Bench)
+    found.out, found._weights = out, {}
+    found.checkpoint = Checkpoint(out, "", module, example, Preprocessing((0.5,) * 3, (0.5,) * 3), (), [])
+    found.program = found.checkpoint.trace()
+    return found
+
+
+@pytest.fixture(scope="module")
+def benches(bench, tmp_path_factory):
+    found = {each: bench_of(each, tmp_path_factory.mktemp(each.__name__)) for each in (Mixed, Attention)}
+    for each in found.values():
+        each.images = bench.images
+    return found
+
+
+def check(bench, path, layers, quantized):
+    found = bench.waterfall(path, 16)
+    assert [layer.use.name for layer in found.subject.layers] == list(layers)
+    for step in found.steps[1 + quantized :]:
+        assert step.snr_db is None or step.snr_db > 80, (step.name, step.snr_db)
+    injected = bench.layers(found.subject, 8)
+    assert injected.skipped == () and len(injected.layers) == len(layers)
+    assert all(each.graph < 1e-3 for each in injected.layers)
+
+
+@pytest.mark.parametrize(
+    "name", [each if each == "onnx" else pytest.param(each, marks=pytest.mark.slow) for each in FORMATS]
+)
+@pytest.mark.parametrize("network", [Mixed, Attention])
+def test_of_our_files(benches, network, name):
+    bench = benches[network]
+    check(bench, bench.file(f"{name}/w8-linear"), network.layers, True)
+
+
+@pytest.mark.parametrize("dynamo", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("network", [Mixed, Attention])
+def test_of_torch_onnx_export(benches, network, dynamo):
+    bench = benches[network]
+    path = bench.out / f"{dynamo}.onnx"
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        torch.onnx.export(bench.checkpoint.module, bench.example, str(path), dynamo=dynamo, verbose=False)
+    check(bench, path, network.layers, False)
