@@ -176,7 +176,7 @@ def _whole(subject: Subject, pixels: NDArray[np.uint8], feed: Feed) -> Floats:
         found = anatomy.run({anatomy.inputs[0]: fed}, [subject.output])[subject.output]
         return np.asarray(found, np.float32).reshape(len(part), -1)
 
-    return evaluate.predict(run, pixels)  # type: ignore[arg-type]
+    return evaluate.predict(run, pixels)
 
 
 _MEASURES = {

@@ -1,4 +1,4 @@
-"""Files that take pixels: what comes out equals PyTorch on normalised pixels; inputs and labels are the formats' own."""
+"""Files that take pixels: what comes out equals PyTorch on normalised ones; inputs and labels are the formats' own."""
 
 import io
 import json
@@ -113,7 +113,11 @@ def test_core_ml_declares_image_and_classifier_as_coremltools_does(small, made, 
     for spec in (ours, theirs):
         spec.description.ClearField("metadata")
     if backend == "coreml-mlmodel":  # named as the layer's output is, which is 'logits' in ours
-        theirs.description.output[1].name = theirs.description.predictedProbabilitiesName = "logits"
+        scores = next(each for each in theirs.description.output if each.type.HasField("dictionaryType"))
+        scores.name = theirs.description.predictedProbabilitiesName = "logits"
+    assert sorted(map(str, ours.description.output)) == sorted(map(str, theirs.description.output))
+    for spec in (ours, theirs):
+        spec.description.ClearField("output")
     assert ours.description == theirs.description
     if backend == "coreml":
         blocks = [next(iter(s.mlProgram.functions["main"].block_specializations.values())) for s in (ours, theirs)]
