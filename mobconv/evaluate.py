@@ -55,17 +55,19 @@ def predict(run: Callable[[Any], Floats], inputs: NDArray[Any]) -> Floats:
     return np.concatenate([run(inputs[part]) for part in batches(len(inputs))])
 
 
-def predict_side_by_side(open_one: Callable[[], Runner], pixels: Pixels, feed: Feed, workers: int) -> Floats:
-    """Outputs of a file, pixels fed as `feed` says, by several single-threaded runners, each on its share.
+def predict_side_by_side(
+    open_one: Callable[[], Runner], inputs: NDArray[Any], workers: int, feed: Feed | None = None
+) -> Floats:
+    """Outputs of a file, on its inputs or on pixels that `feed` turns into them, by several runners of a thread each.
 
     Runtimes release the GIL, and small networks leave the second thread of one runner mostly idle.
     """
-    shares = [part for part in np.array_split(np.arange(len(pixels)), workers) if len(part)]
+    shares = [part for part in np.array_split(np.arange(len(inputs)), workers) if len(part)]
 
     def one(share: NDArray[np.int64]) -> Floats:
         runner = open_one()
         try:
-            return predict(of_runner(runner, feed), pixels[share[0] : share[-1] + 1])
+            return predict(of_runner(runner, feed), inputs[share[0] : share[-1] + 1])
         finally:
             runner.close()
 

@@ -272,7 +272,7 @@ class Sweep:
         finally:
             runner.close()
         workers = self.plan.threads or os.cpu_count() or 1
-        return evaluate.predict_side_by_side(lambda: backend.open(path, threads=1), self.images.pixels, feed, workers)
+        return evaluate.predict_side_by_side(lambda: backend.open(path, threads=1), self.images.pixels, workers, feed)
 
     def _time(self, backend: Backend, path: Path, baseline: Runner) -> evaluate.Latency:
         """On one thread: some kernels leave a second one idle, and a busy machine then decides the ratio."""
