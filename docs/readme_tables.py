@@ -1,6 +1,7 @@
 """Write the tables of the README from results files: figures there are generated, never typed.
 
-python docs/readme_tables.py              rewrite README.md from docs/demo-results.json and docs/thesis-results.json
+python docs/readme_tables.py              rewrite README.md from docs/demo-results.json, docs/thesis-results.json and
+                                          docs/listing.txt, which is what the command in LISTING printed
 python docs/readme_tables.py --check      exit 1 when it would change
 """
 
@@ -131,6 +132,17 @@ def ratio(row: Row | None) -> str:
 
 
 BLOCKS: dict[str, Callable[[Results], list[str]]] = {"demo": demo, "thesis": thesis}
+LISTING = (
+    "mobconv compare fixtures/digits-mobilenet-v2.safetensors out/listing/coreml/fp32.mlpackage \\\n"
+    "    --data fixtures/digits-test.parquet --layers 3"
+)
+
+
+def listing() -> list[str]:
+    """The run of recipes/thesis-listing.yaml, as it was printed."""
+    printed = (HERE / "listing.txt").read_text().rstrip()
+    run = ["$ mobconv sweep recipes/thesis-listing.yaml -o out/listing", f"$ {LISTING}"]
+    return ["```console", *run, *(line.rstrip() for line in printed.splitlines()), "```"]
 
 
 def main() -> int:
@@ -138,14 +150,14 @@ def main() -> int:
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
     text = new = README.read_text()
-    for name, write in BLOCKS.items():
+    written = {name: write(results.read(HERE / f"{name}-results.json")) for name, write in BLOCKS.items()}
+    for name, lines in {**written, "listing": listing()}.items():
         head, begin, rest = new.partition(f"<!-- generated: {name} -->")
         _, end, tail = rest.partition(END)
         if not begin or not end:
             print(f"README.md has no <!-- generated: {name} --> ... {END}", file=sys.stderr)
             return 1
-        lines = "\n".join(write(results.read(HERE / f"{name}-results.json")))
-        new = f"{head}{begin}\n{lines}\n{END}{tail}"
+        new = f"{head}{begin}\n" + "\n".join(lines) + f"\n{END}{tail}"
     if options.check:
         return int(new != text)
     README.write_text(new)

@@ -11,11 +11,11 @@ from mobconv.comparison import Comparison
 from mobconv.paired import Difference
 
 _WHAT = {
-    "float": "float baseline, in PyTorch",
-    "weights": "the file's weights, in PyTorch",
-    "graph": "the file's graph, in fp32",
-    "precision": "at its own precision",
-    "preprocessing": "behind its own preprocessing",
+    "float": "float baseline, PyTorch",
+    "weights": "the file's weights, PyTorch",
+    "graph": "the file's graph, fp32",
+    "precision": "its own precision",
+    "preprocessing": "its own preprocessing",
 }
 _BOOKED = {
     "weights": "quantization",
@@ -36,23 +36,23 @@ def steps(found: Comparison) -> Table:
     for name, justify in (
         ("step", "left"),
         ("top-1 %", "right"),
-        ("points lost", "right"),
+        ("lost", "right"),
         ("95 % interval", "right"),
         ("p", "right"),
         ("", "left"),
-        ("agreement", "right"),
+        ("agree %", "right"),
         ("SNR dB", "right"),
         ("lost to", "left"),
     ):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for step, lost in zip(found.steps, found.lost, strict=True):
         snr = "" if lost is None else "equal" if step.snr_db is None else f"{step.snr_db:.1f}"
-        agreement = "" if lost is None else f"{step.agreement * 100:.2f} %"
+        agreement = "" if lost is None else f"{step.agreement * 100:.2f}"
         row = [_WHAT[step.name], f"{step.top1 * 100:.2f}", *_difference(lost), agreement, snr]
         table.add_row(*row, _BOOKED.get(step.name, ""))
     last = found.steps[-1]
     table.add_section()
-    agreement = f"{last.agreement_float * 100:.2f} %"
+    agreement = f"{last.agreement_float * 100:.2f}"
     table.add_row("all of it", f"{last.top1 * 100:.2f}", *_difference(found.total), agreement, "", "", style="bold")
     return table
 
@@ -64,7 +64,7 @@ def _difference(lost: Difference | None) -> tuple[str, str, str, str]:
     noise = "within noise" if lost.within_noise else "a loss" if lost.points > 0 else "a gain"
     p = f"{lost.p:.2g}" if lost.p >= 1e-4 else "< 0.0001"
     if lost.lost + lost.won == 0:
-        interval, noise, p = "no image changed", "", ""
+        interval, noise, p = "no change", "", ""
     return f"{lost.points:+.2f}", interval, p, noise
 
 
@@ -73,8 +73,8 @@ def remarks(found: Comparison) -> Iterator[str]:
     groups = found.total.groups
     drawn = f"{groups:,} scans" if groups != found.images else f"{found.images:,} images"
     yield (
-        f"{found.images:,} images. Intervals: paired bootstrap over {drawn}; p: McNemar's exact test, of the images "
-        "that one step gets right and the other wrong. Agreement and SNR are with the step before."
+        f"{found.images:,} images; lost: points of top-1 against the step before, with a 95 % interval (paired bootstrap "
+        f"over {drawn}) and p (McNemar's exact test). Agreement and SNR: with the step before."
     )
     for step in found.steps:
         if step.note:

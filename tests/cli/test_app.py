@@ -14,9 +14,9 @@ from mobconv.errors import BackendError, CellError, InputError, OutputError, Usa
 
 HEAVY = (
     "torch numpy pydantic rich yaml coremltools onnx onnxruntime onnxscript litert_torch ai_edge_litert datasets PIL "
-    "safetensors"
+    "safetensors scipy"
 )
-COMMANDS = ("export", "evaluate", "sweep", "inspect", "backends")
+COMMANDS = ("export", "evaluate", "compare", "sweep", "inspect", "backends")
 
 
 def test_help_imports_nothing_heavy():
