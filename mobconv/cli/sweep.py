@@ -46,7 +46,7 @@ def command(
     loaded = checkpoint.load(plan.checkpoint, options)
     for note in loaded.notes:
         say(f"{plan.checkpoint.name}: {note}")
-    images = data.load(plan.data, plan.images)
+    images = data.load(plan.data, plan.images, loaded.preprocessing.fit if loaded.preprocessing else None)
     with render.watching(len(cells)) as watcher:
         found = Sweep(plan, loaded, images, folder, watcher).run(cells)
     if as_json:
