@@ -19,7 +19,7 @@ def exported(tmp_path_factory):
     assert run_command(["export", str(CHECKPOINT), "--to", "onnx", "--scheme", "w4-kmeans", "-o", str(folder)]) == 0
     own = json.loads(_metadata())["preprocessing"]
     wrong = json.dumps({"mean": [-value for value in own["mean"]], "std": own["std"]})
-    told = ["--preprocessing", wrong, "--input", "image-uint8", "--to", "onnx", "-o", str(folder / "wrong")]
+    told = ["--preprocessing", wrong, "--input", "image-uint8", "--to", "onnx,tflite", "-o", str(folder / "wrong")]
     assert run_command(["export", str(CHECKPOINT), *told]) == 0
     return folder
 
@@ -57,13 +57,14 @@ def test_what_people_read(cli, exported):
     assert "Traceback" not in err and "weights" in err  # what is being done is told on stderr
 
 
-def test_bytes_hold_no_undone_mistake_but_it_is_named(cli, exported):
-    code, out, err = cli("compare", CHECKPOINT, exported / "wrong" / "onnx" / "fp32.onnx", *FEW)
+@pytest.mark.parametrize("name", ["onnx/fp32.onnx", "tflite/fp32.tflite"])
+def test_bytes_hold_no_undone_mistake_but_it_is_named(cli, exported, name):
+    code, out, err = cli("compare", CHECKPOINT, exported / "wrong" / name, *FEW)
     assert code == 0, err
     assert "Preprocessing: the sign of the bias is wrong" in out
     assert "The file takes bytes" in out
     assert "class Normalised(torch.nn.Module)" in out
-    code, out, _ = cli("compare", CHECKPOINT, exported / "wrong" / "onnx" / "fp32.onnx", *FEW, "--json")
+    code, out, _ = cli("compare", CHECKPOINT, exported / "wrong" / name, *FEW, "--json")
     probe = json.loads(out)["probe"]
     assert probe["restored_top1"] is None
     assert probe["reference_top1"] > probe["top1"] + 0.5
@@ -136,9 +137,9 @@ def test_labels_of_other_data(cli, exported, tmp_path):
 def test_images_of_another_size_say_how_to_resize(cli, exported, tmp_path):
     from PIL import Image
 
-    folder = tmp_path / "large" / "0"
-    folder.mkdir(parents=True)
-    Image.fromarray(np.zeros((48, 64, 3), np.uint8)).save(folder / "one.png")
+    for name in "01":
+        (tmp_path / "large" / name).mkdir(parents=True)
+        Image.fromarray(np.zeros((48, 64, 3), np.uint8)).save(tmp_path / "large" / name / "one.png")
     code, _, err = cli("evaluate", exported / "onnx" / "w4-kmeans.onnx", "--data", tmp_path / "large")
     assert code == 3 and '"size": [32, 32]' in err
     raw = '{"mean": [0, 0, 0], "std": [1, 1, 1], "range": [0, 255], "size": [32, 32]}'

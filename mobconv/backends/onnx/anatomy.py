@@ -20,6 +20,15 @@ if TYPE_CHECKING:
 _HELD = 4  # sessions of cuts that are kept
 
 
+_KINDS: dict[str, Any] = {
+    "tensor(float16)": np.float16,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(uint8)": np.uint8,
+    "tensor(int8)": np.int8,
+}
+
+
 class OnnxAnatomy:
     """See `mobconv.anatomy.Anatomy`. Raises InputError for a file that is no ONNX model."""
 
@@ -138,8 +147,7 @@ class OnnxAnatomy:
         known = self._reader.quantized.get(name)
         if known is not None and value.dtype.kind == "f":
             return known.quantize(value)
-        kinds = {"tensor(float16)": np.float16, "tensor(int64)": np.int64, "tensor(int32)": np.int32}
-        kind = kinds.get(self._types.get(name, ""), np.float32)
+        kind = _KINDS.get(self._types.get(name, ""), np.float32)
         if value.dtype.kind == "f" or kind is not np.float32:
             return np.ascontiguousarray(value, kind)
         declared = self._types.get(name, "tensor(float)")
