@@ -140,9 +140,12 @@ def check_shape(images: Images, shape: tuple[int, ...], what: str) -> None:
 
 
 def accuracy(outputs: Floats, labels: NDArray[np.int64]) -> Accuracy:
-    """Top-1 and top-5 of outputs (N, classes). Not-a-number ranks last, so it never counts as right."""
+    """Top-1 and top-5 of outputs (N, classes). Of equal ones the first ranks first, as argmax has it; not-a-number ranks
+    last, so it never counts as right."""
     clean = np.where(np.isnan(outputs), -np.inf, outputs)
-    rank = (clean > np.take_along_axis(clean, labels[:, None], axis=1)).sum(axis=1)
+    own = np.take_along_axis(clean, labels[:, None], axis=1)
+    earlier = np.arange(outputs.shape[1]) < labels[:, None]
+    rank = ((clean > own) | ((clean == own) & earlier)).sum(axis=1)
     rank[np.isnan(np.take_along_axis(outputs, labels[:, None], axis=1))[:, 0]] = max(outputs.shape[1], 5)
     return Accuracy(float((rank < 1).mean()), float((rank < 5).mean()))
 

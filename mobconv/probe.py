@@ -36,7 +36,7 @@ class Trial:
     forwards_db   SNR of the file's outputs against those of the reference under the mistake
     backwards_db  SNR of the file's outputs, the mistake undone, against the reference's; None: it cannot be undone
                   through this file's input (bytes hold no such pixels)
-    restored      the file's top-1 then, a fraction
+    restored      the file's top-1 then, a fraction of all images
     """
 
     mistake: Mistake
@@ -54,7 +54,7 @@ class Finding:
     trials     the best few, best first
     tried      how many there were
     images     that the best few were tried on
-    top1       of the file as it is, on these images; reference_top1: of the reference
+    top1       of the file as it is; reference_top1: of the reference. On all images where one is named, else on these
     """
 
     named: Trial | None
@@ -81,6 +81,7 @@ def probe(
     preprocessing  the network's own
     bytes_only     the file's input holds whole numbers of 0 to 255 and nothing else
     """
+    every, labels_of_every = pixels, labels
     pixels, labels = pixels[:_IMAGES], labels[:_IMAGES]
     none, candidates = right(preprocessing), plausible(preprocessing)
     got = predict(run, pixels.astype(np.float32))
@@ -94,11 +95,14 @@ def probe(
     best = trials[0] if trials else None
     named = None
     if best is not None and best.forwards_db >= max(_EXPLAINED_DB, clean + _GAIN_DB):
+        pixels, labels = every, labels_of_every
+        got = predict(run, pixels.astype(np.float32))
+        wanted = predict(lambda part: reference(none.seen(part)), pixels)
         best = trials[0] = _backwards(best, run, none, wanted, pixels, labels, bytes_only)
         if best.backwards_db is None or best.backwards_db >= clean + _GAIN_DB:
             named = best
     top1, should = (accuracy(outputs, labels).top1 for outputs in (got, wanted))
-    return Finding(named, clean, tuple(trials), len(candidates), len(pixels), top1, should)
+    return Finding(named, clean, tuple(trials), len(candidates), min(len(every), _IMAGES), top1, should)
 
 
 def _forwards(

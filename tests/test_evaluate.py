@@ -148,3 +148,8 @@ class TestArtifacts:
         onnx.save(model, "out/onnx/fp32.onnx")
         code, _, err = cli(*self.evaluate("out/onnx/fp32.onnx"))
         assert code == 3 and "record is damaged" in err
+
+
+def test_equal_outputs_are_no_right_answers():
+    found = evaluate.accuracy(np.zeros((10, 10), np.float32), np.arange(10))
+    assert (found.top1, found.top5) == (0.1, 0.5)  # as argmax, which takes the first

@@ -145,8 +145,8 @@ def verdict(found: Comparison) -> Iterator[str]:
         yield "  The file takes bytes, in which the mistake cannot be undone: it has to be made again."
     else:
         yield (
-            f"  With the mistake undone the file has {named.restored * 100:.2f} % there, not {probe.top1 * 100:.2f} %; "
-            f"the network with the file's weights has {probe.reference_top1 * 100:.2f} %."
+            f"  With the mistake undone the file has {named.restored * 100:.2f} %, not {probe.top1 * 100:.2f} %, of "
+            f"all images; the network with the file's weights has {probe.reference_top1 * 100:.2f} %."
         )
     yield "  The call that does it right:"
     yield ""

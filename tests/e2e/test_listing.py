@@ -24,7 +24,7 @@ def test_the_listing_loses_to_preprocessing_and_the_probe_names_the_sign_of_the_
     assert max(abs(lost["graph"]), abs(lost["precision"])) <= 0.1
     probe = found["probe"]
     assert probe["named"].startswith("the sign of the bias")
-    assert abs(probe["restored_top1"] - probe["reference_top1"]) <= 2 / probe["images"]
+    assert abs(probe["restored_top1"] - probe["reference_top1"]) <= 2 / found["images"]
     assert "bias=[-1.0, -1.0, -1.0]" in probe["corrected_call"]
     # the file that the README shows is this one, as it was printed
     shown = (ROOT / "docs" / "listing.txt").read_text()
