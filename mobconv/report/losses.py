@@ -73,8 +73,8 @@ def remarks(found: Comparison) -> Iterator[str]:
     groups = found.total.groups
     drawn = f"{groups:,} scans" if groups != found.images else f"{found.images:,} images"
     yield (
-        f"{found.images:,} images; lost: points of top-1 against the step before, with a 95 % interval (paired bootstrap "
-        f"over {drawn}) and p (McNemar's exact test). Agreement and SNR: with the step before."
+        f"{found.images:,} images; lost: points of top-1 against the step before, with a 95 % interval (paired "
+        f"bootstrap over {drawn}) and p (McNemar's exact test). Agreement and SNR: with the step before."
     )
     for step in found.steps:
         if step.note:
