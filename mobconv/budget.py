@@ -242,7 +242,9 @@ def load(path: Path) -> Budget:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2026-99-99
-        raise UsageError(f"{path} is not YAML: {error}") from error
+        quoted = "alias" in str(error) or "'?'" in str(error)
+        hint = '; a glob with * or ? goes in quotes: cells: "*/w4-*"' if quoted else ""
+        raise UsageError(f"{path} is not YAML: {error}{hint}") from error
     if not isinstance(content, dict) or not isinstance(node, yaml.MappingNode):
         raise UsageError(f"{path}: a budget is a list under `budgets:`, each entry with `cells: GLOB` and its rules")
     entries = [item for key, value in node.value if key.value == "budgets" for item in _items(value)]

@@ -43,10 +43,11 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Report:
-    """Verdicts, failures first, and what else there is to know."""
+    """Verdicts, failures first, what else there is to know, and how many images were measured."""
 
     verdicts: tuple[Verdict, ...]
     notes: tuple[str, ...]
+    images: int
 
     @property
     def met(self) -> bool:
@@ -87,7 +88,8 @@ def judge(budget: Budget, held: Evidence, artifacts: bool = True) -> Report:
         verdicts += _artifacts(held)
     # sorted() keeps the budget's order among equals
     ordered = sorted(verdicts, key=lambda verdict: _ORDER.index(verdict.outcome))
-    return Report(tuple(ordered), tuple(_notes(held, judged, artifacts, ordered)))
+    notes = tuple(_notes(held, judged, artifacts, ordered))
+    return Report(tuple(ordered), notes, int(held.results.data.get("images", 0)))
 
 
 def _matching(budget: Budget, position: int, held: Evidence) -> tuple[list[Row], dict[str, str]]:

@@ -477,7 +477,7 @@ def test_failures_come_first(report):
     )
     named = verdicts.failures(report).splitlines()
     assert len(named) == 4
-    assert named[1].startswith("  onnx/w2-kmeans  max_drop: +35 points (+") and "limit at most 1 points" in named[1]
+    assert named[1].startswith("  onnx/w2-kmeans  max_drop: +35 points (+") and "limit 1 point" in named[1]
 
 
 def test_junit_is_xml_with_a_case_for_each_verdict(report):
@@ -532,6 +532,7 @@ def test_json_is_all_of_it(report):
         (95.0, "%", False, "95 %"),
         (0.00001, "points", True, "0 points"),
         (1.0004, "points", True, "+1.0004 points"),
+        (-1.0, "points", True, "-1 point"),
         (1.5, "x", False, "1.5x"),
         ("ok", "", False, "ok"),
         (None, "points", True, "-"),

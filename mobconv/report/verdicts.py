@@ -33,6 +33,8 @@ def figure(value: float | str | None, unit: str, signed: bool = False) -> str:
         return f"{value:{'+' if signed else ''},.0f} bytes"
     text = f"{value:{'+' if signed else ''}.4f}".rstrip("0").rstrip(".")
     text = {"+0": "0", "-0": "0"}.get(text, text)
+    if unit == "points" and text.lstrip("+-") == "1":
+        return f"{text} point"
     return f"{text}x" if unit == "x" else f"{text} {unit}"
 
 
@@ -52,7 +54,7 @@ def limit(verdict: Verdict) -> str:
 def line(verdict: Verdict) -> str:
     """A verdict in one line: rule, figure, limit and why."""
     why = f" ({' '.join(verdict.note.split())})" if verdict.note else ""
-    return f"{verdict.rule}: {found(verdict)}, limit {limit(verdict)}{why}"
+    return f"{verdict.rule}: {found(verdict)}, limit {figure(verdict.limit, verdict.unit)}{why}"
 
 
 def sentence(report: Report) -> str:
@@ -76,11 +78,9 @@ def legend(report: Report) -> Iterator[str]:
     """How to read the table, and what else there is to know."""
     paired = [verdict.interval for verdict in report.verdicts if verdict.interval is not None]
     if paired:
-        groups = paired[0].groups
-        yield (
-            f"points of top-1, positive is worse, with a 95 % interval (paired bootstrap over {groups:,} images or "
-            "groups of them): a drop fails where its whole interval is above the limit."
-        )
+        groups, images = paired[0].groups, f"{report.images:,} images"
+        drawn = images if groups == report.images else f"{groups:,} groups of the {images}"
+        yield f"95 % intervals by paired bootstrap over {drawn}; a drop fails where all of it is above the limit"
     yield from report.notes
 
 

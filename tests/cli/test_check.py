@@ -62,8 +62,8 @@ def test_not_met(check, cli):
     assert code == 1 and "Traceback" not in err
     lines = err.splitlines()
     assert lines[0] == "mobconv: the budget is not met:" and len(lines) == 3
-    assert "onnx/w8-linear  max_bytes: " in lines[1] and "limit at most 100,000 bytes" in lines[1]
-    assert "onnx/w2-linear  max_drop: +" in lines[2] and "limit at most 20 points (beyond noise)" in lines[2]
+    assert "onnx/w8-linear  max_bytes: " in lines[1] and "limit 100,000 bytes" in lines[1]
+    assert "onnx/w2-linear  max_drop: +" in lines[2] and "limit 20 points (beyond noise)" in lines[2]
     shown = [line.split()[:2] for line in out.splitlines()[1:4]]
     assert shown == [["not", "met"], ["not", "met"], ["met", "onnx/w8-linear"]]
     assert out.rstrip().endswith("The budget is not met: 2 of 5 verdicts failed.")
