@@ -199,6 +199,9 @@ def read(path: Path) -> Results:
         raise InputError(f"{path}: not a results file: {error}") from error
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise InputError(f"{path}: not a results file of schema {SCHEMA}")
+    parts = all(isinstance(content.get(name, {}), dict) for name in ("model", "data", "tools"))
+    if not (parts and _number(content.get("float_top1", 0)) and _number(content.get("data", {}).get("images", 0))):
+        raise InputError(f"{path}: model, data, tools or float_top1 is not what a sweep writes; run the sweep again")
     try:
         rows = [_checked(path, Row(**_known(Row, row))) for row in content["cells"]]
         drops = [Cliff(**_known(Cliff, cliff)) for cliff in content["cliffs"]]
@@ -248,14 +251,18 @@ def _known(kind: type[Row] | type[Cliff], values: Mapping[str, Any]) -> dict[str
     return {name: value for name, value in values.items() if name in names}
 
 
+def _number(value: Any) -> bool:
+    """Whether a figure is one: finite, and not so large that no float holds it."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1e300 < value < 1e300
+
+
 def _checked(path: Path, row: Row) -> Row:
     """The row, where its figures are numbers and the rest is text. Raises InputError."""
     for each in fields(Row):
         value, kind = getattr(row, each.name), str(each.type)
         if kind.startswith("dict") or (value is None and "None" in kind):
             continue
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not (isinstance(value, str) if "str" in kind else number):
+        if not (isinstance(value, str) if "str" in kind else _number(value)):
             raise InputError(f"{path}: {row.cell}: {each.name} is {value!r}; run the sweep again")
     return row
 

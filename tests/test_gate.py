@@ -453,12 +453,6 @@ class TestPredictions:
             check(path, self.RULES)
 
 
-def test_figures_that_are_none(sweep):
-    path = sweep.cell("onnx/fp32", file_bytes="10").write()
-    with pytest.raises(InputError, match="onnx/fp32: file_bytes is '10'"):
-        results.read(path)
-
-
 @pytest.fixture
 def report(sweep):
     """One of each outcome, with a reason that no format may take for its own syntax."""
