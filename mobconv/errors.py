@@ -1,6 +1,7 @@
 """Every error that mobconv raises on purpose, and the exit code of each.
 
     MobconvError                1   (base; never raised itself)
+    |- GateError                1   a budget is not met
     |- UsageError               2   a wrong option, recipe, scheme or cell name
     |- InputError               3   a file or data set that is missing, broken or of another shape
     |- BackendError             4   a backend is missing, or cannot do what was asked
@@ -25,8 +26,12 @@ class MobconvError(Exception):
     exit_code = 1
 
 
+class GateError(MobconvError):
+    """Measured, and not good enough: a budget is not met."""
+
+
 class UsageError(MobconvError):
-    """The command line or the recipe asks for something that does not exist."""
+    """The command line, the recipe or the budget asks for something that does not exist."""
 
     exit_code = 2
 

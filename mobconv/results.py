@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import math
+import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -197,8 +199,11 @@ def read(path: Path) -> Results:
         raise InputError(f"{path}: not a results file: {error}") from error
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise InputError(f"{path}: not a results file of schema {SCHEMA}")
+    parts = all(isinstance(content.get(name, {}), dict) for name in ("model", "data", "tools"))
+    if not (parts and _number(content.get("float_top1", 0)) and _number(content.get("data", {}).get("images", 0))):
+        raise InputError(f"{path}: model, data, tools or float_top1 is not what a sweep writes; run the sweep again")
     try:
-        rows = [Row(**_known(Row, row)) for row in content["cells"]]
+        rows = [_checked(path, Row(**_known(Row, row))) for row in content["cells"]]
         drops = [Cliff(**_known(Cliff, cliff)) for cliff in content["cliffs"]]
         return Results(
             content["model"], content["data"], content["tools"], content["float_top1"], rows, drops, content["schema"]
@@ -207,10 +212,59 @@ def read(path: Path) -> Results:
         raise InputError(f"{path}: a field is missing: {error}") from error
 
 
+def read_predictions(path: Path, found: Results) -> dict[str, NDArray[np.int64]] | None:
+    """What predictions.npz beside the results.json at `path` holds, each (N,); None where there is no such file.
+
+    Raises InputError when it is broken, or not of these results. Cells are compared with their rows by `agrees`.
+    """
+    file = path.with_name("predictions.npz")
+    if not file.exists():
+        return None
+    try:
+        with np.load(file) as archive:
+            held = {name: np.asarray(archive[name], np.int64) for name in archive.files}
+    except (OSError, ValueError, TypeError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{file}: not predictions of a sweep: {error}") from error
+    missing = [name for name in ("labels", "float") if name not in held]
+    if missing:
+        raise InputError(f"{file}: not predictions of a sweep: no {missing[0]!r} in it")
+    shape = (found.data.get("images"),)
+    if other := [name for name, values in held.items() if values.shape != shape]:
+        raise InputError(f"{file}: {other[0]} is not of the {shape[0]} images of {path.name}")
+    if not agrees(held["float"], held["labels"], found.float_top1):
+        raise InputError(f"{file} is not of {path}: the float baseline's top-1 is another there")
+    return held
+
+
+def agrees(predicted: NDArray[np.int64], labels: NDArray[np.int64], top1: float) -> bool:
+    """Whether predictions (N,) are those that a top-1 was counted from.
+
+    A tie of two logits counts as right in a row, but has one class only among the predictions: half a percent of the
+    images may differ by it (fp16 logits tie once in some thousand images).
+    """
+    return abs(float((predicted == labels).mean()) - top1) <= max(0.005, 1 / len(labels)) + 1e-9
+
+
 def _known(kind: type[Row] | type[Cliff], values: Mapping[str, Any]) -> dict[str, Any]:
     """Fields may be added by later releases: unknown ones are left aside."""
     names = {each.name for each in fields(kind)}
     return {name: value for name, value in values.items() if name in names}
+
+
+def _number(value: Any) -> bool:
+    """Whether a figure is one: finite, and not so large that no float holds it."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1e300 < value < 1e300
+
+
+def _checked(path: Path, row: Row) -> Row:
+    """The row, where its figures are numbers and the rest is text. Raises InputError."""
+    for each in fields(Row):
+        value, kind = getattr(row, each.name), str(each.type)
+        if kind.startswith("dict") or (value is None and "None" in kind):
+            continue
+        if not (isinstance(value, str) if "str" in kind else _number(value)):
+            raise InputError(f"{path}: {row.cell}: {each.name} is {value!r}; run the sweep again")
+    return row
 
 
 def _finite(value: Any) -> Any:

@@ -117,6 +117,8 @@ class Sweep:
             )
         self.preprocessing = checkpoint.preprocessing
         self.predictions: dict[str, NDArray[np.int64]] = {"labels": images.labels}
+        if images.groups is not None:
+            self.predictions["groups"] = images.groups
         self._entrances: dict[str, tuple[Program, Preprocessing | None]] = {}
         self._quantized: dict[Scheme, Quantized] = {}
         self._baselines: dict[Path, Runner] = {}

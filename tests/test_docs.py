@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mobconv import errors, recipe, results
+from mobconv import budget, errors, recipe, results
 from mobconv.backends import names
 from mobconv.cli.app import INTERRUPTED, TERMINATED, app
 
@@ -70,6 +70,18 @@ def test_every_exit_code_is_in_the_readme():
     kinds = [errors.UsageError, errors.InputError, errors.BackendError, errors.CellError, errors.OutputError]
     for code in [0, 1, *(kind.exit_code for kind in kinds), INTERRUPTED, TERMINATED]:
         assert re.search(rf"^\|[ 0-9,]*\b{code}\b[ 0-9,]*\|", README, re.MULTILINE), code
+
+
+def test_every_key_of_a_budget_is_documented_and_the_examples_load(tmp_path):
+    text = (ROOT / "docs" / "gate.md").read_text()
+    for key in (*budget.Entry.model_fields, "budgets", "checkpoint", "baseline"):
+        assert f"`{key}`" in text, key
+    examples = [block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "budgets:" in block]
+    examples += re.findall(r"\$ cat budget.yaml\n(.*?)\$", README, re.DOTALL)
+    assert len(examples) == 2
+    for example in examples:
+        (tmp_path / "budget.yaml").write_text(example)
+        assert budget.load(tmp_path / "budget.yaml").entries
 
 
 @pytest.mark.parametrize("kind", [results.Row, results.Cliff])

@@ -92,6 +92,9 @@ def test_fields_of_later_releases_are_left_aside(tmp_path):
         ('{"schema": 2}', "schema 1"),
         ('{"schema": 1}', "field is missing"),
         ('{"schema": 1, "cells": [{}], "cliffs": []}', "field is missing"),
+        ('{"schema": 1, "model": 5}', "not what a sweep writes"),
+        ('{"schema": 1, "data": {"images": "many"}}', "not what a sweep writes"),
+        ('{"schema": 1, "float_top1": NaN}', "not what a sweep writes"),
         ('{"schema": 1, "cells": 5, "cliffs": []}', "field is missing"),
         ('{"schema": 1, "cells": [5], "cliffs": []}', "field is missing"),
     ],
@@ -100,6 +103,17 @@ def test_other_files(tmp_path, content, word):
     (tmp_path / "results.json").write_text(content)
     with pytest.raises(InputError, match=word):
         results.read(tmp_path / "results.json")
+
+
+@pytest.mark.parametrize("value", ["10", [], True, float("nan"), 10**400])
+def test_figures_that_are_none(tmp_path, value):
+    results.write(tmp_path, found(row("onnx/fp32", 0.5)), {}, "")
+    path = tmp_path / "results.json"
+    content = json.loads(path.read_text())
+    content["cells"][0]["file_bytes"] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="onnx/fp32: file_bytes is "):
+        results.read(path)
 
 
 def test_no_file(tmp_path):

@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from mobconv.cli import backends, compare, evaluate, export, inspect, stopping, sweep
+from mobconv.cli import backends, baseline, check, compare, evaluate, export, inspect, stopping, sweep
 from mobconv.errors import MobconvError, OutputError
 
 app = typer.Typer(
@@ -17,13 +17,15 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    epilog="Exit codes: 0 fine, 1 gate not met, 2 wrong usage or recipe, 3 bad input, 4 backend missing, "
+    epilog="Exit codes: 0 fine, 1 gate not met, 2 wrong usage, recipe or budget, 3 bad input, 4 backend missing, "
     "5 a cell failed, 6 cannot write, 130 interrupted, 143 terminated.",
 )
 app.command("export")(export.command)
 app.command("evaluate")(evaluate.command)
 app.command("compare")(compare.command)
 app.command("sweep")(sweep.command)
+app.command("check")(check.command)
+app.command("baseline")(baseline.command)
 app.command("inspect")(inspect.command)
 app.command("backends")(backends.command)
 

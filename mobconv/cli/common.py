@@ -113,6 +113,11 @@ def _shape(text: str) -> tuple[int, ...]:
     return shape
 
 
+def results_file(path: Path) -> Path:
+    """results.json, where a sweep's folder is named."""
+    return path / "results.json" if path.is_dir() else path
+
+
 def say(text: str) -> None:
     """A line for people, on stderr: stdout is for results."""
     print(text, file=sys.stderr, flush=True)

@@ -16,7 +16,7 @@ HEAVY = (
     "torch numpy pydantic rich yaml coremltools onnx onnxruntime onnxscript litert_torch ai_edge_litert datasets PIL "
     "safetensors scipy"
 )
-COMMANDS = ("export", "evaluate", "compare", "sweep", "inspect", "backends")
+COMMANDS = ("export", "evaluate", "compare", "sweep", "check", "baseline", "inspect", "backends")
 
 
 def test_help_imports_nothing_heavy():

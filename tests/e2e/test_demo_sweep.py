@@ -42,7 +42,7 @@ def assert_files_agree(out, cells, images):
     assert all(re.search(rf"\b{re.escape(cell.scheme.name)}\b", text) for cell in cells)
     with np.load(out / "predictions.npz") as predictions:
         labels = predictions["labels"]
-        assert set(predictions) == {"labels", "float", *(cell.name for cell in cells)}
+        assert set(predictions) == {"labels", "float", "groups", *(cell.name for cell in cells)}
         for row in found["cells"]:
             assert row["top1"] == pytest.approx((predictions[row["cell"]] == labels).mean(), abs=1e-12)
         assert found["float_top1"] == pytest.approx((predictions["float"] == labels).mean(), abs=1e-12)

@@ -1,0 +1,176 @@
+"""Verdicts of a gate: a table, Markdown, JUnit and annotations of GitHub. What failed comes first in each."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from dataclasses import asdict
+from html import escape as escape_html
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from mobconv.gate import Report, Verdict
+from mobconv.rules import MET, NOT_JUDGED, NOT_MET, WITHIN_NOISE
+
+TITLES = ("verdict", "cell", "rule", "figure", "limit", "why")
+WHOLE = "(results)"  # in place of a cell, where the results as a whole are judged
+_STYLE = {NOT_MET: "red", WITHIN_NOISE: "yellow", NOT_JUDGED: "dim", MET: ""}
+_BOUND = {"max": "at most ", "min": "at least "}
+# what XML 1.0 cannot hold, not even escaped
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def figure(value: float | str | None, unit: str, signed: bool = False) -> str:
+    """A figure for people: bytes to the byte, others to four digits after the point, and as few as it takes."""
+    if value is None:
+        return "-"
+    if isinstance(value, str):
+        return value
+    if unit == "bytes":
+        return f"{value:{'+' if signed else ''},.0f} bytes"
+    text = f"{value:{'+' if signed else ''}.4f}".rstrip("0").rstrip(".")
+    text = {"+0": "0", "-0": "0"}.get(text, text)
+    if unit == "points" and text.lstrip("+-") == "1":
+        return f"{text} point"
+    return f"{text}x" if unit == "x" else f"{text} {unit}"
+
+
+def found(verdict: Verdict) -> str:
+    """What was found, with its interval."""
+    text = figure(verdict.value, verdict.unit, verdict.unit == "points" or verdict.rule == "max_growth")
+    if verdict.interval is None or verdict.interval.lost + verdict.interval.won == 0:
+        return text
+    return f"{text} ({verdict.interval.low:+.2f} to {verdict.interval.high:+.2f})"
+
+
+def limit(verdict: Verdict) -> str:
+    """What it is held against."""
+    return _BOUND.get(verdict.rule.partition("_")[0], "") + figure(verdict.limit, verdict.unit)
+
+
+def line(verdict: Verdict) -> str:
+    """A verdict in one line: rule, figure, limit and why."""
+    why = f" ({' '.join(verdict.note.split())})" if verdict.note else ""
+    return f"{verdict.rule}: {found(verdict)}, limit {figure(verdict.limit, verdict.unit)}{why}"
+
+
+def sentence(report: Report) -> str:
+    """The verdict on the whole, in one line."""
+    counts = {outcome: len(report.of(outcome)) for outcome in (NOT_MET, WITHIN_NOISE, NOT_JUDGED)}
+    others = [f"{count} {outcome}" for outcome, count in counts.items() if count and outcome != NOT_MET]
+    told = f" ({', '.join(others)})" if others else ""
+    total = len(report.verdicts)
+    if report.met:
+        return f"The budget is met: {total} verdict{'s' * (total > 1)}{told}."
+    return f"The budget is not met: {counts[NOT_MET]} of {total} verdict{'s' * (total > 1)} failed{told}."
+
+
+def failures(report: Report) -> str:
+    """Each failure on a line, for stderr."""
+    named = [f"  {verdict.cell or WHOLE}  {line(verdict)}" for verdict in report.of(NOT_MET)]
+    return "\n".join(["the budget is not met:", *named])
+
+
+def legend(report: Report) -> Iterator[str]:
+    """How to read the table, and what else there is to know."""
+    paired = [verdict.interval for verdict in report.verdicts if verdict.interval is not None]
+    if paired:
+        groups, images = paired[0].groups, f"{report.images:,} images"
+        drawn = images if groups == report.images else f"{groups:,} groups of the {images}"
+        yield f"95 % intervals by paired bootstrap over {drawn}; a drop fails where all of it is above the limit"
+    yield from report.notes
+
+
+def _cells(verdict: Verdict) -> tuple[str, ...]:
+    shown = (verdict.cell or WHOLE, verdict.rule, found(verdict), limit(verdict), verdict.note)
+    return verdict.outcome, *shown
+
+
+def table(report: Report) -> Table:
+    """Every verdict, a row each."""
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for title in TITLES:
+        made.add_column(title, overflow="fold", no_wrap=title in ("verdict", "rule"))
+    for verdict in report.verdicts:
+        made.add_row(*map(escape, _cells(verdict)), style=_STYLE[verdict.outcome])
+    return made
+
+
+def markdown(report: Report) -> str:
+    """A section for a job summary: what is not simply met in the open, the rest folded."""
+    head = f"| {' | '.join(TITLES)} |\n|{' --- |' * len(TITLES)}"
+    open_rows = [verdict for verdict in report.verdicts if verdict.outcome != MET]
+    lines = [f"### {':white_check_mark:' if report.met else ':x:'} {sentence(report)}", ""]
+    if open_rows:
+        lines += [head, *map(_row, open_rows), ""]
+    if report.of(MET):
+        lines += [f"<details><summary>{len(report.of(MET))} met</summary>", "", head]
+        lines += [*map(_row, report.of(MET)), "", "</details>", ""]
+    lines += [f"- {_plain(text)}" for text in legend(report)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _row(verdict: Verdict) -> str:
+    outcome, *rest = map(_plain, _cells(verdict))
+    return f"| {f'**{outcome}**' if verdict.outcome == NOT_MET else outcome} | {' | '.join(rest)} |"
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown leaves as it is, on one line and in one cell."""
+    return re.sub(r"([\\`*_|\[\]])", r"\\\1", escape_html(" ".join(text.split()), quote=False))
+
+
+def junit(report: Report) -> str:
+    """JUnit XML: a test case for each verdict, the cell as its class and the rule as its name."""
+    counts = {
+        "tests": len(report.verdicts),
+        "failures": len(report.of(NOT_MET)),
+        "errors": 0,
+        "skipped": len(report.of(NOT_JUDGED)),
+    }
+    told = {name: str(count) for name, count in counts.items()}
+    root = ET.Element("testsuites", told)
+    suite = ET.SubElement(root, "testsuite", {"name": "mobconv check", **told})
+    for verdict in report.verdicts:
+        case = ET.SubElement(suite, "testcase", {"classname": _xml(verdict.cell or WHOLE), "name": verdict.rule})
+        text = _xml(line(verdict))
+        if verdict.outcome == NOT_MET:
+            ET.SubElement(case, "failure", {"message": text, "type": verdict.rule}).text = text
+        elif verdict.outcome == NOT_JUDGED:
+            ET.SubElement(case, "skipped", {"message": text})
+        else:
+            ET.SubElement(case, "system-out").text = f"{verdict.outcome}: {text}"
+    ET.indent(root)
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
+
+
+def _xml(text: str) -> str:
+    return _NOT_XML.sub("\ufffd", text)
+
+
+def workflow_commands(report: Report) -> Iterator[str]:
+    """Commands of a GitHub workflow: an error for each failure, a warning for what noise alone excuses."""
+    for verdict in report.verdicts:
+        kind = {NOT_MET: "error", WITHIN_NOISE: "warning"}.get(verdict.outcome)
+        if kind:
+            told = f"{verdict.cell or WHOLE} {line(verdict)}"
+            yield f"::{kind} title=mobconv check::{_command(told)}"
+
+
+def _command(text: str) -> str:
+    """Data of a workflow command: one line, and no sign of its own syntax."""
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """All of it: outcomes, figures and limits in their units, intervals in points."""
+    return {
+        "schema": 1,
+        "met": report.met,
+        "counts": {outcome: len(report.of(outcome)) for outcome in (MET, WITHIN_NOISE, NOT_JUDGED, NOT_MET)},
+        "verdicts": [{**asdict(verdict), "cell": verdict.cell or None} for verdict in report.verdicts],
+        "notes": list(report.notes),
+    }
