@@ -140,8 +140,10 @@ def check_shape(images: Images, shape: tuple[int, ...], what: str) -> None:
 
 
 def accuracy(outputs: Floats, labels: NDArray[np.int64]) -> Accuracy:
-    """Top-1 and top-5 of outputs (N, classes). Of equal ones the first ranks first, as argmax has it; not-a-number ranks
-    last, so it never counts as right."""
+    """Top-1 and top-5 of outputs (N, classes).
+
+    Of equal ones the first ranks first, as argmax has it; not-a-number ranks last, so it never counts as right.
+    """
     clean = np.where(np.isnan(outputs), -np.inf, outputs)
     own = np.take_along_axis(clean, labels[:, None], axis=1)
     earlier = np.arange(outputs.shape[1]) < labels[:, None]

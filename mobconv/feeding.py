@@ -101,8 +101,8 @@ def layout_of(spec: TensorSpec, channels: int, artifact: Path) -> Layout:
         if spec.shape[3] == channels:
             return "nhwc"
     raise InputError(
-        f"{artifact} takes inputs of shape {tuple(spec.shape)}; images go in with {channels} channels, "
-        f"(N, {channels}, height, width) or (N, height, width, {channels})"
+        f"{artifact} takes inputs of shape {tuple(spec.shape)}; {'RGB ' if channels == 3 else ''}images go in with "
+        f"{channels} channels, (N, {channels}, height, width) or (N, height, width, {channels})"
     )
 
 
