@@ -40,6 +40,7 @@ class Comparison:
     injections    layers, worst first; None where they cannot be told apart
     finding       of the probe; None: there was nothing to explain
     call          the corrected call, where a mistake is named
+    doubt         what to warn of: classes that data and file call by other names
     other_checkpoint  whether the file's record says that it was made from another checkpoint
     """
 
@@ -55,6 +56,7 @@ class Comparison:
     call: str
     verified: str
     other_checkpoint: bool
+    doubt: str
 
     def to_json(self) -> dict[str, Any]:
         """All figures; predictions and outputs left out."""
@@ -119,7 +121,7 @@ def compare(
         say("data")
         images = load(network)
         feeding.check_shape(images.pixels, images.source, takes.preprocessing, spec, str(path))
-        evaluate.check_names(images, named or checkpoint.labels, str(path))
+        doubt = evaluate.check_names(images, named or checkpoint.labels, str(path))
         fall = waterfall(checkpoint, path, images, feeding.feed(takes.preprocessing, spec), say=say)
         try:
             lost = _differences(fall.steps, images)
@@ -150,6 +152,7 @@ def compare(
         call,
         verified,
         record.get("checkpoint", checkpoint.sha256) != checkpoint.sha256,
+        doubt,
     )
 
 

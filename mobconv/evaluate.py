@@ -105,24 +105,25 @@ def check_labels(images: Images, classes: int) -> None:
         )
 
 
-def check_names(images: Images, labels: Sequence[str], what: str) -> None:
-    """Raise InputError where data and network both name their classes and the names are others, or in another order.
+def check_names(images: Images, labels: Sequence[str], what: str) -> str:
+    """Hold the data's names of its classes against a network's -> a warning where they may be others, or ''.
 
-    Names are compared without case, blanks and the like.
+    Names are compared without case, blanks and the like. Raises InputError where they are certainly others: the same
+    names in another order, some the same and some not, or none the same and not as many. (Folders may be called by
+    numbers, or by WordNet's.)
     """
-    if not labels or not images.names or len(labels) < len(images.names):
-        return
-
-    def plain(name: str) -> str:
-        return re.sub(r"[\W_]+", "", str(name)).casefold()
-
-    for number, (ours, theirs) in enumerate(zip(labels, images.names, strict=False)):
-        if plain(ours) != plain(theirs):
-            order = "in another order" if {*map(plain, labels)} >= {*map(plain, images.names)} else "of other classes"
-            raise InputError(
-                f"{images.source}: class {number} is {theirs!r}, and output {number} of {what} is {ours!r}: the labels "
-                f"are {order}; accuracy on this data would mean nothing"
-            )
+    if not labels or not images.names:
+        return ""
+    ours, theirs = ([re.sub(r"[\W_]+", "", str(name)).casefold() for name in names] for names in (labels, images.names))
+    if theirs == ours[: len(theirs)]:
+        return ""
+    number = next(i for i, name in enumerate(theirs) if i >= len(ours) or ours[i] != name)
+    own = repr(labels[number]) if number < len(labels) else "not there"
+    told = f"{images.source}: class {number} is {images.names[number]!r}, and output {number} of {what} is {own}"
+    if {*ours} & {*theirs} or len(ours) != len(theirs):
+        order = "in another order" if {*ours} >= {*theirs} else "of other classes"
+        raise InputError(f"{told}: the labels are {order}; accuracy on this data would mean nothing")
+    return f"{told}: if these are not names of the same classes, accuracy on this data means nothing"
 
 
 def check_shape(images: Images, shape: tuple[int, ...], what: str) -> None:

@@ -153,3 +153,24 @@ class TestArtifacts:
 def test_equal_outputs_are_no_right_answers():
     found = evaluate.accuracy(np.zeros((10, 10), np.float32), np.arange(10))
     assert (found.top1, found.top5) == (0.1, 0.5)  # as argmax, which takes the first
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "end"),
+    [
+        (("cat", "dog"), ("Cat", "dog "), ""),
+        (("cat", "dog"), (), ""),
+        (("a", "b", "c"), ("a", "b"), ""),
+        (("cat", "dog"), ("dog", "cat"), "in another order"),
+        (("cat", "dog"), ("cat", "bird"), "of other classes"),
+        (("0", "1", "2"), ("cat", "dog"), "of other classes"),
+        (("tench", "goldfish"), ("n01440764", "n01443537"), "warning"),
+    ],
+)
+def test_names_of_classes(labels, names, end):
+    held = Images("data", np.zeros((2, 1, 1, 3), np.uint8), np.array([0, 1]), names, "")
+    if end in ("", "warning"):
+        assert bool(evaluate.check_names(held, labels, "the file")) == (end == "warning")
+        return
+    with pytest.raises(InputError, match=end):
+        evaluate.check_names(held, labels, "the file")

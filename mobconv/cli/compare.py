@@ -65,6 +65,8 @@ def command(
         )
     if found.other_checkpoint:
         say(f"warning: {artifact} says that it was made from another checkpoint than {checkpoint}")
+    if found.doubt:
+        say(f"warning: {found.doubt}")
     if as_json:
         print(json.dumps(found.to_json(), indent=1))
         return 0

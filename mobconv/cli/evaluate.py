@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mobconv.cli.common import AsJson, PreprocessingOption, preprocessing_from
+from mobconv.cli.common import AsJson, PreprocessingOption, preprocessing_from, say
 
 
 def command(
@@ -45,7 +45,9 @@ def command(
     feed = feeding.feed(takes.preprocessing, spec)
     outputs = evaluate.predict(evaluate.of_runner(runner, feed), images.pixels)
     evaluate.check_labels(images, outputs.shape[1])
-    evaluate.check_names(images, runner.labels or tuple(record.get("labels", ())), str(artifact))
+    doubt = evaluate.check_names(images, runner.labels or tuple(record.get("labels", ())), str(artifact))
+    if doubt:
+        say(f"warning: {doubt}")
     right = evaluate.accuracy(outputs, images.labels)
     timing = None if runner.verified == "emulated" else evaluate.latency(runner, runner, feed(images.pixels[:1]))
     found = {
