@@ -29,6 +29,7 @@ from rival import Rival, Weights
 from mobconv import backends, evaluate, files, recipe, sweep, templates
 from mobconv.checkpoint import Checkpoint
 from mobconv.data import Images
+from mobconv.paired import holm
 from mobconv.quantize import Weight
 from mobconv.schemes import Cell, Compute
 from mobconv.trace import Program
@@ -245,19 +246,6 @@ def table(rows: list[Row]) -> common.Table:
             ]
         )
     return found
-
-
-def holm(p: list[float]) -> list[float]:
-    """p adjusted for as many tests: of all below a level, that is the chance that any of them is so by chance.
-
-    Holm 1979, "A simple sequentially rejective multiple test procedure": the least times n, the next n - 1, and so on,
-    and none below the one before.
-    """
-    adjusted, least = [0.0] * len(p), 0.0
-    for place, index in enumerate(sorted(range(len(p)), key=p.__getitem__)):
-        least = max(least, min(1.0, (len(p) - place) * p[index]))
-        adjusted[index] = least
-    return adjusted
 
 
 def verdicts(rows: list[Row]) -> list[common.Verdict]:

@@ -9,7 +9,7 @@ The same object says what an artifact takes: one that normalises pixels itself t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -135,10 +135,6 @@ class Preprocessing:
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"preprocessing needs numbers under 'mean' and 'std', got {dict(value)!r}") from error
         return cls(**held)
-
-    def taking(self, layout: Layout) -> Preprocessing:
-        """The same in another order of axes."""
-        return replace(self, layout=layout)
 
 
 def raw(colour: Colour = "rgb", channels: int = 3) -> Preprocessing:

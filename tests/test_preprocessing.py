@@ -1,6 +1,7 @@
 """One object says what happens to pixels: its numbers, its refusals, and what it says of itself."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def test_range_is_what_mean_and_std_are_in():
 def test_colour_and_layout():
     swapped = Preprocessing((0.6, 0.5, 0.4), (0.3, 0.25, 0.2), colour="bgr")(PIXELS)
     np.testing.assert_array_equal(swapped[:, ::-1], OWN(PIXELS))
-    np.testing.assert_array_equal(OWN.taking("nhwc")(PIXELS), OWN(PIXELS).transpose(0, 2, 3, 1))
+    np.testing.assert_array_equal(replace(OWN, layout="nhwc")(PIXELS), OWN(PIXELS).transpose(0, 2, 3, 1))
 
 
 def test_fit_resizes_the_shorter_side_and_cuts_the_middle():
