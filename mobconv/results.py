@@ -245,6 +245,26 @@ def agrees(predicted: NDArray[np.int64], labels: NDArray[np.int64], top1: float)
     return abs(float((predicted == labels).mean()) - top1) <= max(0.005, 1 / len(labels)) + 1e-9
 
 
+def predictions_of(row: Row, held: Mapping[str, NDArray[np.int64]] | None, path: Path) -> NDArray[np.int64] | None:
+    """Those of a cell (N,), of what read_predictions gave for the results.json at `path`; None where it gave None.
+
+    Raises InputError where they are not what its row was counted from.
+    """
+    if held is None:
+        return None
+    file = path.with_name("predictions.npz")
+    found = held.get(row.cell)
+    if found is None:
+        raise InputError(f"{file} has no predictions of {row.cell}: it is not of {path}; run the sweep again")
+    if row.top1 is not None and not agrees(found, held["labels"], row.top1):
+        counted = float((found == held["labels"]).mean()) * 100
+        raise InputError(
+            f"{row.cell}: {file} gives top-1 {counted:.2f} %, {path} says {row.top1 * 100:.2f} %: "
+            "one of them was changed; run the sweep again"
+        )
+    return found
+
+
 def _known(kind: type[Row] | type[Cliff], values: Mapping[str, Any]) -> dict[str, Any]:
     """Fields may be added by later releases: unknown ones are left aside."""
     names = {each.name for each in fields(kind)}
