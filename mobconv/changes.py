@@ -1,7 +1,7 @@
 """Two results, cell by cell: what is better, worse, or within noise, in size and latency too.
 
-A cell is better or worse where its p, adjusted by Holm over all comparisons, is at most 5 %, and the 95 % interval of the
-difference leaves out 0; the interval draws whole groups of images where the data names them, which p does not know.
+A cell is better or worse where its p, adjusted by Holm over all comparisons, is at most 5 %, and the 95 % interval of
+the difference leaves out 0; the interval draws whole groups of images where the data names them, which p does not know.
 """
 
 from __future__ import annotations
@@ -119,13 +119,15 @@ def _pairs(before: Side, after: Side) -> tuple[list[str], Pairs | None]:
     if before.predictions is None or after.predictions is None:
         sides = [name for name, side in (("A", before), ("B", after)) if side.predictions is None]
         notes.append(
-            f"no predictions.npz beside {' and '.join(sides)}: intervals are unpaired, wider than paired ones, and take images "
+            f"no predictions.npz beside {' and '.join(sides)}: intervals are unpaired, wider than paired ones, "
+            "and take images "
             "as independent"
         )
         return notes, None
     if not np.array_equal(before.predictions["labels"], after.predictions["labels"]):
         raise InputError(
-            f"{before.path.with_name('predictions.npz')} and {after.path.with_name('predictions.npz')} have other labels for "
+            f"{before.path.with_name('predictions.npz')} and {after.path.with_name('predictions.npz')} have other "
+            "labels for "
             "the same data: one of them was changed, or images were read in another order; run both sweeps again"
         )
     groups = before.predictions.get("groups", after.predictions.get("groups"))

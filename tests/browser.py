@@ -11,7 +11,8 @@ from selenium.webdriver.chrome.service import Service
 
 _BROWSERS = (
     "chromium", "chromium-browser", "google-chrome", "google-chrome-stable",
-    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome", "/Applications/Chromium.app/Contents/MacOS/Chromium",
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    "/Applications/Chromium.app/Contents/MacOS/Chromium",
 )  # fmt: skip
 MISSING = (
     "the report's pages are tested in a real browser, and there is no {what} here. Install Debian's or Ubuntu's "
@@ -19,7 +20,8 @@ MISSING = (
     "MOBCONV_CHROMEDRIVER to the two programs"
 )
 _ARGUMENTS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--window-size=1280,900",
 )  # fmt: skip
 

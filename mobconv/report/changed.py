@@ -42,7 +42,8 @@ def legend(found: Changes) -> Iterator[str]:
         model = side.results.model
         yield f"{name}: {side.path}, of {model.get('path', '?')} ({str(model.get('sha256', '?'))[:12]})"
     yield (
-        f"float baseline: {found.before.results.float_top1 * 100:.2f} % and {found.after.results.float_top1 * 100:.2f} %, "
+        f"float baseline: {found.before.results.float_top1 * 100:.2f} % and "
+        f"{found.after.results.float_top1 * 100:.2f} %, "
         f"{_points(-found.lost.points)} points ({_interval(found.lost)})"
     )
     yield from found.notes
@@ -52,8 +53,10 @@ def legend(found: Changes) -> Iterator[str]:
     else:
         how = "unpaired, by Newcombe's formula; p: Fisher's exact test"
     yield (
-        f"change: points of top-1, B less A, with its 95 % interval ({how}). p is adjusted by Holm for {found.tests} comparisons: "
-        "of so many, some intervals leave out 0 by chance. better or worse: p at most 5 % and an interval without 0. latency: each "
+        f"change: points of top-1, B less A, with its 95 % interval ({how}). p is adjusted by Holm for "
+        f"{found.tests} comparisons: "
+        "of so many, some intervals leave out 0 by chance. better or worse: p at most 5 % and an interval "
+        "without 0. latency: each "
         "against its own fp32 file"
     )
 

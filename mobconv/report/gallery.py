@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mobconv.files import write_whole
-from mobconv.report import charts, drawing, words
-from mobconv.report.charts import DARK, LIGHT, Palette, Spec
+from mobconv.report import charts, drawing, fronts, words
 from mobconv.report.digest import Digest, Panel
+from mobconv.report.style import DARK, LIGHT, Palette, Spec
 
 
 def write(told: Digest, folder: Path) -> int:
@@ -40,7 +40,7 @@ def _cliff(told: Digest, panel: Panel) -> Callable[[Palette], Spec]:
 
 
 def _size(told: Digest, backend: str) -> Callable[[Palette], Spec]:
-    return lambda palette: charts.sizes(told, backend, palette, f"Top-1 against size: {backend}\n{_of(told)}")
+    return lambda palette: fronts.sizes(told, backend, palette, f"Top-1 against size: {backend}\n{_of(told)}")
 
 
 def _losses(told: Digest, panel: Panel) -> Callable[[Palette], Spec]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mobconv.report import charts, drawing, page, words
+from mobconv.report import charts, drawing, fronts, page, style, words
 from mobconv.report.digest import FLOAT_SPEED, Choice, Digest, Measured, Panel, way
 from mobconv.report.page import Column, Line, Shown
 from mobconv.report.tables import size
@@ -42,7 +42,8 @@ def html(told: Digest) -> str:
         title=f"{model}: {len(found.cells)} cells",
         heading=model,
         lead=(
-            f"{len(told.measured)} files in {len(backends)} format{'s' * (len(backends) != 1)} ({words.joined(backends)}), "
+            f"{len(told.measured)} files in {len(backends)} format{'s' * (len(backends) != 1)} "
+            f"({words.joined(backends)}), "
             f"each read back from disk and measured on {images:,} images of {source}."
         ),
         tiles=_tiles(told),
@@ -50,8 +51,10 @@ def html(told: Digest) -> str:
         ship_titles=_SHIP,
         ship=[_ship(choice) for choice in told.choices],
         cliff_note=(
-            f"Where top-1 falls more than {told.margin:g} points below float ({told.float_top1:.2f} %): the cliff. Files that fell "
-            f"are ringed; a line stands in front of each cliff. {words.intervals(told)} Bars shorter than a mark are hidden by it; "
+            f"Where top-1 falls more than {told.margin:g} points below float ({told.float_top1:.2f} %): the "
+            "cliff. Files that fell "
+            f"are ringed; a line stands in front of each cliff. {words.intervals(told)} Bars shorter than a mark "
+            "are hidden by it; "
             "the table has their ends."
         ),
         cliff_lines=words.cliff_lines(told),
@@ -62,14 +65,16 @@ def html(told: Digest) -> str:
         sizes=[
             {
                 "title": backend,
-                "svg": _svg(charts.sizes(told, backend), words.front_finding(told, backend)),
+                "svg": _svg(fronts.sizes(told, backend), words.front_finding(told, backend)),
                 "caption": words.front_finding(told, backend).partition(". ")[2],
             }
             for backend in list(told.fronts)[:PLOTS]
         ],
         size_note=(
-            "Up and to the left is better. The line is the Pareto front: no other file of the format is as small and as accurate. "
-            "Bars: 95 % intervals of the difference to float. Hollow marks are stored @native. The axis is straight near "
+            "Up and to the left is better. The line is the Pareto front: no other file of the format is as small "
+            "and as accurate. "
+            "Bars: 95 % intervals of the difference to float. Hollow marks are stored @native. The axis is "
+            "straight near "
             "float and logarithmic beyond, because what one may ship differs by tenths."
         ),
         losses=_plots(told.losses, lambda panel: charts.losses(told, panel), words.loss_finding, "losses"),
@@ -77,7 +82,8 @@ def html(told: Digest) -> str:
         losses_note=words.losses_note(told),
         cells_note=(
             "Open a cell for its file, hash and notes. ▼: more than the margin below float. Bits as asked, and → as "
-            "stored where that is another width. Losses are points of top-1, positive is worse; latency against the format's fp32 file."
+            "stored where that is another width. Losses are points of top-1, positive is worse; "
+            "latency against the format's fp32 file."
         ),
         label="All cells, one row each",
         columns=_COLUMNS,
@@ -89,14 +95,14 @@ def html(told: Digest) -> str:
     )  # fmt: skip
 
 
-def _svg(spec: charts.Spec, finding: str) -> Any:
+def _svg(spec: style.Spec, finding: str) -> Any:
     from markupsafe import Markup
 
     return Markup(drawing.inline(drawing.svg(spec), finding))
 
 
 def _plots(
-    panels: Sequence[Panel], draw: Callable[[Panel], charts.Spec], finding: Callable[[Panel], str], what: str
+    panels: Sequence[Panel], draw: Callable[[Panel], style.Spec], finding: Callable[[Panel], str], what: str
 ) -> list[dict[str, Any]]:
     return [
         {
@@ -120,7 +126,7 @@ def _tiles(told: Digest) -> list[dict[str, Any]]:
     rest = [f"{count} {status}" for status, count in counts.items() if status != OK]
     tiles = [
         _best(told, "Smallest, no measurable loss", [choice.lossless for choice in told.choices]),
-        _best(told, f"Smallest within the margin of {told.margin:g} points", [choice.within for choice in told.choices]),
+        _best(told, f"Smallest within {told.margin:g} points of float", [choice.within for choice in told.choices]),
         {
             "title": "Float top-1", "figure": f"{told.float_top1:.2f} %",
             "lines": [f"the baseline, PyTorch, on {told.results.data.get('images', 0):,} images"],
@@ -153,7 +159,7 @@ def _cliff_tile(told: Digest) -> dict[str, Any]:
         bits = sorted({each for each in held if each is not None}, reverse=True)
         every += bits
         text = " or ".join(map(str, bits)) + " bits" if bits else "none measured"
-        lines.append(f"{charts.mode_name(mode)}: {text}" + (", or none" if bits and None in held else ""))
+        lines.append(f"{style.mode_name(mode)}: {text}" + (", or none" if bits and None in held else ""))
     low, high = min(every, default=0), max(every, default=0)
     figure = "none" if not every else f"{high} bit{'s' * (high != 1)}" if low == high else f"{high} to {low} bits"
     return {"title": f"Cliff: more than {told.margin:g} points lost at", "figure": figure, "lines": lines}
@@ -161,8 +167,10 @@ def _cliff_tile(told: Digest) -> dict[str, Any]:
 
 def _ship_note(told: Digest) -> str:
     return (
-        "The smallest file of each format. No measurable loss: the 95 % interval of the difference to float holds 0, or is all a gain; on "
-        f"few images that says little, so look at the interval. At float speed: at most {FLOAT_SPEED:g} times the latency of fp32. Within "
+        "The smallest file of each format. No measurable loss: the 95 % interval of the difference to float "
+        "holds 0, or is all a gain; on "
+        f"few images that says little, so look at the interval. At float speed: at most {FLOAT_SPEED:g} times the "
+        "latency of fp32. Within "
         f"the margin: no more than {told.margin:g} points below float, by the figure."
     )
 
@@ -187,7 +195,7 @@ def _line(told: Digest, row: Row) -> Line:
     each = told.by_cell.get(row.cell)
     within = each is not None and not told.fallen(each)
     data = {
-        "backend": row.backend, "mode": charts.mode_name(row.mode) if row.mode else "float", "status": row.status,
+        "backend": row.backend, "mode": style.mode_name(row.mode) if row.mode else "float", "status": row.status,
         "way": way(row) or "packed", "within": "1" if within else "0",
     }  # fmt: skip
     bits = f"{row.bits}" if row.stored_bits in (None, row.bits) else f"{row.bits} → {row.stored_bits}"
@@ -225,7 +233,7 @@ def _told(row: Row) -> list[str]:
             f"{row.file_bytes:,} bytes" + ("" if row.weight_bytes is None else f", {row.weight_bytes:,} of weights")
         )
     if row.mode:
-        how = f"{charts.mode_name(row.mode)} per {row.granularity}, {row.algorithm}"
+        how = f"{style.mode_name(row.mode)} per {row.granularity}, {row.algorithm}"
         lines.append(
             f"asked {row.bits} bits, stored at {row.stored_bits}, {how}, {row.storage}, computed in {row.compute}"
         )
@@ -251,7 +259,7 @@ def _facts(told: Digest) -> list[tuple[str, str]]:
     for each in told.measured:
         by[words.measured_by(each.row)] = by.get(words.measured_by(each.row), 0) + 1
     parameters, weights = found.model.get("parameters"), found.model.get("quantizable_weights")
-    facts = [
+    return [
         ("checkpoint", str(found.model.get("path", "-"))),
         ("its sha256", str(found.model.get("sha256", "-"))),
         ("parameters", f"{parameters:,}, {weights:,} of them quantized" if _both(parameters, weights) else "-"),
@@ -259,10 +267,9 @@ def _facts(told: Digest) -> list[tuple[str, str]]:
         ("its sha256", str(found.data.get("sha256", "-"))),
         ("measured by", "; ".join(f"{count} files: {who}" for who, count in by.items())),
         ("intervals", words.intervals(told)),
-        ("size", "the whole artifact on disk; eff. bits: 8 x bytes of the quantized weights, with scales, tables and the ops that decode them, over their number"),
-        ("latency", "one image on one thread, median, against the same format's fp32 file run in turn; emulated files have none"),
+        ("size", "the whole artifact on disk; eff. bits: of a quantized weight, scales, tables and decoding ops included"),
+        ("latency", "one image on one thread, median, against the format's fp32 file; emulated files have none"),
     ]  # fmt: skip
-    return facts
 
 
 def _both(*values: Any) -> bool:

@@ -1,4 +1,4 @@
-"""One self-contained HTML page: templates, styles and script inlined, under a policy that lets nothing else run or load."""
+"""One self-contained HTML page: templates, styles and script inlined, under a policy that lets nothing else in."""
 
 from __future__ import annotations
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mobconv.report.charts import interval, mode_name
+from mobconv.report.charts import interval
 from mobconv.report.digest import Digest, Measured, Panel, cliff_words, modes
+from mobconv.report.style import mode_name
 from mobconv.report.tables import size
 from mobconv.results import FAILED, OK, UNSUPPORTED, Row
 
@@ -32,6 +33,7 @@ def change(each: Measured) -> str:
 
 
 def minus(text: str) -> str:
+    """With minuses as wide as a plus."""
     return text.replace("-", "\N{MINUS SIGN}")
 
 
@@ -129,7 +131,8 @@ def loss_finding(panel: Panel) -> str:
     lost = ", ".join(
         f"{each.row.scheme} {(each.row.quantization_loss or 0.0):.2f}" for each in panel.points if each.row.scheme
     )
-    return f"Points of top-1 lost, {panel_title(panel)}. Conversion loses at most {worst:.2f}. Lost to quantization: {lost}."
+    head = f"Points of top-1 lost, {panel_title(panel)}"
+    return f"{head}. Conversion loses at most {worst:.2f}. Lost to quantization: {lost}."
 
 
 def losses_note(told: Digest) -> str:
@@ -146,7 +149,9 @@ def losses_note(told: Digest) -> str:
             f"{signed(-worst.row.conversion_loss)})."
         )
     return (
-        f"{head} Quantization: float against PyTorch with the dequantized weights. Conversion: that against the file in its "
-        f"own runtime. Bars are cut at {2 * max(told.margin, 0.5):g} points and marked ↑; the figure is of the whole. Dashed: "
+        f"{head} Quantization: float against PyTorch with the dequantized weights. Conversion: that against the "
+        "file in its "
+        f"own runtime. Bars are cut at {2 * max(told.margin, 0.5):g} points and marked ↑; the figure is of the "
+        "whole. Dashed: "
         "the margin."
     )
