@@ -42,7 +42,7 @@ def accuracy(told: Digest, panel: Panel, palette: Palette = LIGHT, title: str = 
     layers: list[Any] = [
         *_limits(told, palette),
         *_cliff_marks(panel, palette, widths),
-        base.mark_line(strokeWidth=2).encode(y=y, color=looks["color"], strokeDash=looks["dash"]),
+        base.mark_line(strokeWidth=2, aria=False).encode(y=y, color=looks["color"], strokeDash=looks["dash"]),
         base.mark_rule(strokeWidth=1.5).encode(y=alt.Y("low:Q", title="top-1 %"), y2="high:Q", color=looks["color"]),
         base.mark_point(filled=True, size=55, opacity=1).encode(
             y=y, color=looks["color"], shape=looks["shape"], description="tip:N"
@@ -50,7 +50,7 @@ def accuracy(told: Digest, panel: Panel, palette: Palette = LIGHT, title: str = 
     ]
     if fallen:
         ringed = chart(fallen).encode(x=x, y=y)
-        layers.append(ringed.mark_point(size=170, filled=False, stroke=palette.ink, strokeWidth=1))
+        layers.append(ringed.mark_point(aria=False, size=170, filled=False, stroke=palette.ink, strokeWidth=1))
     return whole(alt.layer(*layers).properties(width=WIDTH, height=230), palette, title)
 
 

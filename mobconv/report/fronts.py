@@ -109,7 +109,7 @@ def sizes(told: Digest, backend: str, palette: Palette = LIGHT, title: str = "")
             text="text:N", x=alt.value(WIDTH - 2)
         ),
         chart(stairs)
-        .mark_line(interpolate="step-after", color=palette.muted, strokeWidth=1.5)
+        .mark_line(aria=False, interpolate="step-after", color=palette.muted, strokeWidth=1.5)
         .encode(x="bytes:Q", y="drop:Q", order="n:Q"),
         chart(bars)
         .mark_rule(strokeWidth=1.5, opacity=0.55)

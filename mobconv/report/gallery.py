@@ -49,8 +49,9 @@ def _losses(told: Digest, panel: Panel) -> Callable[[Palette], Spec]:
 
 def title(what: str, told: Digest, panel: Panel) -> str:
     """A heading and, below it, what the plot is of."""
-    together = ", all on one line" if len(panel.backends) > 1 else ""
-    return f"{what}: {panel.way or 'packed'}\n{words.joined(panel.backends)}{together}\n{_of(told)}"
+    together = ": the same weights, the same lines" if len(panel.backends) > 1 else ""
+    way = f", {panel.way}" if panel.way else ""
+    return f"{what}{way}\n{words.joined(panel.backends)}{together}\n{_of(told)}"
 
 
 def _of(told: Digest) -> str:
