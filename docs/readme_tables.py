@@ -1,7 +1,8 @@
 """Write the tables of the README from results files: figures there are generated, never typed.
 
 python docs/readme_tables.py              rewrite README.md from docs/demo-results.json, docs/thesis-results.json and
-                                          docs/listing.txt, which is what the command in LISTING printed; and draw docs/cliff.svg
+                                          docs/listing.txt, which is what the command in LISTING printed; draw
+                                          docs/cliff.svg
 python docs/readme_tables.py --check      exit 1 when it would change
 """
 
@@ -149,7 +150,7 @@ def listing() -> list[str]:
 
 
 def cliff() -> str:
-    """The plot of the thesis's network. The drawing ends with a hash of what was drawn: fonts differ between machines."""
+    """The plot of the thesis's network. It ends with a hash of its specification: fonts differ between machines."""
     path = HERE / "thesis-results.json"
     told = digest.digest(results.read(path), None, path)
     spec = charts.accuracy(told, told.accuracy[0], title=gallery.title("Top-1 against bits", told, told.accuracy[0]))

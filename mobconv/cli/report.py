@@ -51,11 +51,24 @@ def _page(path: Path, output: Path | None, plots: Path | None) -> None:
     found = rows.read(path)
     target = output or path.with_name("report.html")
     told = digest.digest(found, rows.read_predictions(path, found), path)
+    _writable(target)
+    if plots is not None:
+        files.ensure_folder(plots)
     text = overview.html(told)
     files.write_whole(target, text)
     say(f"{target}: {len(found.cells)} cells, {len(text.encode()) / 1e3:,.0f} kB")
     if plots is not None:
         say(f"{plots}: {gallery.write(told, plots)} plots")
+
+
+def _writable(target: Path) -> None:
+    """What is in the way of a page is told before the work. Raises OutputError."""
+    from mobconv import files
+    from mobconv.errors import OutputError
+
+    files.ensure_folder(target.parent)
+    if target.is_dir():
+        raise OutputError(f"{target} is a folder; name the page in it, such as -o {target / 'report.html'}")
 
 
 def _compare(before: Path, after: Path, output: Path | None, as_json: bool) -> int:
@@ -72,6 +85,8 @@ def _compare(before: Path, after: Path, output: Path | None, as_json: bool) -> i
         found = rows.read(path)
         sides.append(changes.Side(path, found, rows.read_predictions(path, found)))
     told = changes.compare(*sides)
+    if output is not None:
+        _writable(output)
     if output is not None:
         files.write_whole(output, changed.html(told))
     if as_json:

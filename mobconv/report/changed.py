@@ -21,7 +21,7 @@ from mobconv.changes import (
     Side,
 )
 from mobconv.intervals import Estimate
-from mobconv.report import drawing, page
+from mobconv.report import drawing, page, words
 from mobconv.report.page import Column, Line, Shown
 from mobconv.report.tables import size
 
@@ -218,10 +218,14 @@ def _line(each: Change) -> Line:
             kind={WORSE: "bad", BETTER: "good"}.get(each.outcome, ""),
         ),
         Shown(top1, row.top1),
-        Shown(change, None if each.lost is None else -each.lost.points, sub="" if each.lost is None else interval),
+        Shown(
+            words.minus(change),
+            None if each.lost is None else -each.lost.points,
+            sub="" if each.lost is None else words.minus(interval),
+        ),
         Shown(p, each.p),
         Shown(sizes, row.file_bytes),
-        Shown("-" if grown is None else f"{grown * 100:+.1f} %", grown),
+        Shown("-" if grown is None else words.minus(f"{grown * 100:+.1f} %"), grown),
         Shown(latency, ratio),
     ]
     data = {"outcome": each.outcome, "backend": row.backend, "mode": row.mode or "float"}

@@ -16,13 +16,13 @@ PLOTS = 12  # of a kind in one page: more than that nobody compares, and each ta
 _COLUMNS = (
     Column("cell", figure=False),
     Column("bits"),
-    Column("eff. bits"),
     Column("size"),
     Column("top-1 %"),
     Column("against float"),
+    Column("latency"),
     Column("quant. loss"),
     Column("conv. loss"),
-    Column("latency"),
+    Column("eff. bits"),
     Column("measured by", figure=False),
     Column("needs", figure=False),
 )
@@ -205,16 +205,16 @@ def _line(told: Digest, row: Row) -> Line:
         shown.append(Shown(f"{row.status}: {why}", figure=False, kind="reason", span=len(_COLUMNS) - 2))
         return Line(row.cell, shown, [text for text in (row.note,) if text], kind=row.status, data=data)
     shown += [
-        _figure(row.effective_bits, "{:.2f}"),
         Shown(size(each.bytes), each.bytes),
         Shown(f"{each.top1 * 100:.2f}", each.top1),
         Shown(
             words.signed(-each.lost.points) + ("" if within else " ▼"), -each.lost.points,
             sub=words.minus(charts.interval(each)), kind="" if within else "fell",
         ),
+        _figure(row.latency_ratio, "{:.2f}x"),
         _figure(row.quantization_loss, "{:+.2f}"),
         _figure(row.conversion_loss, "{:+.2f}", "bad" if (row.conversion_loss or 0) >= 0.5 else ""),
-        _figure(row.latency_ratio, "{:.2f}x"),
+        _figure(row.effective_bits, "{:.2f}"),
         Shown({"runtime": "its runtime"}.get(str(row.verified), str(row.verified)), str(row.verified), figure=False),
         Shown(row.requires or "-", row.requires or None, figure=False),
     ]  # fmt: skip
@@ -267,7 +267,7 @@ def _facts(told: Digest) -> list[tuple[str, str]]:
         ("its sha256", str(found.data.get("sha256", "-"))),
         ("measured by", "; ".join(f"{count} files: {who}" for who, count in by.items())),
         ("intervals", words.intervals(told)),
-        ("size", "the whole artifact on disk; eff. bits: of a quantized weight, scales, tables and decoding ops included"),
+        ("size", "the whole artifact on disk; eff. bits: of a weight, with scales, tables and decoding ops"),
         ("latency", "one image on one thread, median, against the format's fp32 file; emulated files have none"),
     ]  # fmt: skip
 

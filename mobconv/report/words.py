@@ -34,7 +34,7 @@ def change(each: Measured) -> str:
 
 def minus(text: str) -> str:
     """With minuses as wide as a plus."""
-    return text.replace("-", "\N{MINUS SIGN}")
+    return "-" if text == "-" else text.replace("-", "\N{MINUS SIGN}")
 
 
 def counts(rows: Sequence[Row]) -> dict[str, int]:

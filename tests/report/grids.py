@@ -53,8 +53,8 @@ def hostile():
     content["tools"][HOSTILE] = HOSTILE
     names = ("backend", "scheme", "mode", "granularity", "algorithm", "storage", "compute", "reason", "note")
     for row, status in zip(content["cells"][5:8], ("ok", "unsupported", "failed"), strict=True):
-        row |= dict.fromkeys((*names, "requires", "verified", "path", "sha256"), HOSTILE)
-        row |= {"cell": f"onnx/{HOSTILE}{status}", "status": status}
+        row.update(dict.fromkeys((*names, "requires", "verified", "path", "sha256"), HOSTILE))
+        row.update(cell=f"onnx/{HOSTILE}{status}", status=status)
     content["cliffs"][0] |= {"backend": HOSTILE, "mode": HOSTILE, "granularity": HOSTILE}
     return content
 

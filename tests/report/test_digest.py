@@ -1,5 +1,6 @@
 """What a report says in numbers, against brute force over the real results of the docs."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -40,11 +41,7 @@ def test_a_drop_of_just_the_margin_is_within_it():
 def test_cliffs_of_panels_are_those_of_the_results(told):
     assert sum(len(panel.points) for panel in told.accuracy) <= len(told.measured)
     for cliff in told.results.cliffs:
-        (panel,) = [
-            panel
-            for panel in told.accuracy
-            if cliff.backend in panel.backends and panel.way == way(cliff)
-        ]
+        (panel,) = [panel for panel in told.accuracy if cliff.backend in panel.backends and panel.way == way(cliff)]
         assert panel.cliffs.get(cliff.mode) == cliff.bits
 
 
@@ -80,13 +77,15 @@ def test_the_front_is_what_nothing_dominates(files):
         (each.bytes, each.top1)
         for each in held
         if not any(
-            other.bytes <= each.bytes and other.top1 >= each.top1 and (other.bytes, other.top1) != (each.bytes, each.top1)
+            other.bytes <= each.bytes
+            and other.top1 >= each.top1
+            and (other.bytes, other.top1) != (each.bytes, each.top1)
             for other in held
         )
     }
     assert front == free
     ordered = pareto(held)
-    assert all(one.bytes < other.bytes for one, other in zip(ordered, ordered[1:], strict=False))
+    assert all(one.bytes < other.bytes for one, other in pairwise(ordered))
 
 
 def test_nothing_measured_is_refused():

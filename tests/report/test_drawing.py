@@ -92,7 +92,9 @@ def test_modes_differ_in_shape_and_dash_too(told):
     drawn = drawing.svg(charts.accuracy(told, told.accuracy[0]))
     for colour in style.LIGHT.modes[:3]:
         assert f'"{colour}"' in drawn
-    marks = {row.get("d") for row in ET.fromstring(drawn).iter(f"{SVG}path") if row.get("aria-roledescription") == "point"}
+    marks = {
+        row.get("d") for row in ET.fromstring(drawn).iter(f"{SVG}path") if row.get("aria-roledescription") == "point"
+    }
     assert len(marks) == 3
     assert {"6,3", "2,2"} <= set(re.findall(r'stroke-dasharray="([^"]+)"', drawn))
 
