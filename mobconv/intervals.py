@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,7 @@ def wilson(top1: float, images: int) -> tuple[float, float]:
     return float(found.low), float(found.high)
 
 
+@lru_cache(maxsize=4096)
 def unpaired(before: float, after: float, images_before: int, images_after: int) -> Estimate:
     """Two top-1 (fractions), each of its own images, taken as independent.
 

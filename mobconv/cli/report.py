@@ -66,6 +66,8 @@ def _writable(target: Path) -> None:
     from mobconv import files
     from mobconv.errors import OutputError
 
+    if target.parent.exists() and not target.parent.is_dir():
+        raise OutputError(f"{target}: cannot be written, {target.parent} is no folder")
     files.ensure_folder(target.parent)
     if target.is_dir():
         raise OutputError(f"{target} is a folder; name the page in it, such as -o {target / 'report.html'}")

@@ -38,11 +38,11 @@ def svg(spec: dict[str, Any]) -> str:
     return str(vl_convert.vegalite_to_svg(spec, vl_version=_version(spec)))
 
 
-def png(spec: dict[str, Any], scale: float = 2.0) -> bytes:
-    """The drawing as a PNG, `scale` pixels for each of the specification's."""
+def png(drawn: str, scale: float = 2.0) -> bytes:
+    """An SVG as a PNG, `scale` pixels for each of its own."""
     import vl_convert
 
-    return bytes(vl_convert.vegalite_to_png(spec, vl_version=_version(spec), scale=scale))
+    return bytes(vl_convert.svg_to_png(drawn, scale=scale))
 
 
 def _version(spec: dict[str, Any]) -> str:

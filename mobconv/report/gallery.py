@@ -17,9 +17,9 @@ def write(told: Digest, folder: Path) -> int:
     count = 0
     for name, draw in plots(told):
         for suffix, palette in (("", LIGHT), ("-dark", DARK)):
-            spec = draw(palette)
-            write_whole(folder / f"{name}{suffix}.svg", drawing.svg(spec))
-            write_whole(folder / f"{name}{suffix}.png", drawing.png(spec))
+            drawn = drawing.svg(draw(palette))
+            write_whole(folder / f"{name}{suffix}.svg", drawn)
+            write_whole(folder / f"{name}{suffix}.png", drawing.png(drawn))
             count += 2
     return count
 
