@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mobconv.errors import InputError
 from mobconv.intervals import Estimate, Pairs, unpaired
 from mobconv.paired import holm
-from mobconv.results import OK, Results, Row, predictions_of
+from mobconv.results import OK, Results, Row, images_of, predictions_of
 
 LEVEL = 0.05
 WORSE, BETTER, WITHIN_NOISE = "worse", "better", "within noise"
@@ -137,16 +137,12 @@ def _pairs(before: Side, after: Side) -> tuple[list[str], Pairs | None]:
 def _change(name: str, one: Row | None, other: Row | None, before: Side, after: Side, pairs: Pairs | None) -> Change:
     if one is None or other is None:
         return Change(name, ONLY_AFTER if one is None else ONLY_BEFORE, one, other)
-    if one.top1 is None or other.top1 is None or OK not in (one.status, other.status):
+    if one.top1 is None or other.top1 is None or {one.status, other.status} != {OK}:
         said = f"A {one.status}, B {other.status}"
         why = next((row.reason for row in (other, one) if row.status != OK and row.reason), "")
         return Change(name, NOT_COMPARED, one, other, note=f"{said}: {why}" if why else said)
     if pairs is None:
-        images = [
-            row.images or int(side.results.data.get("images", 0)) for row, side in ((one, before), (other, after))
-        ]
-        if min(images) < 1:
-            return Change(name, NOT_COMPARED, one, other, note="on how many images it was measured is not said")
+        images = [images_of(row, side.results, side.path) for row, side in ((one, before), (other, after))]
         return Change(name, "", one, other, unpaired(one.top1, other.top1, *images))
     held = [predictions_of(row, side.predictions, side.path) for row, side in ((one, before), (other, after))]
     assert held[0] is not None and held[1] is not None
@@ -169,5 +165,5 @@ def _judged(each: Change, p: float) -> Change:
 def _floats(before: Side, after: Side, pairs: Pairs | None) -> Estimate:
     if pairs is not None and before.predictions is not None and after.predictions is not None:
         return pairs(before.predictions["float"], after.predictions["float"])
-    images = [max(int(side.results.data.get("images", 0)), 1) for side in (before, after)]
+    images = [images_of(None, side.results, side.path) for side in (before, after)]
     return unpaired(before.results.float_top1, after.results.float_top1, *images)

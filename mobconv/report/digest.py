@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mobconv.errors import InputError
 from mobconv.intervals import Estimate, Pairs, unpaired, wilson
 from mobconv.recipe import Recipe
-from mobconv.results import OK, Cliff, Results, Row, predictions_of
+from mobconv.results import OK, Cliff, Results, Row, images_of, predictions_of
 from mobconv.schemes import DEFAULT_GRANULARITY, Algorithm, Compute, Mode, Storage
 
 # one image on one thread against float: within a tenth is what two runs of one file differ by on a busy machine
@@ -136,18 +136,14 @@ def _measured(found: Results, held: Mapping[str, NDArray[np.int64]] | None, path
     pairs = None if held is None else Pairs(held["labels"], held.get("groups"))
     measured = []
     for row in found.cells:
-        if row.status != OK or row.top1 is None or row.file_bytes is None:
+        if row.status != OK or row.top1 is None or not row.file_bytes or row.file_bytes < 0:
             continue
         after = predictions_of(row, held, path)
         if pairs is not None and held is not None and after is not None:
             lost = pairs(held["float"], after)
             low, high = found.float_top1 * 100 - lost.high, found.float_top1 * 100 - lost.low
         else:
-            images = row.images or int(found.data.get("images", 0))
-            if images < 1:
-                raise InputError(
-                    f"{path}: {row.cell}: on how many images it was measured is not said; run the sweep again"
-                )
+            images = images_of(row, found, path)
             lost = unpaired(found.float_top1, row.top1, images, images)
             low, high = (100 * end for end in wilson(row.top1, images))
         measured.append(Measured(row, row.top1, row.file_bytes, lost, low, high))

@@ -71,11 +71,25 @@ def test_plots_as_files(cli, changed):
         (lambda c: [row.update(status="failed", top1=None) for row in c["cells"]], 3, ["none of its 78 cells was"]),
         (lambda c: c["cells"][2].update(top1="high"), 3, ["onnx/w8-linear: top1 is 'high'"]),
         (lambda c: [row.pop("images") for row in c["cells"]] and c["data"].pop("images"), 3, ["on how many images"]),
+        (lambda c: c["cliffs"][0].update(margin="5"), 3, ["cliff of onnx: margin is '5'"]),
     ],
 )  # fmt: skip
 def test_results_that_cannot_be_shown(cli, changed, change, code, words):
     cli.refuses(code, *words, arguments=["report", changed(change), "-o", "page.html"])
     assert not (cli.folder / "page.html").exists()
+
+
+def test_results_of_one_float_file(cli, changed):
+    """Nothing to plot against bits, and no cliff: the page has what there is."""
+
+    def one(content):
+        content["cells"], content["cliffs"] = content["cells"][:1], []
+
+    code, _, err = cli("report", changed(one), "-o", "page.html", "--plots", "plots")
+    assert code == 0 and err.endswith("plots: 4 plots\n"), err
+    page = (cli.folder / "page.html").read_text()
+    assert 'id="size"' in page and 'id="cliff"' not in page and 'id="losses"' not in page
+    assert "1 ok" in page and "Smallest within 5 points of float" in page
 
 
 def test_files_that_are_none(cli):

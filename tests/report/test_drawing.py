@@ -88,6 +88,15 @@ def test_colours_are_those_that_the_pages_style_maps(told):
         assert 'role="img"' in drawn and 'aria-label="a finding"' in drawn
 
 
+def test_specifications_are_valid(told):
+    """Held against Vega-Lite's schema."""
+    import altair
+
+    for spec in (charts.accuracy(told, told.accuracy[0], title="a\nb"), fronts.sizes(told, "tflite")):
+        assert altair.LayerChart.from_dict(spec, validate=True)
+    assert altair.VConcatChart.from_dict(charts.losses(told, told.losses[0]), validate=True)
+
+
 def test_modes_differ_in_shape_and_dash_too(told):
     drawn = drawing.svg(charts.accuracy(told, told.accuracy[0]))
     for colour in style.LIGHT.modes[:3]:
