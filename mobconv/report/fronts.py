@@ -68,7 +68,7 @@ def sizes(told: Digest, backend: str, palette: Palette = LIGHT, title: str = "")
     named = [each for each in front if _told(told, each)]
     labels = place(
         [pixels(each) for each in named],
-        [len(each.row.cell.partition("/")[2]) * LETTER + 4 for each in named],
+        [len(each.row.cell.partition("/")[2]) * LETTER + 8 for each in named],
         13,
         (WIDTH, height),
         [pixels(each) for each in files if each not in named],

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from browser import browser, emulate, watched
+from browser import NoBrowserError, browser, emulate, find, watched
 from grids import THESIS, hostile, load, thousand, write
 from PIL import Image
 from selenium.webdriver.common.action_chains import ActionChains
@@ -77,6 +77,16 @@ def status(driver):
 
 def pixels(driver):
     return np.asarray(Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB"))
+
+
+def test_a_browser_that_is_not_there_is_told(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("MOBCONV_BROWSER", "/no/such/browser")
+    with pytest.raises(NoBrowserError, match=r"no browser \(MOBCONV_BROWSER=/no/such/browser\) here. Install"):
+        find("browser", "MOBCONV_BROWSER", ["chromium"])
+    monkeypatch.delenv("MOBCONV_BROWSER")
+    with pytest.raises(NoBrowserError, match="`chromium` and `chromium-driver`"):
+        find("browser", "MOBCONV_BROWSER", ["chromium"])
 
 
 def test_nothing_is_asked_for_and_nothing_is_wrong(page, report):
