@@ -12,7 +12,7 @@ from PIL import Image
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import Select
+from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from mobconv.cli.app import run
 from mobconv.report import overview
@@ -192,10 +192,17 @@ def test_headings_language_and_names(page):
 
 def test_a_pointer_over_a_mark_tells_it(page):
     mark = page.find_element(By.CSS_SELECTOR, "svg.chart [data-tip*='w3-symmetric']")
-    page.execute_script("arguments[0].closest('figure').scrollIntoView({block: 'center', behavior: 'instant'})", mark)
-    ActionChains(page).move_to_element(mark).perform()
     tip = page.find_element(By.ID, "tip")
-    assert tip.is_displayed()
+    show = "arguments[0].closest('figure').scrollIntoView({block: 'center'})"
+    settled = "let end = arguments[arguments.length - 1]; requestAnimationFrame(() => requestAnimationFrame(end))"
+
+    def pointed(_):  # plots are laid out as they come into view, which moves the page, which hides the tip
+        page.execute_script(show, mark)
+        page.execute_async_script(settled)
+        ActionChains(page).move_by_offset(1, 0).move_to_element(mark).perform()
+        return tip.is_displayed()
+
+    WebDriverWait(page, 10).until(pointed)
     assert "w3-symmetric" in tip.text and "top-1 81.15 %" in tip.text
     ActionChains(page).send_keys(Keys.ESCAPE).perform()
     assert not tip.is_displayed()
