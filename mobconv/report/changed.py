@@ -62,14 +62,16 @@ def legend(found: Changes) -> Iterator[str]:
 
 
 def table(found: Changes, narrow: bool = False) -> Table:
-    """Cell by cell, worse ones first; narrow: without p and latency."""
+    """Cell by cell, worse ones first; narrow: without interval, p and latency, and of sizes the growth alone."""
     out = Table(box=None, pad_edge=False, header_style="bold")
     left = ("outcome", "cell")
     shown = [title for title in TITLES if not (narrow and title in ("p", "latency", "95 % interval"))]
     for title in shown:
-        out.add_column(title, justify="left" if title in left else "right", no_wrap=title != "cell")
+        out.add_column(title, justify="left" if title in left else "right", no_wrap=True)
     for each in found.cells:
         texts = dict(zip(TITLES, _texts(each), strict=True))
+        if narrow:
+            texts["size"] = _percent(each).strip(" ()") or "-"
         out.add_row(*(escape(texts[title]) for title in shown), style=_STYLE.get(each.outcome, ""))
     return out
 
