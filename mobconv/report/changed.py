@@ -63,7 +63,7 @@ def legend(found: Changes) -> Iterator[str]:
 
 def table(found: Changes, narrow: bool = False) -> Table:
     """Cell by cell, worse ones first; narrow: without interval, p and latency, and of sizes the growth alone."""
-    out = Table(box=None, pad_edge=False, header_style="bold")
+    out = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0) if narrow else (0, 1))
     left = ("outcome", "cell")
     shown = [title for title in TITLES if not (narrow and title in ("p", "latency", "95 % interval"))]
     for title in shown:
