@@ -1,23 +1,27 @@
 """Write the tables of the README from results files: figures there are generated, never typed.
 
 python docs/readme_tables.py              rewrite README.md from docs/demo-results.json, docs/thesis-results.json and
-                                          docs/listing.txt, which is what the command in LISTING printed
+                                          docs/listing.txt, which is what the command in LISTING printed; draw
+                                          docs/cliff.svg
 python docs/readme_tables.py --check      exit 1 when it would change
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from mobconv import results
-from mobconv.report import tables
+from mobconv.report import charts, digest, drawing, gallery, tables
 from mobconv.results import Cliff, Results, Row
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
+CLIFF = HERE / "cliff.svg"
 END = "<!-- end generated -->"
 MODES = ("linear", "symmetric", "kmeans")
 
@@ -145,6 +149,18 @@ def listing() -> list[str]:
     return ["```console", *run, *(line.rstrip() for line in printed.splitlines()), "```"]
 
 
+def cliff() -> str:
+    """The plot of the thesis's network. It ends with a hash of its specification: fonts differ between machines."""
+    path = HERE / "thesis-results.json"
+    told = digest.digest(results.read(path), None, path)
+    spec = charts.accuracy(told, told.accuracy[0], title=gallery.title("Top-1 against bits", told, told.accuracy[0]))
+    drawn = {name: value for name, value in spec.items() if name != "$schema"}
+    mark = hashlib.sha256(json.dumps(drawn, sort_keys=True).encode()).hexdigest()
+    if CLIFF.exists() and f"<!-- {mark} -->" in CLIFF.read_text():
+        return CLIFF.read_text()
+    return drawing.svg(spec).rstrip() + f"\n<!-- {mark} -->\n"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
@@ -158,9 +174,11 @@ def main() -> int:
             print(f"README.md has no <!-- generated: {name} --> ... {END}", file=sys.stderr)
             return 1
         new = f"{head}{begin}\n" + "\n".join(lines) + f"\n{END}{tail}"
+    drawn = cliff()
     if options.check:
-        return int(new != text)
+        return int(new != text or not CLIFF.exists() or drawn != CLIFF.read_text())
     README.write_text(new)
+    CLIFF.write_text(drawn)
     return 0
 
 

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -160,6 +160,9 @@ class Results:
     schema: int = SCHEMA
 
 
+_Kind = TypeVar("_Kind", Row, Cliff)
+
+
 def cliffs(rows: Iterable[Row], float_top1: float, margin: float) -> list[Cliff]:
     """One cliff for each backend, mode, granularity, storage, algorithm and compute that was measured."""
     groups: dict[tuple[str, str, str, str, str, str], list[Row]] = {}
@@ -204,7 +207,7 @@ def read(path: Path) -> Results:
         raise InputError(f"{path}: model, data, tools or float_top1 is not what a sweep writes; run the sweep again")
     try:
         rows = [_checked(path, Row(**_known(Row, row))) for row in content["cells"]]
-        drops = [Cliff(**_known(Cliff, cliff)) for cliff in content["cliffs"]]
+        drops = [_checked(path, Cliff(**_known(Cliff, cliff))) for cliff in content["cliffs"]]
         return Results(
             content["model"], content["data"], content["tools"], content["float_top1"], rows, drops, content["schema"]
         )
@@ -245,6 +248,35 @@ def agrees(predicted: NDArray[np.int64], labels: NDArray[np.int64], top1: float)
     return abs(float((predicted == labels).mean()) - top1) <= max(0.005, 1 / len(labels)) + 1e-9
 
 
+def predictions_of(row: Row, held: Mapping[str, NDArray[np.int64]] | None, path: Path) -> NDArray[np.int64] | None:
+    """Those of a cell (N,), of what read_predictions gave for the results.json at `path`; None where it gave None.
+
+    Raises InputError where they are not what its row was counted from.
+    """
+    if held is None:
+        return None
+    file = path.with_name("predictions.npz")
+    found = held.get(row.cell)
+    if found is None:
+        raise InputError(f"{file} has no predictions of {row.cell}: it is not of {path}; run the sweep again")
+    if row.top1 is not None and not agrees(found, held["labels"], row.top1):
+        counted = float((found == held["labels"]).mean()) * 100
+        raise InputError(
+            f"{row.cell}: {file} gives top-1 {counted:.2f} %, {path} says {row.top1 * 100:.2f} %: "
+            "one of them was changed; run the sweep again"
+        )
+    return found
+
+
+def images_of(row: Row | None, found: Results, path: Path) -> int:
+    """On how many images a row (None: the float baseline) was measured. Raises InputError where that is not said."""
+    images = (row.images if row else None) or found.data.get("images") or 0
+    if not 1 <= images <= 1e12:
+        where = row.cell if row else "float baseline"
+        raise InputError(f"{path}: {where}: on how many images it was measured is not said; run the sweep again")
+    return int(images)
+
+
 def _known(kind: type[Row] | type[Cliff], values: Mapping[str, Any]) -> dict[str, Any]:
     """Fields may be added by later releases: unknown ones are left aside."""
     names = {each.name for each in fields(kind)}
@@ -256,14 +288,15 @@ def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and -1e300 < value < 1e300
 
 
-def _checked(path: Path, row: Row) -> Row:
-    """The row, where its figures are numbers and the rest is text. Raises InputError."""
-    for each in fields(Row):
+def _checked(path: Path, row: _Kind) -> _Kind:
+    """The row or cliff, where its figures are numbers and the rest is text. Raises InputError."""
+    for each in fields(row):
         value, kind = getattr(row, each.name), str(each.type)
         if kind.startswith("dict") or (value is None and "None" in kind):
             continue
         if not (isinstance(value, str) if "str" in kind else _number(value)):
-            raise InputError(f"{path}: {row.cell}: {each.name} is {value!r}; run the sweep again")
+            where = row.cell if isinstance(row, Row) else f"cliff of {row.backend}"
+            raise InputError(f"{path}: {where}: {each.name} is {value!r}; run the sweep again")
     return row
 
 

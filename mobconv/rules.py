@@ -25,9 +25,8 @@ from numpy.typing import NDArray
 
 from mobconv.baseline import Baseline, Locked
 from mobconv.budget import Growth
-from mobconv.errors import InputError
 from mobconv.paired import Difference, difference
-from mobconv.results import Results, Row, agrees
+from mobconv.results import Results, Row, predictions_of
 
 NOT_MET, WITHIN_NOISE, NOT_JUDGED, MET = "not met", "within noise", "not judged", "met"
 
@@ -81,14 +80,14 @@ def _bytes(row: Row, limit: int, held: Evidence) -> Finding:
 
 
 def _accuracy(row: Row, limit: float, held: Evidence) -> Finding:
-    _predictions(row, held)  # that the figure is of these predictions
+    _predicted(row, held)  # that the figure is of these predictions
     return _plain(None if row.top1 is None else row.top1 * 100, limit, least=True)
 
 
 def _drop(row: Row, limit: float, held: Evidence) -> Finding:
     if row.top1 is None:
         return Finding(NOT_MET, note="was not measured")
-    after = _predictions(row, held)
+    after = _predicted(row, held)
     if after is None or held.predictions is None:
         found = _plain((held.results.float_top1 - row.top1) * 100, limit)
         return Finding(found.outcome, found.value, "by the figure alone: no predictions to pair")
@@ -127,7 +126,7 @@ def _regression(row: Row, limit: float, held: Evidence) -> Finding:
         return Finding(NOT_JUDGED, note="the baseline is of other images")
     if row.top1 is None:
         return Finding(NOT_MET, note="was not measured")
-    after = _predictions(row, held)
+    after = _predicted(row, held)
     if after is None or held.predictions is None or before.right is None:
         found = _plain((before.top1 - row.top1) * 100, limit)
         return Finding(found.outcome, found.value, "by the figure alone: no predictions to pair")
@@ -169,21 +168,8 @@ UNITS = {
 }
 
 
-def _predictions(row: Row, held: Evidence) -> Ints | None:
-    """Those of a cell (N,). Raises InputError where they are not what its row was counted from."""
-    if held.predictions is None:
-        return None
-    file = held.path.with_name("predictions.npz")
-    found = held.predictions.get(row.cell)
-    if found is None:
-        raise InputError(f"{file} has no predictions of {row.cell}: it is not of {held.path}; run the sweep again")
-    if row.top1 is not None and not agrees(found, held.predictions["labels"], row.top1):
-        counted = float((found == held.predictions["labels"]).mean()) * 100
-        raise InputError(
-            f"{row.cell}: {file} gives top-1 {counted:.2f} %, {held.path} says {row.top1 * 100:.2f} %: "
-            "one of them was changed; run the sweep again"
-        )
-    return found
+def _predicted(row: Row, held: Evidence) -> Ints | None:
+    return predictions_of(row, held.predictions, held.path)
 
 
 def same_images(held: Evidence) -> bool:

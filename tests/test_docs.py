@@ -1,5 +1,6 @@
 """The documents say what the program does: commands, recipes, fields and figures are held to it."""
 
+import html
 import re
 import subprocess
 import sys
@@ -64,6 +65,16 @@ def test_figures_in_the_readme_are_generated():
         text=True,
     )
     assert done.returncode == 0, done.stderr or "run: python docs/readme_tables.py"
+
+
+def test_the_plot_in_the_readme_shows_the_figures_of_the_results():
+    drawn = html.unescape((ROOT / "docs" / "cliff.svg").read_text())
+    assert 'src="docs/cliff.svg"' in README and len(drawn) < 150_000
+    rows = [row for row in results.read(ROOT / "docs" / "thesis-results.json").cells if row.mode and not row.reason]
+    packed = [row for row in rows if row.backend == "onnx" and row.storage == "packed" and row.granularity != "oc16"]
+    assert len(packed) == 24
+    for row in packed:
+        assert f": {row.scheme}\ntop-1 {row.top1 * 100:.2f} %" in drawn, row.cell
 
 
 def test_every_exit_code_is_in_the_readme():

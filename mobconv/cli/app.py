@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from mobconv.cli import backends, baseline, check, compare, evaluate, export, inspect, stopping, sweep
+from mobconv.cli import backends, baseline, check, compare, evaluate, export, inspect, report, stopping, sweep
 from mobconv.errors import MobconvError, OutputError
 
 app = typer.Typer(
@@ -44,6 +44,7 @@ app.command("export")(export.command)
 app.command("evaluate")(evaluate.command)
 app.command("compare")(compare.command)
 app.command("sweep")(sweep.command)
+app.command("report")(report.command)
 app.command("check")(check.command)
 app.command("baseline")(baseline.command)
 app.command("inspect")(inspect.command)

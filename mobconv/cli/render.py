@@ -16,7 +16,7 @@ from mobconv.report import tables
 from mobconv.results import FAILED, OK, Results, Row
 from mobconv.sweep import Watcher
 
-_WIDE = 100  # columns that the whole table takes
+WIDE = 100  # columns that the whole table takes
 _PLAIN_WIDTH = 160  # tables in a log file are not folded at 80 columns
 
 
@@ -70,7 +70,7 @@ def watching(total: int) -> Iterator[Watcher]:
 def results(found: Results) -> None:
     """The table of a sweep, its cliffs and remarks, on stdout."""
     out = console()
-    out.print(rows(found.cells, narrow=out.width < _WIDE))
+    out.print(rows(found.cells, narrow=out.width < WIDE))
     for line in tables.legend(found):
         out.print(escape(line), style="dim")
     if found.cliffs:
