@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from mobconv.cli import backends, baseline, check, compare, evaluate, export, inspect, stopping, sweep
+from mobconv.cli import backends, baseline, check, compare, evaluate, export, inspect, schema, stopping, sweep
 from mobconv.errors import MobconvError, OutputError
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.command("check")(check.command)
 app.command("baseline")(baseline.command)
 app.command("inspect")(inspect.command)
 app.command("backends")(backends.command)
+app.command("schema")(schema.command)
 
 INTERRUPTED = 130
 TERMINATED = 143
