@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 from mobconv.errors import InputError, UsageError, did_you_mean
 from mobconv.preprocessing import Preprocessing
-from mobconv.schemes import BITS, Cell, Scheme, pattern
+from mobconv.schemes import BITS, Cell, Scheme, grammar
 
 
 def expand(text: str) -> list[str]:
@@ -44,7 +44,7 @@ def one_or_many(item: dict[str, Any]) -> WithJsonSchema:
 
 Names = Annotated[list[str], BeforeValidator(_one_or_many)]
 # braces expand to names that a pattern cannot foresee
-_SCHEME = {"type": "string", "pattern": rf"^{pattern()}$|\{{.*\}}"}
+_SCHEME = {"type": "string", "pattern": rf"^{grammar()}$|\{{.*\}}"}
 
 
 class _Strict(BaseModel):

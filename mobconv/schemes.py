@@ -63,7 +63,7 @@ DEFAULT_GRANULARITY = {
 }
 
 
-def pattern() -> str:
+def grammar() -> str:
     """The grammar of a scheme with its storage and compute, as a regular expression of JSON Schema (ECMA 262)."""
     shares = "|".join(Granularity)
     scales = f"w[1-8]-({Mode.LINEAR}|{Mode.SYMMETRIC})(-({shares}))?(-({'|'.join(Algorithm)}))?"

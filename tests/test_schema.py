@@ -11,7 +11,7 @@ from support import CHECKPOINT
 from mobconv import budget, recipe
 from mobconv.backends import BUILT_IN
 from mobconv.errors import UsageError
-from mobconv.schemes import BITS, Algorithm, Cell, Granularity, Mode, pattern
+from mobconv.schemes import BITS, Algorithm, Cell, Granularity, Mode, grammar
 
 ROOT = CHECKPOINT.parents[1]
 SCHEMAS = {"recipe": recipe.json_schema(list(BUILT_IN)), "budget": budget.json_schema()}
@@ -167,7 +167,7 @@ def test_the_pattern_of_schemes_is_the_grammar():
     bodies += [f"-{mode}-{a}-{b}" for mode in Mode for a in parts for b in parts]
     flags = ["", "@native", "@fp16", "@native@fp16", "@fp16@native", "@fp16@fp16", "@fp32"]
     names = [head + body + flag for head in heads for body in bodies for flag in flags]
-    taken = [name for name in names if re.search(f"^{pattern()}$", name)]
+    taken = [name for name in names if re.search(f"^{grammar()}$", name)]
     assert taken == [name for name in names if parses(f"onnx/{name}")]
     assert len(taken) > 500
 
