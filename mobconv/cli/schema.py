@@ -15,7 +15,7 @@ class Kind(StrEnum):
     BUDGET = "budget"
 
 
-def command(kind: Annotated[Kind, typer.Argument(help="what kind of file")]) -> int:
+def command(kind: Annotated[Kind, typer.Argument(help="`recipe` or `budget`")]) -> int:
     """Print the JSON Schema of recipes or budgets: editors complete and check YAML by it."""
     import json
 

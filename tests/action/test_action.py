@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 
 import pytest
-from runner import INSTALL, ROOT, Run, action
+from composite import INSTALL, ROOT, Run, action
 from support import CHECKPOINT, DATA
 
 from mobconv.cli.app import app
