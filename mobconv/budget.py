@@ -162,7 +162,7 @@ def _text(pattern: str, *examples: str) -> WithJsonSchema:
 
 
 Size = Annotated[int | None, BeforeValidator(size), _text(_SIZE, "1.3 MB", "160 kB")]
-Percentage = Annotated[float | None, BeforeValidator(percentage), _text(_PERCENT, "95 %")]
+Percentage = Annotated[float | None, BeforeValidator(percentage), _text(_PERCENT, "95 %", "99.5 %")]
 Points = Annotated[float | None, BeforeValidator(points), WithJsonSchema({"type": "number", "minimum": 0})]
 Ratio = Annotated[float | None, BeforeValidator(ratio), WithJsonSchema({"type": "number", "exclusiveMinimum": 0})]
 Growing = Annotated[
@@ -181,25 +181,23 @@ class Entry(_Strict):
     must_exist: Annotated[bool, BeforeValidator(_yes)] = Field(
         default=False, description="the cell is in the results and has a file: neither unsupported nor left out"
     )
-    max_bytes: Size = Field(default=None, description="what the file may weigh, with its unit, such as 160 kB")
-    min_accuracy: Percentage = Field(default=None, description="least top-1 on these images, such as 95 %")
+    max_bytes: Size = Field(default=None, description="what the file may weigh")
+    min_accuracy: Percentage = Field(default=None, description="least top-1 on these images")
     max_drop: Points = Field(
         default=None, description="at most so many points of top-1 below the float baseline, by the interval"
     )
     max_conversion_loss: Points = Field(
         default=None, description="at most so many points of top-1 below PyTorch with the dequantized weights"
     )
-    min_agreement: Percentage = Field(
-        default=None, description="least share of images with the reference's top-1, such as 99.5 %"
-    )
+    min_agreement: Percentage = Field(default=None, description="least share of images with the reference's top-1")
     max_latency_ratio: Ratio = Field(
-        default=None, description="latency: at most so many times the same backend's fp32 file"
+        default=None, description="at most so many times the latency of the same backend's fp32 file"
     )
     max_regression: Points = Field(
         default=None, description="at most so many points of top-1 below the same cell of the baseline, by the interval"
     )
     max_growth: Growing = Field(
-        default=None, description="growth of the file over the same cell's of the baseline, such as 2 % or 10 kB"
+        default=None, description="growth of the file over the same cell's of the baseline, in percent or bytes"
     )
 
     @property

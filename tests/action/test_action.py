@@ -1,10 +1,14 @@
 """action.yml: every `run:` step through bash as GitHub runs it, on a real recipe. Other actions are not run."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from composite import INSTALL, ROOT, Run, action
@@ -164,3 +168,33 @@ def test_it_installs_from_its_own_folder(tmp_path):
     assert f"Processing {source}" in run[INSTALL].output and "Would install mobconv-" in run[INSTALL].output
     hostile = Run(job, {"extras": 'all]; touch "ran', "recipe": "r", "budget": "b"}, source, dry, only=[INSTALL])
     assert hostile[INSTALL].code != 0 and not list(tmp_path.rglob("ran"))
+
+
+def gate(folder):
+    """docs/ci.md's gate.sh, as it stands, in this folder."""
+    text = (ROOT / "docs" / "ci.md").read_text()
+    (folder / "gate.sh").write_text(re.search(r'```bash title="gate.sh"\n(.*?)```', text, re.DOTALL)[1])
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("GITHUB_")},
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+    }
+    return subprocess.run(["bash", "gate.sh"], cwd=folder, env=environment, check=False, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("budget", "code"), [(MET, 0), (NOT_MET, 1)])
+def test_the_shell_example_does_the_same(tmp_path, budget, code):
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    (tmp_path / "budget.yaml").write_text(budget)
+    done = gate(tmp_path)
+    assert done.returncode == code, done.stderr
+    assert ET.parse(tmp_path / "out" / "junit.xml").getroot()[0].get("failures") == str(code)
+    assert (tmp_path / "out" / "check.md").read_text().startswith("### ")
+    assert (tmp_path / "out" / "report.html").exists() == HAS_REPORT
+
+
+def test_the_shell_example_without_a_recipe(tmp_path):
+    done = gate(tmp_path)
+    assert done.returncode == 3 and "no such recipe" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["gate.sh"]
