@@ -107,8 +107,8 @@ def recipes() -> str:
         "# yaml-language-server: $schema=PATH/TO/recipe.schema.json",
         "```",
         "",
-        "`mobconv schema recipe > recipe.schema.json` writes the one of the installed version. What schemes are "
-        "called and mean: [Recipes and schemes](recipes.md).",
+        "`mobconv schema recipe > recipe.schema.json` writes the one of the installed version, with the backends "
+        "that are registered there. What schemes are called and mean: [Recipes and schemes](recipes.md).",
         "",
         *_keys(schema),
     ]
