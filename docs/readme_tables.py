@@ -201,7 +201,7 @@ def blocks() -> dict[Path, dict[str, list[str]]]:
         ROOT / "README.md": {"demo": demo(small), "listing": listing()},
         HERE / "bad-conversion.md": {"listing": listing()},
         HERE / "costs.md": {"choices": choices(large), "speed": speed()},
-        HERE / "modes.md": {"cliffs": cliffs(small)},
+        HERE / "modes.md": {"cliffs": cliffs(large)},
         HERE / "support.md": {"versions": versions(small)},
         HERE / "thesis.md": {"thesis": thesis(large)},
     }
