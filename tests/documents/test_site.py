@@ -99,6 +99,7 @@ def test_every_method_of_a_backend_is_in_the_how_to():
         assert f"`{name}`" in text, name
 
 
+@pytest.mark.slow
 def test_a_link_to_nowhere_fails_the_build(tmp_path):
     for name in ("docs", "recipes", "benchmarks", "fixtures", "mkdocs.yml", "CHANGELOG.md", "action.yml"):
         path = ROOT / name
