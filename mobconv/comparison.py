@@ -23,6 +23,7 @@ from mobconv.preprocessing import Preprocessing
 from mobconv.probe import Finding
 
 Floats = NDArray[np.float32]
+Range = tuple[float, float, float]
 
 LAYER_IMAGES = 32
 # Behind its own preprocessing a file computes what it computed when it was cut there and fed the reference's tensor;
@@ -40,6 +41,8 @@ class Comparison:
     injections    layers, worst first; None where they cannot be told apart
     finding       of the probe; None: there was nothing to explain
     call          the corrected call, where a mistake is named
+    sees, wants   least, mean and greatest value in front of the first layer, on the first images: in the file, and in
+                  the checkpoint
     doubt         what to warn of: classes that data and file call by other names
     other_checkpoint  whether the file's record says that it was made from another checkpoint
     """
@@ -54,6 +57,8 @@ class Comparison:
     injections: Injections
     finding: Finding | None
     call: str
+    sees: Range
+    wants: Range
     verified: str
     other_checkpoint: bool
     doubt: str
@@ -77,6 +82,8 @@ class Comparison:
             "between_layers": [asdict(each) for each in self.injections.between],
             "layer_images": self.injections.images,
             "not_compared": list(self.injections.skipped),
+            "sees": [_finite(value) for value in self.sees],
+            "wants": [_finite(value) for value in self.wants],
             "probe": None
             if found is None
             else {
@@ -150,6 +157,8 @@ def compare(
         injections,
         finding,
         call,
+        _range(fall.at_cut),
+        _range(fall.reference),
         verified,
         record.get("checkpoint", checkpoint.sha256) != checkpoint.sha256,
         doubt,
@@ -193,6 +202,10 @@ def _probe(
 
 def _interval(found: Difference | None) -> dict[str, Any] | None:
     return None if found is None else asdict(found) | {"within_noise": found.within_noise}
+
+
+def _range(values: Floats) -> Range:
+    return float(values.min()), float(values.mean()), float(values.max())
 
 
 def _finite(value: float) -> float | None:

@@ -26,6 +26,7 @@ class Cut:
     file        shape of the file's tensor for one sample: the first axis may hold several rows
     reference   shape of the reference's, likewise
     activation  that the file has fused into it, and that the reference applies later
+    factors     the reference's is the file's times these: one, or one for each channel (axis 1); empty for equal
     """
 
     tensor: str
@@ -34,11 +35,13 @@ class Cut:
     file: tuple[int, ...]
     reference: tuple[int, ...]
     activation: str = ""
+    factors: tuple[float, ...] = ()
 
     def to_file(self, values: NDArray[Any]) -> NDArray[Any]:
         """The reference's values (of any number of samples) as the file has them."""
         count = len(values) // self.reference[0]
-        moved = self.activated(values).transpose(self.perm)
+        taken = self.activated(values)
+        moved = (taken / self._scale(taken.ndim) if self.factors else taken).transpose(self.perm)
         return np.ascontiguousarray(moved.reshape(count * self.file[0], *self.file[1:]))
 
     def to_reference(self, values: NDArray[Any]) -> NDArray[np.float32]:
@@ -46,7 +49,12 @@ class Cut:
         count = values.size // math.prod(self.file)
         shape = (count * self.reference[0], *self.reference[1:])
         moved = values.reshape([shape[axis] for axis in self.perm])
-        return np.ascontiguousarray(moved.transpose(np.argsort(self.perm)), np.float32)
+        back = moved.transpose(np.argsort(self.perm))
+        return np.ascontiguousarray(back * self._scale(back.ndim) if self.factors else back, np.float32)
+
+    def _scale(self, rank: int) -> NDArray[np.float32]:
+        shape = [1, -1, *[1] * (rank - 2)] if rank > 1 else [-1]
+        return np.asarray(self.factors, np.float32).reshape(shape)
 
     def activated(self, values: NDArray[Any]) -> NDArray[Any]:
         """The reference's values behind what the file has fused."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from typing import Annotated
 
 import typer
 
@@ -20,6 +21,25 @@ app = typer.Typer(
     epilog="Exit codes: 0 fine, 1 gate not met, 2 wrong usage, recipe or budget, 3 bad input, 4 backend missing, "
     "5 a cell failed, 6 cannot write, 130 interrupted, 143 terminated.",
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from mobconv import __version__
+
+        print(f"mobconv {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="show the version and exit")
+    ] = False,
+) -> None:
+    """Options of the program itself."""
+
+
 app.command("export")(export.command)
 app.command("evaluate")(evaluate.command)
 app.command("compare")(compare.command)

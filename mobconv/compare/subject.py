@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +17,7 @@ from mobconv.anatomy.cuts import Cut, Walker
 from mobconv.anatomy.match import Match, Matches, match
 from mobconv.anatomy.reference import Reference, Use
 from mobconv.checkpoint import Checkpoint
+from mobconv.compare.folded import folded, unfolded
 from mobconv.errors import BackendError, InputError
 from mobconv.reference import faster
 from mobconv.trace import Program
@@ -30,7 +31,8 @@ class Layer:
     """A layer of the checkpoint in the file.
 
     before  the file's tensor that is its input, after: its output with bias, None: none was found
-    weight  of the file in the site's shape, times the factors that the file applies later (unfolded batch norm)
+    weight  of the file in the site's shape, times the factors that the file applies later (unfolded batch norm),
+            without those that it has from its preprocessing (`folded`)
     """
 
     match: Match
@@ -105,7 +107,8 @@ def _prepared(
     held = anatomy.run({}, list(dict.fromkeys(cast(str, op.weight) for op in ops))) if ops else {}
     matches = match(ops, held, reference.uses, reference.program.floats(), path)
     output = _output(anatomy, reference)
-    layers = _layers(anatomy, reference, matches, inputs)
+    first = _first(anatomy, matches)
+    layers, factors = _layers(anatomy, reference, matches, inputs, first)
     values: dict[str, Floats] = {}
     for layer in layers:
         values.setdefault(layer.use.site.name, np.array(layer.weight))
@@ -116,7 +119,7 @@ def _prepared(
         reference,
         matches,
         layers,
-        _frontier(anatomy, reference, matches, output),
+        _frontier(anatomy, reference, first, output, factors),
         _decoded(reference, values, inputs),
         output,
     )
@@ -147,7 +150,10 @@ def _output(anatomy: Anatomy, reference: Reference) -> str:
     )
 
 
-def _layers(anatomy: Anatomy, reference: Reference, matches: Matches, inputs: Floats) -> tuple[Layer, ...]:
+def _layers(
+    anatomy: Anatomy, reference: Reference, matches: Matches, inputs: Floats, first: Sequence[Match]
+) -> tuple[tuple[Layer, ...], dict[int, Floats]]:
+    """The layers, and by use the factors that are folded into weights of the first."""
     walker = Walker(anatomy, reference.batch)
     befores: dict[int, Cut | None] = {}
     for pair in matches.pairs:
@@ -159,15 +165,20 @@ def _layers(anatomy: Anatomy, reference: Reference, matches: Matches, inputs: Fl
         for pair in matches.pairs
         if befores[pair.use.index]
     }
+    factors = _factors(anatomy, matches.pairs, choices)
+    inside = _inside(first, reference, factors, choices)
+    for index, found in inside.items():
+        cut = befores[index]
+        befores[index] = cut and replace(cut, factors=tuple(map(float, found)))
     feeds = {cut.tensor: cut.to_file(values[cut.node]) for cut in befores.values() if cut}
     fetch = list(dict.fromkeys(cut.tensor for found in choices.values() for cut, _ in found))
     results = anatomy.run(feeds, fetch) if fetch else {}
-    factors = _factors(anatomy, matches.pairs, choices)
     layers = []
     for pair in matches.pairs:
+        own = inside.get(pair.use.index)
         best: list[tuple[float, Cut, Floats]] = []
         for cut, scaled in choices.get(pair.use.index, []):
-            weight = _scaled(pair, factors.get(scaled))
+            weight = unfolded(_scaled(pair, factors.get(scaled)), own)
             source = values[pair.use.source]
             try:
                 expected = reference.apply(pair.use, source, weight)
@@ -180,9 +191,27 @@ def _layers(anatomy: Anatomy, reference: Reference, matches: Matches, inputs: Fl
                 best.append((_distance(found, tried.activated(expected), pair.use), tried, weight))
         least = min((error for error, _, _ in best), default=0.0)
         chosen = next((each for each in best if each[0] <= _NEAR * least + 1e-6), None)
-        after, weight = (chosen[1], chosen[2]) if chosen else (None, pair.weight)
+        after, weight = (chosen[1], chosen[2]) if chosen else (None, unfolded(pair.weight, own))
         layers.append(Layer(pair, befores[pair.use.index], after, weight))
-    return tuple(layers)
+    return tuple(layers), inside
+
+
+def _inside(
+    first: Sequence[Match],
+    reference: Reference,
+    factors: Mapping[str, Floats],
+    choices: Mapping[int, list[tuple[Cut, str]]],
+) -> dict[int, Floats]:
+    """By use, the factors that the weights of first layers have from the file's preprocessing."""
+    originals, inside = reference.program.floats(), {}
+    for pair in first:
+        use = pair.use
+        later = [factors[name] for _, name in choices.get(use.index, []) if name in factors]
+        weight = _scaled(pair, later[-1] if later else None)
+        found = folded(use, weight, originals[use.site.name], reference.shapes[use.source][1:2])
+        if found is not None:
+            inside[use.index] = found
+    return inside
 
 
 def _distance(found: Floats, expected: Floats, use: Use) -> float:
@@ -236,14 +265,8 @@ def _scaled(pair: Match, factor: Floats | None) -> Floats:
     return np.concatenate([part * own.reshape(view) for part, own in parts]).astype(np.float32)
 
 
-def _frontier(anatomy: Anatomy, reference: Reference, matches: Matches, output: str) -> tuple[Cut, ...]:
-    """Where to feed the reference's tensors so that nothing of the file's own input is left.
-
-    In front of the layers that no other layer comes before, as near to the file's input as the tensor still
-    corresponds. Raises BackendError where there is no such place.
-    """
-    from mobconv.anatomy.graph import needed
-
+def _first(anatomy: Anatomy, matches: Matches) -> list[Match]:
+    """The layers that no other layer comes before."""
     pairs = {pair.op: pair for pair in matches.pairs}
     behind: set[str] = set()
     first = []
@@ -253,13 +276,30 @@ def _frontier(anatomy: Anatomy, reference: Reference, matches: Matches, output: 
         elif op in pairs:
             first.append(pairs[op])
             behind.update(op.outputs)
+    return first
+
+
+def _frontier(
+    anatomy: Anatomy, reference: Reference, first: Sequence[Match], output: str, factors: Mapping[int, Floats]
+) -> tuple[Cut, ...]:
+    """Where to feed the reference's tensors so that nothing of the file's own input is left.
+
+    In front of the first layers, as near to the file's input as the tensor still corresponds. Raises BackendError
+    where there is no such place.
+    """
+    from mobconv.anatomy.graph import needed
+
     walker = Walker(anatomy, reference.batch)
-    choices = [list(walker.before(pair.op, pair.use, reference.shapes[pair.use.source])) for pair in first]
+    choices = []
+    for pair in first:
+        own = tuple(map(float, factors.get(pair.use.index, ())))
+        found = walker.before(pair.op, pair.use, reference.shapes[pair.use.source])
+        choices.append([replace(cut, factors=own) for cut in found])
     edges = [(op.inputs, op.outputs) for op in anatomy.ops]
     moving = {name for _, outputs in edges for name in outputs} | set(anatomy.inputs)
     constants = {name for inputs, _ in edges for name in inputs} - moving
     for pick in (-1, 0):
-        cuts = tuple({found[pick].tensor: found[pick] for found in choices if found}.values())
+        cuts = tuple({each[pick].tensor: each[pick] for each in choices if each}.values())
         try:
             needed(edges, {cut.tensor for cut in cuts}, [output], constants)
         except BackendError:

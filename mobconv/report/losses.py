@@ -129,14 +129,21 @@ def verdict(found: Comparison) -> Iterator[str]:
     if probe is None:
         yield "Preprocessing: the file sees what the network wants; there is nothing to look for."
         return
+    (low, mean, high), (least, middle, most) = found.sees, found.wants
+    seen = (
+        f"In front of its first layer it has values of {low:.4g} to {high:.4g} (mean {mean:.3g}), the network wants "
+        f"{least:.4g} to {most:.4g} (mean {middle:.3g})."
+    )
     if probe.named is None:
         yield (
             f"Preprocessing: the file's input is not what the network wants, and none of {probe.tried} plausible "
             "mistakes explains what it gives. Nothing is named."
         )
+        yield f"  {seen}"
         return
     named = probe.named
     yield f"Preprocessing: {named.mistake.name}."
+    yield f"  {seen}"
     yield (
         f"  The network fed that way gives what the file gives ({named.forwards_db:.0f} dB; without it "
         f"{probe.clean_db:.0f} dB), the best of {probe.tried} mistakes tried on {probe.images} images."

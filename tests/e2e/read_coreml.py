@@ -24,10 +24,13 @@ def read(path):
     """The parameters in the order of the ops that use them, as `Stored`. Layouts are PyTorch's own."""
     package = Package(path)
     found = [package.weight(op.inputs["weight"].arguments[0].name) for op in package.ops if op.type in USERS]
-    # At one bit a symmetric weight is a table {-scale, scale}. A linear file could have such a table in one
-    # tensor by chance, hence one verdict for all of them.
-    if all(held.bits == 1 and np.array_equal(held.table[:, 0], -held.table[:, 1]) for held in found):
-        for held in found:
+    # At one bit a symmetric weight is a table {-scale, scale}, where it is not signs and scales. A linear file could
+    # have such a table in one tensor by chance, hence one verdict for all of them.
+    tables = [held for held in found if held.table is not None]
+    if all(held.bits == 1 for held in found) and all(
+        np.array_equal(held.table[:, 0], -held.table[:, 1]) for held in tables
+    ):
+        for held in tables:
             held.scales, held.table = held.table[:, 1].copy(), None
     return found
 
@@ -136,11 +139,12 @@ class Package:
         return Stored(bits, codes=codes, scales=_floats(scale), zero_points=zero, wide=float_kind == "FLOAT32")
 
     def _chained(self, op):
-        """A table of 0 .. 2^n - 1, or of -2^(n-1) .. 2^(n-1) - 1, behind n-bit indices: codes."""
+        """A table of 0 .. 2^n - 1, of -2^(n-1) .. 2^(n-1) - 1, or of the two signs, behind n-bit indices: codes."""
         (_, table), (kind, codes) = self.get(op, "lut"), self.get(op, "indices")
         bits = int(kind.removeprefix("UINT"))
         signed = table.min() < 0
-        assert np.array_equal(table.reshape(-1).astype(int), np.arange(2**bits) - signed * 2 ** (bits - 1))
+        meant = [-1, 1] if bits == 1 and signed else np.arange(2**bits) - signed * 2 ** (bits - 1)
+        assert np.array_equal(table.reshape(-1).astype(int), meant)
         return bits, bool(signed), codes
 
     def _split_codes(self, op):

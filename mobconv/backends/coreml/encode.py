@@ -42,8 +42,9 @@ def encode(template: Path, weights: Mapping[str, Weight], cell: Cell, path: Path
     source = package.read(template / f"{target}.mlpackage")
     half = cell.scheme.mode is None and cell.scheme.bits == 16
     floats = extra["floats"] if half else ()
-    files = build(source, places, weights, floats)
-    package.write(path, build(source, places, weights, floats, record) if record else files)
+    chains = cell.storage is Storage.PACKED
+    files = build(source, places, weights, floats, chains=chains)
+    package.write(path, build(source, places, weights, floats, record, chains) if record else files)
 
     size = sum(map(len, files.values()))
     base = extra["base"][target]

@@ -15,6 +15,9 @@ constant that it replaces. "iOS16" forms hold their parameters as attributes, "i
 | kmeans 8 6 4 3 2 1     | iOS18 CONSTEXPR_LUT_TO_DENSE(indices uint<n> Q, lut F [G, 2^n, 1])            |
 | kmeans 7 5             | D = A[lo] * (1 - hi), O = B[lo] * -hi, w = 1 * (D - O): see `_split_table`    |
 | linear, symmetric at 1 | as kmeans, table {t0, t1} or {-scale, scale}                                  |
+| symmetric at 1, packed,| LUT_TO_DENSE(indices uint1, lut int8 {-1, 1}), SHIFT_SCALE(data that,         |
+|   fp32 program, many   |   scale F G): half the parameters, but one more operation (`_CHAIN_BYTES`)    |
+|   channels             |                                                                               |
 | linear 8, iOS16        | CONSTEXPR_AFFINE_DEQUANTIZE(uint8 codes, uint8 zero_point, F scale, axis)     |
 | symmetric 8, iOS16     | the same with int8 codes minus 128, int8 zero_point 0                         |
 | linear 8 4             | CONSTEXPR_BLOCKWISE_SHIFT_SCALE(data uint<n> codes, scale F G, offset uint<n>)|
@@ -58,6 +61,8 @@ _FEW = 10
 # Scales, zero points and tables up to this many bytes stand in the program too. coremltools would put
 # them into weight.bin, where each takes 64 bytes of header, up to 63 of padding and 36 of reference.
 _INLINE_BYTES = 8192
+# What a second operation takes in the program, names and shapes of four axes included: 230 to 270 bytes.
+_CHAIN_BYTES = 270
 _FLOATS = {"FLOAT32": np.float32, "FLOAT16": np.float16}
 
 
@@ -74,13 +79,15 @@ def native_ios16(weight: Weight) -> bool:
 class Encoder:
     """Writes weights as operations.
 
-    floats: the program's float type; ios18: use the forms of iOS18; taken: names that are in use.
+    floats: the program's float type; ios18: use the forms of iOS18; taken: names that are in use; chains: whether
+    one bit may take two operations.
     """
 
     blobs: BlobWriter
     floats: str
     ios18: bool
     taken: Collection[str] = ()
+    chains: bool = True
     operations: list[Any] = field(default_factory=list)
     _count: int = 0
 
@@ -110,7 +117,7 @@ class Encoder:
 
     def _quantized(self, weight: QuantizedWeight, place: Placement) -> None:
         name, codes = place.key, place.place(weight.codes)
-        if weight.table is not None or weight.bits == 1:
+        if weight.table is not None or (weight.bits == 1 and not self._signs(weight)):
             tables = weight.levels().astype(_FLOATS[self.floats])
             grouped = _grouped(tables, place, weight)
             if weight.bits in (5, 7):
@@ -137,11 +144,21 @@ class Encoder:
             zero = None if zero is None else self._parameter(data_type, zero)
         else:
             first, table_type = (-(2 ** (weight.bits - 1)), "INT8") if zero is None else (0, "UINT8")
-            table = _table(range(first, first + 2**weight.bits), DTYPES[table_type].numpy, codes.ndim)
+            entries = range(first, first + 2**weight.bits) if weight.bits > 1 else (-1, 1)
+            table = _table(entries, DTYPES[table_type].numpy, codes.ndim)
             indices = (self._stored(f"UINT{weight.bits}", codes), codes.shape)
             data = self._lut(self._name(), indices, table_type, table)
             zero = None if zero is None else self._parameter("UINT8", zero)
         self._shift_scale(name, codes.shape, data, self._parameter(self.floats, scale), zero)
+
+    def _signs(self, weight: QuantizedWeight) -> bool:
+        """Whether one bit is held as signs and a scale, which halves the parameters, rather than as a table.
+
+        Not in fp16, where a table is half as large, and chains of operations have failed on the Neural Engine.
+        """
+        if not (self.chains and self.ios18 and weight.mode is Mode.SYMMETRIC and self.floats == "FLOAT32"):
+            return False
+        return weight.scale is not None and weight.scale.nbytes > _CHAIN_BYTES
 
     def _split_codes(self, codes: NDArray[np.uint8], bits: int, zero: Any) -> tuple[str, Any]:
         """5 and 7 bits: codes as floats, small integers and so exact, from lo and hi.

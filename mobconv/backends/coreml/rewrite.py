@@ -35,11 +35,16 @@ def main_block(spec: Any) -> Any:
 
 
 def build(
-    template: Package, places: Places, weights: Mapping[str, Weight], floats: Collection[str], record: str = ""
+    template: Package,
+    places: Places,
+    weights: Mapping[str, Weight],
+    floats: Collection[str],
+    record: str = "",
+    chains: bool = True,
 ) -> dict[str, bytes]:
     """The files of a package: `weights` at their places, the constants named in `floats` kept as fp16.
 
-    record: text for the metadata, under RECORD_KEY.
+    record: text for the metadata, under RECORD_KEY; chains: see forms.Encoder.
 
     All else is copied. Raises BackendError for a weight that this program cannot hold.
     """
@@ -55,6 +60,7 @@ def build(
         floats=_float_type(block, by_key),
         ios18=spec.specificationVersion >= 9,
         taken={output.name for op in block.operations for output in op.outputs},
+        chains=chains,
     )
     done: list[Any] = []
     for op in block.operations:
