@@ -27,9 +27,11 @@ def pages() -> dict[str, str]:
 
 
 def command_line() -> str:
-    commands = typer.main.get_command(app).commands
+    group = typer.main.get_command(app)
+    commands = group.commands
     lines = ["# Command line", "", *_table(("command", "what it does"))]
     lines += [f"| [`mobconv {name}`](#{name}) | {_cell(_first(command.help))} |" for name, command in commands.items()]
+    lines += [f"| `mobconv {option.opts[0]}` | {_cell(option.help)} |" for option in group.params if option.help]
     lines += [
         "",
         "Messages go to stderr, results to stdout. `--json` prints results as JSON, where a command has it; `--help` "
