@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-all lint docs bench clean
 
 # One stamp for the environment: made again when the dependencies change.
 $(STAMP): pyproject.toml constraints.txt
@@ -27,6 +27,10 @@ test: lint
 # the fast tests and the slow matrix
 test-all: lint
 	$(BIN)/pytest
+
+# the site of docs/, in build/site: warnings are errors, nothing is fetched
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # speed, size and accuracy beside the vendors' tools, on an idle machine: benchmarks/RESULTS.md
 bench: $(STAMP)

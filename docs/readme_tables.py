@@ -1,9 +1,10 @@
-"""Write the tables of the README from results files: figures there are generated, never typed.
+"""Write the figures of README.md and docs/ from results files, and the schemas from the code; they are never typed.
 
-python docs/readme_tables.py              rewrite README.md from docs/demo-results.json, docs/thesis-results.json and
-                                          docs/listing.txt, which is what the command in LISTING printed; draw
-                                          docs/cliff.svg
-python docs/readme_tables.py --check      exit 1 when it would change
+python docs/readme_tables.py              rewrite the blocks between <!-- generated: NAME --> and <!-- end generated -->
+                                          from docs/demo-results.json, docs/thesis-results.json, benchmarks/RESULTS.md,
+                                          pyproject.toml and docs/listing.txt, which is what the command in LISTING
+                                          printed; docs/schema/, and the plot docs/cliff.svg
+python docs/readme_tables.py --check      exit 1 when something would change
 """
 
 from __future__ import annotations
@@ -11,16 +12,20 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import sys
-from collections.abc import Callable, Iterable
+import tomllib
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
-from mobconv import results
+from mobconv import budget, recipe, results
+from mobconv.backends import BUILT_IN
 from mobconv.report import charts, digest, drawing, gallery, tables
 from mobconv.results import Cliff, Results, Row
 
 HERE = Path(__file__).parent
-README = HERE.parent / "README.md"
+ROOT = HERE.parent
 CLIFF = HERE / "cliff.svg"
 END = "<!-- end generated -->"
 MODES = ("linear", "symmetric", "kmeans")
@@ -69,7 +74,7 @@ def demo(found: Results) -> list[str]:
 
 
 def thesis(found: Results) -> list[str]:
-    return [network(found), "", *beside_the_thesis(found), "", *grid(found), "", *cliffs(found), "", *choices(found)]
+    return [network(found), "", *beside_the_thesis(found), "", *grid(found), "", *cliffs(found)]
 
 
 def beside_the_thesis(found: Results) -> list[str]:
@@ -135,7 +140,49 @@ def ratio(row: Row | None) -> str:
     return "-" if row is None or row.latency_ratio is None else f"{row.latency_ratio:.1f}x"
 
 
-BLOCKS: dict[str, Callable[[Results], list[str]]] = {"demo": demo, "thesis": thesis}
+def speed() -> list[str]:
+    """Latency of packed files over float ones, a row for each mode, from the tables of the benchmarks."""
+    text = (ROOT / "benchmarks" / "RESULTS.md").read_text()
+    lines = ["| packed / float | mode | 1 thread | 2 threads |", "| --- | --- | ---: | ---: |"]
+    for name, shown, columns in (
+        ("onnx_packed", "ONNX, 32x32", ["ratio"]),
+        ("tflite_packed", "TFLite, 224x224", ["to float, 1 thread", "to float, 2 threads"]),
+    ):
+        rows = list(_rows(text.partition(f"<!-- {name} -->")[2].partition("<!-- end -->")[0]))
+        for mode in MODES:
+            spans = [_span([row for row in rows if row["mode"] == mode], column) for column in columns]
+            lines.append(f"| {shown} | {mode} | {' | '.join([*spans, 'not measured'][:2])} |")
+    lines += ["", "Each is the range over the widths from 8 bits to 1."]
+    return lines
+
+
+def _rows(section: str) -> Iterator[dict[str, str]]:
+    """The rows of the table that begins with `bits`."""
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
+    start = next(number for number, line in enumerate(cells) if line[0] == "bits")
+    for line in cells[start + 2 :]:
+        yield dict(zip(cells[start], line, strict=True))
+
+
+def _span(rows: list[dict[str, str]], column: str) -> str:
+    ratios = sorted(float(row[column]) for row in rows)
+    assert len(ratios) == 8
+    return f"{ratios[0]:.2f} to {ratios[-1]:.2f}"
+
+
+def versions(found: Results) -> list[str]:
+    """What the demo's files were made and run with, and what is admitted."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    admitted = {"python": project["requires-python"]}
+    for line in [*project["dependencies"], *chain(*project["optional-dependencies"].values())]:
+        name = re.match(r"[\w-]+", line)
+        if name and "[" not in line:
+            admitted[name[0]] = line.removeprefix(name[0])
+    tools = {name: version for name, version in found.tools.items() if name != "mobconv"}
+    lines = ["| package | run with | admitted |", "| --- | --- | --- |"]
+    return [*lines, *(f"| {name} | {version} | {admitted[name]} |" for name, version in tools.items())]
+
+
 LISTING = (
     "mobconv compare fixtures/digits-mobilenet-v2.safetensors out/listing/coreml/fp32.mlpackage \\\n"
     "    --data fixtures/digits-test.parquet --layers 3"
@@ -161,25 +208,51 @@ def cliff() -> str:
     return drawing.svg(spec).rstrip() + f"\n<!-- {mark} -->\n"
 
 
+def blocks() -> dict[Path, dict[str, list[str]]]:
+    """What stands between the markers of each file."""
+    small, large = (results.read(HERE / f"{name}-results.json") for name in ("demo", "thesis"))
+    return {
+        ROOT / "README.md": {"demo": demo(small), "listing": listing()},
+        HERE / "bad-conversion.md": {"listing": listing()},
+        HERE / "costs.md": {"choices": choices(large), "speed": speed()},
+        HERE / "modes.md": {"cliffs": cliffs(large)},
+        HERE / "support.md": {"versions": versions(small)},
+        HERE / "thesis.md": {"thesis": thesis(large)},
+    }
+
+
+def schemas() -> dict[Path, str]:
+    found = {"recipe": recipe.json_schema(list(BUILT_IN)), "budget": budget.json_schema()}
+    return {HERE / "schema" / f"{name}.schema.json": json.dumps(each, indent=1) + "\n" for name, each in found.items()}
+
+
+def filled(path: Path, written: dict[str, list[str]]) -> str:
+    """The file with its blocks written anew. Raises ValueError where it has no such block."""
+    text = path.read_text()
+    for name, lines in written.items():
+        head, begin, rest = text.partition(f"<!-- generated: {name} -->")
+        _, end, tail = rest.partition(END)
+        if not begin or not end:
+            raise ValueError(f"{path} has no <!-- generated: {name} --> ... {END}")
+        text = f"{head}{begin}\n" + "\n".join(lines) + f"\n{END}{tail}"
+    return text
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
-    text = new = README.read_text()
-    written = {name: write(results.read(HERE / f"{name}-results.json")) for name, write in BLOCKS.items()}
-    for name, lines in {**written, "listing": listing()}.items():
-        head, begin, rest = new.partition(f"<!-- generated: {name} -->")
-        _, end, tail = rest.partition(END)
-        if not begin or not end:
-            print(f"README.md has no <!-- generated: {name} --> ... {END}", file=sys.stderr)
-            return 1
-        new = f"{head}{begin}\n" + "\n".join(lines) + f"\n{END}{tail}"
-    drawn = cliff()
-    if options.check:
-        return int(new != text or not CLIFF.exists() or drawn != CLIFF.read_text())
-    README.write_text(new)
-    CLIFF.write_text(drawn)
-    return 0
+    try:
+        wanted = {path: filled(path, written) for path, written in blocks().items()} | schemas() | {CLIFF: cliff()}
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
+    changed = [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
+    for path in changed:
+        print(f"{path.relative_to(ROOT)} is {'not ' if options.check else ''}written anew", file=sys.stderr)
+        if not options.check:
+            path.write_text(wanted[path])
+    return int(options.check and bool(changed))
 
 
 if __name__ == "__main__":

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 from pydantic.fields import FieldInfo
 
 from mobconv.errors import InputError, UsageError, did_you_mean
-from mobconv.recipe import expand
+from mobconv.recipe import expand, one_or_many
 
 UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _FIGURE = re.compile(r"([+-]?(?:\d+(?:\.\d*)?|\.\d+))\s*([A-Za-z%]*)")
@@ -151,34 +151,53 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+# The same figures for editors. A size or growth of nothing is for `load` to refuse, as is a unit of another kind.
+_NUMBER = r"\+?(\d+(\.\d*)?|\.\d+)"
+_SIZE = rf"(?=[^a-zA-Z]*[1-9]){_NUMBER}\s*({'|'.join(UNITS)})"
+_PERCENT = r"\+?(0*100(\.0*)?|0*\d{1,2}(\.\d*)?|\.\d+)\s*%"
+
+
+def _text(pattern: str, *examples: str) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "pattern": rf"^\s*({pattern})\s*$", "examples": list(examples)})
+
+
+Size = Annotated[int | None, BeforeValidator(size), _text(_SIZE, "1.3 MB", "160 kB")]
+Percentage = Annotated[float | None, BeforeValidator(percentage), _text(_PERCENT, "95 %", "99.5 %")]
+Points = Annotated[float | None, BeforeValidator(points), WithJsonSchema({"type": "number", "minimum": 0})]
+Ratio = Annotated[float | None, BeforeValidator(ratio), WithJsonSchema({"type": "number", "exclusiveMinimum": 0})]
+Growing = Annotated[
+    Growth | None,
+    BeforeValidator(growth),
+    _text(rf"{_NUMBER}\s*(%|{'|'.join(UNITS)})", "2 %", "10 kB"),
+]
+
+
 class Entry(_Strict):
     """What some cells keep to. A cell under several entries keeps to all of them."""
 
-    cells: Annotated[list[str], BeforeValidator(_globs)] = Field(
+    cells: Annotated[list[str], BeforeValidator(_globs), one_or_many({"type": "string", "minLength": 1})] = Field(
         description="glob over names of cells, or a list of them; braces expand"
     )
     must_exist: Annotated[bool, BeforeValidator(_yes)] = Field(
         default=False, description="the cell is in the results and has a file: neither unsupported nor left out"
     )
-    max_bytes: Annotated[int | None, BeforeValidator(size)] = Field(default=None, description="of the file")
-    min_accuracy: Annotated[float | None, BeforeValidator(percentage)] = Field(default=None, description="top-1")
-    max_drop: Annotated[float | None, BeforeValidator(points)] = Field(
-        default=None, description="points of top-1 below the float baseline"
+    max_bytes: Size = Field(default=None, description="what the file may weigh")
+    min_accuracy: Percentage = Field(default=None, description="least top-1 on these images")
+    max_drop: Points = Field(
+        default=None, description="at most so many points of top-1 below the float baseline, by the interval"
     )
-    max_conversion_loss: Annotated[float | None, BeforeValidator(points)] = Field(
-        default=None, description="points of top-1 below PyTorch with the dequantized weights"
+    max_conversion_loss: Points = Field(
+        default=None, description="at most so many points of top-1 below PyTorch with the dequantized weights"
     )
-    min_agreement: Annotated[float | None, BeforeValidator(percentage)] = Field(
-        default=None, description="images with the reference's top-1"
+    min_agreement: Percentage = Field(default=None, description="least share of images with the reference's top-1")
+    max_latency_ratio: Ratio = Field(
+        default=None, description="at most so many times the latency of the same backend's fp32 file"
     )
-    max_latency_ratio: Annotated[float | None, BeforeValidator(ratio)] = Field(
-        default=None, description="times the same backend's fp32 file"
+    max_regression: Points = Field(
+        default=None, description="at most so many points of top-1 below the same cell of the baseline, by the interval"
     )
-    max_regression: Annotated[float | None, BeforeValidator(points)] = Field(
-        default=None, description="points of top-1 below the same cell of the baseline"
-    )
-    max_growth: Annotated[Growth | None, BeforeValidator(growth)] = Field(
-        default=None, description="of the file over the same cell's of the baseline, in percent or bytes"
+    max_growth: Growing = Field(
+        default=None, description="growth of the file over the same cell's of the baseline, in percent or bytes"
     )
 
     @property
@@ -211,6 +230,24 @@ class _File(_Strict):
         default=None, description="what `mobconv baseline` wrote of earlier results"
     )
     budgets: list[Entry] = Field(min_length=1, description="a list: `cells: GLOB` and the rules for these cells")
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of budgets, for editors.
+
+    It refuses no budget that `load` takes, and as much of what `load` refuses as a schema can say.
+    """
+    schema = _File.model_json_schema()
+    entry = schema["$defs"]["Entry"]
+    for name in ("checkpoint", "baseline"):  # an empty value is a mistake here, so there is no null
+        schema["properties"][name] |= {"type": "string", "minLength": 1}
+        del schema["properties"][name]["anyOf"]
+    for field in (*schema["properties"].values(), *entry["properties"].values()):
+        field.pop("default", None)
+    set_here = [{"required": [name]} for name in RULES if name != "must_exist"]
+    said = {"required": ["must_exist"], "properties": {"must_exist": {"const": True}}}
+    entry["anyOf"] = [said, *set_here]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "mobconv budget"}
 
 
 @dataclass(frozen=True)

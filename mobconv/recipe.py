@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 from pydantic.fields import FieldInfo
 
 from mobconv.errors import InputError, UsageError, did_you_mean
 from mobconv.preprocessing import Preprocessing
-from mobconv.schemes import BITS, Cell, Scheme
+from mobconv.schemes import BITS, Cell, Scheme, grammar
 
 
 def expand(text: str) -> list[str]:
@@ -37,7 +37,14 @@ def _one_or_many(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def one_or_many(item: dict[str, Any]) -> WithJsonSchema:
+    """In the JSON Schema: one item, or a list of them."""
+    return WithJsonSchema({"anyOf": [item, {"type": "array", "items": item, "minItems": 1}]})
+
+
 Names = Annotated[list[str], BeforeValidator(_one_or_many)]
+# braces expand to names that a pattern cannot foresee
+_SCHEME = {"type": "string", "pattern": rf"^{grammar()}$|\{{.*\}}"}
 
 
 class _Strict(BaseModel):
@@ -47,9 +54,26 @@ class _Strict(BaseModel):
 class Rule(_Strict):
     """What holds for some layers in place of the cell's scheme: another width, or float."""
 
-    match: str = Field(description="glob over parameter names, as `mobconv export` prints them")
-    bits: int | None = Field(default=None, description="another width, 1 to 8, in the cell's own mode")
-    keep: str | None = Field(default=None, description="`fp32` or `fp16`: these layers stay float")
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {"required": ["bits"], "properties": {"bits": {"type": "integer"}}},
+                {"required": ["keep"], "properties": {"keep": {"type": "string"}}},
+            ]
+        }
+    )
+
+    match: str = Field(description="glob over parameter names, such as features.0.*")
+    bits: int | None = Field(
+        default=None,
+        description="another width, 1 to 8, in the cell's own mode",
+        json_schema_extra={"minimum": BITS[0], "maximum": BITS[-1]},
+    )
+    keep: str | None = Field(
+        default=None,
+        description="`fp32` or `fp16`: these layers stay float",
+        json_schema_extra={"enum": ["fp32", "fp16", None]},
+    )
 
     @model_validator(mode="after")
     def _one_of_two(self) -> Rule:
@@ -80,7 +104,9 @@ class PreprocessingSpec(_Strict):
     colour: Literal["rgb", "bgr"] = Field(default="rgb", description="order of the network's channels")
     size: list[int] | None = Field(default=None, description="height and width that images are cut to")
     resize: int | None = Field(default=None, description="length of the shorter side before that")
-    interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
+    interpolation: Literal["bilinear", "bicubic", "nearest"] = Field(
+        default="bilinear", description="how images are resized"
+    )
 
 
 def _number(value: Any) -> Any:
@@ -95,7 +121,13 @@ def _number(value: Any) -> Any:
 class ImageTypeSpec(_Strict):
     """What coremltools' ImageType is given: the file sees scale * pixel + bias."""
 
-    scale: Annotated[float, BeforeValidator(_number)] = Field(description="of all channels, such as 2/255")
+    scale: Annotated[
+        float,
+        BeforeValidator(_number),
+        WithJsonSchema(
+            {"anyOf": [{"type": "number"}, {"type": "string", "pattern": r"^[-+.\deE\s]+(/[-+.\deE\s]+)?$"}]}
+        ),
+    ] = Field(description="of all channels, such as 2/255")
     bias: list[float] = Field(description="of each channel")
 
 
@@ -108,7 +140,9 @@ class Recipe(_Strict):
     input_shape: list[Annotated[int, Field(ge=1)]] | None = Field(
         default=None, min_length=2, description="shape of one input, batch 1"
     )
-    preprocessing: PreprocessingSpec | None = None
+    preprocessing: PreprocessingSpec | None = Field(
+        default=None, description="what happens to pixels before the network, where the checkpoint does not say"
+    )
     data: str = Field(description="parquet file or image folder (relative to the recipe's folder), or hub name")
     images: int | None = Field(default=None, ge=1, description="take the first so many images; default all")
     input: Literal["image", "image-uint8", "tensor"] = Field(
@@ -120,8 +154,14 @@ class Recipe(_Strict):
         description="scale and bias for coremltools' own ImageType, in place of the network's preprocessing: to see "
         "what a conversion script's figures cost (backend coreml only)",
     )
-    backends: Names = Field(min_length=1, description="onnx, tflite, coreml, coreml-mlmodel")
-    schemes: Names = Field(min_length=1, description="names; braces expand, as in w{8..1}-{linear,kmeans}")
+    backends: Annotated[Names, one_or_many({"type": "string"})] = Field(
+        min_length=1, description="formats to write: onnx, tflite, coreml, coreml-mlmodel"
+    )
+    schemes: Annotated[Names, one_or_many(_SCHEME)] = Field(
+        min_length=1,
+        description="how weights are stored: fp32, fp16 or w<bits>-<mode>[-<granularity>][-<algorithm>], with @native "
+        "and @fp16; braces expand, as in w{8..1}-{linear,kmeans}",
+    )
     layers: list[Rule] = Field(default_factory=list, description="the last rule that matches a layer holds")
     margin: float = Field(default=5.0, ge=0, description="points of top-1 below the float baseline that make a cliff")
     threads: int = Field(default=0, ge=0, description="threads of the runtimes; 0 for all cores")
@@ -151,6 +191,24 @@ class Recipe(_Strict):
             if not any(fnmatch.fnmatchcase(name, rule.match) for name in names):
                 near = did_you_mean(rule.match, names)
                 raise UsageError(f"layers: match {rule.match!r} fits none of the network's {len(names)} weights{near}")
+
+
+def json_schema(backends: Sequence[str]) -> dict[str, Any]:
+    """The JSON Schema of recipes that may name these backends, for editors.
+
+    It refuses no recipe that `load` takes, and as much of what `load` refuses as a schema can say.
+    """
+    schema = Recipe.model_json_schema()
+    name = {"enum": list(backends)}
+    schema["properties"]["backends"]["anyOf"] = [name, {"type": "array", "items": name, "minItems": 1}]
+    only = {"anyOf": [{"const": "coreml"}, {"const": ["coreml"]}]}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **schema,
+        "title": "mobconv recipe",
+        "if": {"required": ["image_type"], "properties": {"image_type": {"type": "object"}}},
+        "then": {"properties": {"backends": only}},
+    }
 
 
 def load(path: Path, backends: Sequence[str]) -> Recipe:

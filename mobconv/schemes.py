@@ -63,6 +63,14 @@ DEFAULT_GRANULARITY = {
 }
 
 
+def grammar() -> str:
+    """The grammar of a scheme with its storage and compute, as a regular expression of JSON Schema (ECMA 262)."""
+    shares = "|".join(Granularity)
+    scales = f"w[1-8]-({Mode.LINEAR}|{Mode.SYMMETRIC})(-({shares}))?(-({'|'.join(Algorithm)}))?"
+    tables = f"w[1-8]-{Mode.KMEANS}(-({shares}))?(-{Algorithm.MSE})?"
+    return f"(fp32|fp16|{scales}|{tables})(@native(@fp16)?|@fp16(@native)?)?"
+
+
 @dataclass(frozen=True)
 class Scheme:
     """How weights are stored. `mode` is None for the float schemes (bits 32 and 16)."""

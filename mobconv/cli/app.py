@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from mobconv.cli import backends, baseline, check, compare, evaluate, export, inspect, report, stopping, sweep
+from mobconv.cli import backends, baseline, check, compare, evaluate, export, inspect, report, schema, stopping, sweep
 from mobconv.errors import MobconvError, OutputError
 
 app = typer.Typer(
@@ -49,6 +49,7 @@ app.command("check")(check.command)
 app.command("baseline")(baseline.command)
 app.command("inspect")(inspect.command)
 app.command("backends")(backends.command)
+app.command("schema")(schema.command)
 
 INTERRUPTED = 130
 TERMINATED = 143

@@ -1,0 +1,26 @@
+"""`mobconv schema`: the JSON Schema of recipes or budgets, for editors."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+
+class Kind(StrEnum):
+    """Files that people write."""
+
+    RECIPE = "recipe"
+    BUDGET = "budget"
+
+
+def command(kind: Annotated[Kind, typer.Argument(help="`recipe` or `budget`")]) -> int:
+    """Print the JSON Schema of recipes or budgets: editors complete and check YAML by it."""
+    import json
+
+    from mobconv import backends, budget, recipe
+
+    schema = recipe.json_schema(backends.names()) if kind is Kind.RECIPE else budget.json_schema()
+    print(json.dumps(schema, indent=1))
+    return 0
