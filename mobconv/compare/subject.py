@@ -119,7 +119,7 @@ def _prepared(
         reference,
         matches,
         layers,
-        _frontier(anatomy, reference, first, output, factors),
+        _frontier(anatomy, reference, first, output, factors, inputs),
         _decoded(reference, values, inputs),
         output,
     )
@@ -279,8 +279,29 @@ def _first(anatomy: Anatomy, matches: Matches) -> list[Match]:
     return first
 
 
+def _alike(anatomy: Anatomy, reference: Reference, cuts: list[Cut], inputs: Floats) -> list[Cut]:
+    """The nearest cut, and those of which it follows: a file may turn the axes around between, and shapes do not tell
+    height from width."""
+    if len(cuts) < 2:
+        return cuts
+    nearest, kept = cuts[0], cuts[:1]
+    values = np.asarray(reference.run(inputs, {nearest.node})[nearest.node])
+    for cut in cuts[1:]:
+        came = nearest.to_reference(anatomy.run({cut.tensor: cut.to_file(values)}, [nearest.tensor])[nearest.tensor])
+        # bytes are off by a hundredth of the spread, other axes by all of it
+        if float(np.sqrt(((came - values) ** 2).mean())) > 0.1 * float(values.std()):
+            break
+        kept.append(cut)
+    return kept
+
+
 def _frontier(
-    anatomy: Anatomy, reference: Reference, first: Sequence[Match], output: str, factors: Mapping[int, Floats]
+    anatomy: Anatomy,
+    reference: Reference,
+    first: Sequence[Match],
+    output: str,
+    factors: Mapping[int, Floats],
+    inputs: Floats,
 ) -> tuple[Cut, ...]:
     """Where to feed the reference's tensors so that nothing of the file's own input is left.
 
@@ -294,7 +315,7 @@ def _frontier(
     for pair in first:
         own = tuple(map(float, factors.get(pair.use.index, ())))
         found = walker.before(pair.op, pair.use, reference.shapes[pair.use.source])
-        choices.append([replace(cut, factors=own) for cut in found])
+        choices.append(_alike(anatomy, reference, [replace(cut, factors=own) for cut in found], inputs))
     edges = [(op.inputs, op.outputs) for op in anatomy.ops]
     moving = {name for _, outputs in edges for name in outputs} | set(anatomy.inputs)
     constants = {name for inputs, _ in edges for name in inputs} - moving

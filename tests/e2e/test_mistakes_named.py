@@ -4,6 +4,7 @@ And what it costs is booked under preprocessing: at least nine tenths of the pla
 """
 
 import functools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,15 @@ def check(network, backend, mistake, folder):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_sign_of_the_bias_is_named_and_booked(backend, tmp_path):
     check("small", backend, next(each for name, each in mistakes("small").items() if "sign" in name), tmp_path)
+
+
+def test_axes_that_the_file_turns_around_in_front_of_its_first_layer(tmp_path):
+    """As litert-torch places them: the network's input stands before the transposition in the same shape."""
+    swapped = next(each for name, each in mistakes("small").items() if name == "height and width swapped")
+    path = make("onnx", loaded("small").module, replace(swapped, late=True), (32, 32), tmp_path)
+    found = compared("small", path, raw())
+    assert found.finding.named.mistake.name == swapped.name
+    assert all(lost.points == 0 for lost in found.lost[1:-1])
 
 
 @pytest.mark.slow
