@@ -1,0 +1,83 @@
+"""Killed at any moment, and started again: nothing torn, nothing whole made twice, the same in the end."""
+
+import random
+import shutil
+import time
+
+import pytest
+from killing import Sweeps, artifacts, kill, outcome, partial, records, stamps
+from support import CHECKPOINT, DATA
+
+from mobconv.errors import InputError
+from mobconv.results import read
+
+RECIPE = f"""
+checkpoint: {CHECKPOINT}
+data: {DATA}
+images: {{images}}
+threads: 1
+backends: [{{backends}}]
+schemes: [{{schemes}}]
+"""
+
+
+def whole(out):
+    """The results are there and of these files, or not there at all."""
+    try:
+        found = read(out / "results.json")
+    except InputError as error:
+        assert "no such results file" in str(error)
+        return None
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_fifty_sweeps_killed_at_random(tmp_path, capsys):
+    recipe = tmp_path / "grid.yaml"
+    schemes = "fp32, w4-kmeans, w2-linear"
+    recipe.write_text(RECIPE.format(images=200, backends="onnx, tflite, coreml, coreml-mlmodel", schemes=schemes))
+    sweeps = Sweeps()
+    first = tmp_path / "first"
+    assert sweeps.run(recipe, first) == 0  # for its templates
+    plain = tmp_path / "plain"
+    shutil.copytree(first / ".templates", plain / ".templates")
+    start = time.monotonic()
+    assert sweeps.run(recipe, plain) == 0
+    duration = time.monotonic() - start
+    expected = outcome(plain)
+    assert len(expected[1]) == 12
+    rng = random.Random(5)
+    kills = lost = kept = made = after = 0
+    for number in range(50):
+        out = tmp_path / f"sweep{number}"
+        shutil.copytree(first / ".templates", out / ".templates")
+        for _ in range(rng.choice((1, 1, 2, 3))):
+            held = stamps(out, records(out))
+            process = sweeps.start(recipe, out)
+            process.join(rng.uniform(0, duration))
+            if not kill(process):
+                break
+            kills += 1
+            done, there = records(out), artifacts(out)
+            assert set(done) <= set(there), "a row without its file"
+            lost += len(set(there) - set(done))
+            assert len(set(there) - set(done)) <= 1
+            assert stamps(out, held) == held, "a whole file was made again"
+            if whole(out) is not None:  # killed after the last cell
+                after += 1
+                assert len(done) == 12
+        held = stamps(out, records(out))
+        assert sweeps.run(recipe, out) == 0
+        assert outcome(out) == expected
+        assert stamps(out, held) == held, "a whole file was made again"
+        kept += len(held)
+        made += 12 - len(held)
+        assert partial(out) == []
+        shutil.rmtree(out)
+    with capsys.disabled():
+        print(
+            f"\n50 sweeps of 12 cells, {kills} kills in a run of {duration:.1f} s ({after} after the results), then each to its "
+            f"end: {kept} cells were there and stayed, {made} were made, {lost} files without a row were made again"
+        )
+    assert kills >= 50 and kept and made
