@@ -31,9 +31,9 @@ def holder(tmp_path):
 
 
 def test_a_second_process_is_told_of_the_first(tmp_path, holder):
-    with pytest.raises(LockedError, match=rf"in use by mobconv sweep, process {holder.pid}\. Wait .* with -o") as found:
-        with locks.folder(tmp_path, "mobconv export"):
-            pytest.fail("both are in")
+    told = rf"in use by mobconv sweep, process {holder.pid}\. Wait .* with -o"
+    with pytest.raises(LockedError, match=told) as found, locks.folder(tmp_path, "mobconv export"):
+        pytest.fail("both are in")
     assert found.value.exit_code == 6
     holder.communicate("")
     with locks.folder(tmp_path, "mobconv export"):
@@ -51,9 +51,9 @@ def test_a_killed_process_holds_nothing(tmp_path, holder):
 
 
 def test_two_threads_of_one_process_are_two(tmp_path):
-    with locks.folder(tmp_path, "mobconv sweep"), pytest.raises(LockedError, match=str(os.getpid())):
-        with locks.folder(tmp_path, "mobconv sweep"):
-            pytest.fail("both are in")
+    held, told = locks.folder(tmp_path, "mobconv sweep"), pytest.raises(LockedError, match=str(os.getpid()))
+    with held, told, locks.folder(tmp_path, "mobconv sweep"):
+        pytest.fail("both are in")
 
 
 def test_a_name_that_its_holder_removed_meanwhile_is_not_a_lock(tmp_path, monkeypatch):

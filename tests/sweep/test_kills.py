@@ -77,7 +77,7 @@ def test_fifty_sweeps_killed_at_random(tmp_path, capsys):
         shutil.rmtree(out)
     with capsys.disabled():
         print(
-            f"\n50 sweeps of 12 cells, {kills} kills in a run of {duration:.1f} s ({after} after the results), then each to its "
-            f"end: {kept} cells were there and stayed, {made} were made, {lost} files without a row were made again"
+            f"\n50 sweeps of 12 cells, {kills} kills in a run of {duration:.1f} s ({after} after the results), then "
+            f"each to its end: {kept} cells were there and stayed, {made} were made, {lost} files without a row were made again"
         )
     assert kills >= 50 and kept and made
