@@ -81,10 +81,6 @@ class Bench:
     @cached_property
     def checkpoint(self) -> Checkpoint:
         """Loaded. Raises InputError, also for a file that changed since the sweep began."""
-        if self.threads:
-            import torch
-
-            torch.set_num_threads(self.threads)
         found = checkpoint.load(self.plan.checkpoint, self.job.options)
         if found.sha256 != self.inputs.checkpoint:
             raise InputError(f"{self.plan.checkpoint} changed while the sweep ran; run the same command again")
@@ -138,7 +134,9 @@ class Bench:
         sample = next(iter(held.example.values()))
         evaluate.check_shape(images, sample.shape, str(held.path))
         self.stage("float baseline")
-        outputs = evaluate.predict(lambda part: held.run(self.preprocessing(part)), images.pixels)
+        outputs = evaluate.predict_in_torch(
+            lambda part: held.run(self.preprocessing(part)), images.pixels, self.threads
+        )
         evaluate.check_labels(images, outputs.shape[1])
         sites = self.program.sites
         found = Network(
@@ -309,8 +307,12 @@ class Bench:
     def _outputs(self, backend: Backend, path: Path, runner: Runner) -> Floats:
         """Outputs for all images; closes the runner."""
         try:
-            if runner.verified == "emulated":  # torch has threads of its own, one pool for the process
-                return evaluate.predict(evaluate.of_runner(runner, self._feed(backend, runner)), self.images.pixels)
+            if runner.verified == "emulated":
+                if self.threads > 1:  # predict_in_torch has as many, and each would take as many again
+                    runner.close()
+                    runner = backend.open(path, threads=1)
+                run = evaluate.of_runner(runner, self._feed(backend, runner))
+                return evaluate.predict_in_torch(run, self.images.pixels, self.threads)
             feed = self._feed(backend, runner)
         finally:
             runner.close()
@@ -335,9 +337,10 @@ class Bench:
             start = time.perf_counter()
             program = reference(self.program, weights, scheme)
             name, output = next(iter(program.example)), program.outputs[0]
-            outputs = evaluate.predict(
+            outputs = evaluate.predict_in_torch(
                 lambda part: np.asarray(program.run({name: self.preprocessing(part)})[output], np.float32),
                 self.images.pixels,
+                self.threads,
             )
             top1 = evaluate.accuracy(outputs, self.images.labels).top1
             self._quantized = {scheme: Quantized(weights, outputs, top1, spent, time.perf_counter() - start)}

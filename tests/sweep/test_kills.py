@@ -78,6 +78,6 @@ def test_fifty_sweeps_killed_at_random(tmp_path, capsys):
     with capsys.disabled():
         print(
             f"\n50 sweeps of 12 cells, {kills} kills in a run of {duration:.1f} s ({after} after the results), then "
-            f"each to its end: {kept} cells were there and stayed, {made} were made, {lost} files without a row were made again"
+            f"each to its end: {kept} cells were there and stayed, {made} were made ({lost} of them had a file, no row)"
         )
     assert kills >= 50 and kept and made
