@@ -32,11 +32,12 @@ class _Counting(Watcher):
     def __init__(self, total: int, name: str) -> None:
         self.total, self.name, self.done = total, name, 0
 
-    def kept(self, kept: int, total: int) -> None:
-        self.done = kept
-        if kept:
-            rest = f"{total - kept} to make" if kept < total else "nothing to make (--fresh makes everything anew)"
-            self.say(f"{kept} of {total} cells are as they were; {rest}")
+    def kept(self, kept: int, untimed: int, total: int) -> None:
+        self.done, there = kept, kept + untimed
+        if there:
+            rest = f"{total - there} to make" if there < total else "nothing to make (--fresh makes everything anew)"
+            timing = f", {untimed} of them to be timed" if untimed else ""
+            self.say(f"{there} of {total} cells are as they were{timing}; {rest}")
 
     def note(self, text: str) -> None:
         self.say(f"{self.name}: {text}")
@@ -62,8 +63,8 @@ class _Bar(_Counting):
         stopping.check()
         self.progress.update(self.task, description=escape(text))
 
-    def kept(self, kept: int, total: int) -> None:
-        super().kept(kept, total)
+    def kept(self, kept: int, untimed: int, total: int) -> None:
+        super().kept(kept, untimed, total)
         self.progress.update(self.task, completed=kept)
 
     def row(self, row: Row) -> None:

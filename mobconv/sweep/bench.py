@@ -103,7 +103,7 @@ class Bench:
             found = self.network
             return Images(found.source, np.load(held, mmap_mode="r"), found.labels, (), found.pixels, found.groups)
         loaded = data.load(self.plan.data, self.plan.images, self.preprocessing.fit)
-        if keys.data(self.plan.data, self.plan.images) not in (None, self.inputs.data):
+        if keys.images(self.plan.data, self.plan.images) not in (None, self.inputs.data):
             raise InputError(f"{self.plan.data} changed while the sweep ran; run the same command again")
         return loaded
 
@@ -191,9 +191,13 @@ class Bench:
         backend, seconds = backends.get(cell.backend), Seconds(kept.row.seconds)
         path = self.store.out / str(kept.row.path)
         try:
+            start = time.perf_counter()
+            backend.open(path, self.threads).close()
+            load_ms = round((time.perf_counter() - start) * 1e3, 2)
             with seconds.of("latency"):
                 timing = self._time(backend, path, self._baseline(backend, cell.compute))
-            row = replace(kept.row, latency_ms=timing.ms, latency_ratio=timing.ratio, seconds=seconds.spent)
+            row = replace(kept.row, latency_ms=timing.ms, latency_ratio=timing.ratio, load_ms=load_ms)
+            row.seconds = seconds.spent
         except Exception as error:
             self.stop_when_full(error)
             row = Row.of(cell, results.FAILED, reason=reason(error), seconds=seconds.spent)

@@ -53,8 +53,8 @@ class Watcher:
     def stage(self, text: str) -> None:
         """Something long begins."""
 
-    def kept(self, kept: int, total: int) -> None:
-        """So many of the cells are as an earlier sweep left them."""
+    def kept(self, kept: int, untimed: int, total: int) -> None:
+        """So many of the cells are as an earlier sweep left them, and so many others but for their timings."""
 
     def row(self, row: Row) -> None:
         """A cell is done, or cannot be."""

@@ -46,8 +46,17 @@ class Inputs:
         return _hash(told)
 
 
-def inputs(job: Job) -> Inputs:
-    """Hash what a job starts from. Raises InputError for a checkpoint that cannot be read."""
+def environment() -> list[str]:
+    """What may differ from machine to machine: kind of machine, Python and versions of tools."""
+    found = _versions(*_TOOLS, *_DECODERS)
+    for name in backends.BUILT_IN:
+        if backends.get(name).missing() is None:
+            found |= backends.get(name).versions()
+    return [*_machine(), *(f"{name} {number}" for name, number in sorted(found.items()))]
+
+
+def inputs(job: Job, data: bool = True) -> Inputs:
+    """Hash what a job starts from; data: its images too. Raises InputError for a checkpoint that cannot be read."""
     plan = job.plan
     try:
         content = plan.checkpoint.read_bytes()
@@ -70,10 +79,12 @@ def inputs(job: Job) -> Inputs:
         # a pickled module is built by code that only its loading finds
         "once": None if followed else uuid.uuid4().hex,
     }
-    return Inputs(hashlib.sha256(content).hexdigest(), _hash(told), data(plan.data, plan.images), followed)
+    return Inputs(
+        hashlib.sha256(content).hexdigest(), _hash(told), images(plan.data, plan.images) if data else None, followed
+    )
 
 
-def data(source: str, limit: int | None) -> str | None:
+def images(source: str, limit: int | None) -> str | None:
     """Hash over a file or folder of images; None for a name on the hub, which only loading it can tell."""
     path = Path(source)
     return _hash([files.sha256(path), path.is_dir(), limit]) if path.exists() else None

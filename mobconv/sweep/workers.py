@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -87,19 +89,22 @@ def alone(bench: Bench) -> Iterator[Team]:
 class Place:
     """What a worker has to know to set up its bench.
 
-    run: of the store; source: hash over mobconv's code; threads: 0 for those that Dask gives the worker; parent: the
-    process to end with, 0 for none.
+    run: of the store; source: mobconv's code and its tools; threads: 0 for those that Dask gives the worker; parent:
+    the process to end with, 0 for none.
     """
 
     job: Job
     inputs: keys.Inputs
     out: Path
     run: str
-    source: str
+    source: list[str]
     threads: int
     parent: int
 
 
+# as this process has it, whatever becomes of the files
+_SOURCE = sources.of_mobconv()
+_imported: dict[str, str] = {}
 _benches: dict[str, Bench] = {}
 _one_at_a_time = threading.Lock()  # a Dask worker may have several threads; PyTorch's settings are of the process
 _watched: set[int] = set()
@@ -124,14 +129,37 @@ def _bench(place: Place) -> Bench:
             f"{place.out}: a worker on {_host()} does not see this sweep's folder. Workers need it, the checkpoint and "
             "the data under the same paths: on a file system that all share"
         )
-    if sources.of_mobconv() != place.source:
-        raise InputError(f"the worker on {_host()} has another mobconv than this process; install the same one there")
+    _same(place)
     if place.parent:
+        # Ctrl-C reaches every process of a terminal; the one that was started there ends its workers
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         _end_with(place.parent)
     _keep_grown_process()
     bench = Bench(place.job, place.inputs, store, place.threads or _threads_of_dask())
     _benches[named] = bench
     return bench
+
+
+def _same(place: Place) -> None:
+    """Raise InputError unless this process would make what the sweep's own process would.
+
+    Workers of a cluster may run on other machines, and longer than a source file stays as it was.
+    """
+    here = str(place.job.here)
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    factory = place.job.plan.model
+    found = sources.of_factory(factory, place.job.here) if factory else {}
+    differ = [name for name, digest in found.items() if _imported.setdefault(name, digest) != digest]
+    if differ:
+        raise InputError(f"the worker on {_host()} has imported an older {', '.join(differ)}: restart the workers")
+    if place.source != [_SOURCE, *keys.environment()]:
+        raise InputError(
+            f"the worker on {_host()} has another mobconv, Python or other versions of its tools than this process: "
+            "install the same there and restart the workers"
+        )
+    if place.inputs.followed and keys.inputs(place.job, data=False).code != place.inputs.code:
+        raise InputError(f"the worker on {_host()} does not find the source of {factory} that this process finds")
 
 
 def _host() -> str:
@@ -262,7 +290,9 @@ def _died() -> tuple[type[Exception], ...]:
 
 def _place(bench: Bench, threads: int, parent: int) -> Place:
     out = bench.store.out.absolute()
-    return Place(bench.job.absolute(), bench.inputs, out, bench.store.run, sources.of_mobconv(), threads, parent)
+    return Place(
+        bench.job.absolute(), bench.inputs, out, bench.store.run, [_SOURCE, *keys.environment()], threads, parent
+    )
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import shutil
 import time
 
 import pytest
-from killing import Sweeps, artifacts, kill, outcome, partial, records, stamps
+from killing import Sweeps, artifacts, kill, outcome, partial, records, stamps, wait
 from support import CHECKPOINT, DATA
 
 from mobconv.errors import InputError
@@ -81,3 +81,27 @@ def test_fifty_sweeps_killed_at_random(tmp_path, capsys):
             f"each to its end: {kept} cells were there and stayed, {made} were made ({lost} of them had a file, no row)"
         )
     assert kills >= 50 and kept and made
+
+
+@pytest.mark.timeout(900)
+def test_killed_after_a_row_and_in_the_middle_of_one(tmp_path):
+    """SIGKILL after the first record, then while the next cell is made; then a lock and remains of both are there."""
+    recipe = tmp_path / "few.yaml"
+    recipe.write_text(RECIPE.format(images=32, backends="onnx", schemes="fp32, w4-kmeans, w1-symmetric, w2-linear"))
+    sweeps, out, plain = Sweeps(), tmp_path / "out", tmp_path / "plain"
+    process = sweeps.start(recipe, out)
+    wait(lambda: records(out), process)
+    assert kill(process) and (out / ".lock").exists()
+    first = records(out)
+    held = stamps(out, first)
+    assert whole(out) is None
+    process = sweeps.start(recipe, out)
+    wait(lambda: len(records(out)) > len(first) or list((out / ".cells" / "making").glob("*/*.onnx")), process)
+    assert kill(process)
+    assert stamps(out, first) == held
+    held = stamps(out, records(out))
+    shutil.copytree(out / ".templates", plain / ".templates")
+    assert sweeps.run(recipe, out) == 0 and sweeps.run(recipe, plain) == 0
+    assert stamps(out, held) == held and outcome(out) == outcome(plain) and partial(out) == []
+    said = (out / "log.txt").read_text()
+    assert f"{len(held)} of 4 cells are as they were; {4 - len(held)} to make" in said

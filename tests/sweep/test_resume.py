@@ -337,3 +337,22 @@ def test_predictions_are_those_of_the_files(there):
     there.sweep("--only", "onnx/*")
     with np.load(there.out / "predictions.npz") as archive:
         assert archive.files == ["labels", "groups", "float", *ALL]
+
+
+def test_data_of_the_hub_is_told_by_its_pixels(there, monkeypatch):
+    """It is loaded every time, since only that tells whether it changed; nothing else is done again."""
+    from dataclasses import replace
+
+    from mobconv import data
+
+    real, other = data.load, []
+
+    def load(source, limit=None, fit=None):
+        found = real(str(DATA), limit, fit)
+        return replace(found, source=source, sha256="other" if other else found.sha256)
+
+    monkeypatch.setattr(data, "load", load)
+    encoded, said, _ = there.sweep(data="someone/digits")
+    assert encoded == [] and KEPT in said
+    other.append(True)
+    assert there.sweep(data="someone/digits")[0] == ALL

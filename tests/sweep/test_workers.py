@@ -145,7 +145,7 @@ def cluster(folder, tmp):
     quiet = {"stdout": log, "stderr": log, "cwd": tmp, "env": os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}}
     command = [*dask, "scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", str(scheduler_file)]
     processes = [subprocess.Popen(command, **quiet)]
-    while not scheduler_file.exists():
+    while not (scheduler_file.exists() and scheduler_file.read_text().rstrip().endswith("}")):
         assert processes[0].poll() is None, (tmp / "dask.txt").read_text()
         time.sleep(0.1)
     address = json.loads(scheduler_file.read_text())["address"]
@@ -163,9 +163,8 @@ def dask(folder, tmp_path_factory):
     address, processes = cluster(folder, tmp_path_factory.mktemp("dask"))
     yield address, processes
     for process in processes:
-        process.terminate()
-    for process in processes:
-        process.wait(30)
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.slow
@@ -197,8 +196,8 @@ def test_a_cell_that_kills_two_dask_workers_is_a_row(folder, tmp_path_factory):
         assert [process.poll() for process in (*processes, third)].count(None) == 2  # the scheduler and one worker
     finally:
         for process in (*processes, third):
-            process.terminate()
-            process.wait(30)
+            process.kill()
+            process.wait()
 
 
 def test_a_cluster_that_is_not_there(folder):
@@ -218,11 +217,11 @@ def test_without_the_extra(folder):
 def test_a_worker_that_does_not_see_the_folder(tmp_path):
     from mobconv import recipe
     from mobconv.errors import InputError
-    from mobconv.sweep import Job, keys, sources, workers
+    from mobconv.sweep import Job, keys, workers
     from mobconv.sweep.tasks import Prepare, Task
 
     (tmp_path / "job.yaml").write_text(json.dumps(RECIPE))
     job = Job.of(recipe.load(tmp_path / "job.yaml", ["onnx", "coreml-mlmodel"]))
-    place = workers.Place(job, keys.Inputs("", "", ""), Path("/nowhere/at all"), "0123", sources.of_mobconv(), 1, 0)
+    place = workers.Place(job, keys.Inputs("", "", ""), Path("/nowhere/at all"), "0123", [], 1, 0)
     with pytest.raises(InputError, match=r"does not see this sweep's folder.*on a file system that all share"):
         workers.work(place, Task((Prepare(True),)))
