@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -267,7 +267,11 @@ class Workers:
 
         if not tasks:
             return
-        with parallel_config(**self.backend):
+        with parallel_config(**self.backend) as config:
+            if "client" in self.backend:
+                # of a single worker joblib thinks that it could as well do the work here, where it would end the sweep
+                backend, count = config["backend"], config["backend"].effective_n_jobs
+                backend.effective_n_jobs = lambda n_jobs: max(_counted(count, n_jobs), 2)
             run = Parallel(
                 n_jobs=self.count,
                 batch_size=1,
@@ -275,6 +279,14 @@ class Workers:
                 return_as="generator_unordered",
             )
             yield from run(delayed(work)(self.place, task) for task in tasks)
+
+
+def _counted(count: Callable[[int], int], n_jobs: int) -> int:
+    """The cores of a cluster's workers. Raises BackendError where none is left."""
+    try:
+        return count(n_jobs)
+    except TimeoutError as error:
+        raise BackendError("no worker of the cluster is left; start some and run the same command again") from error
 
 
 def _died() -> tuple[type[Exception], ...]:
