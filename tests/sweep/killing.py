@@ -12,20 +12,12 @@ import numpy as np
 
 from mobconv.files import sha256
 
-HEAVY = [
-    "torch",
-    "datasets",
-    "onnxruntime",
-    "coremltools",
-    "ai_edge_litert.interpreter",
-    "mobconv.quantize",
-    "mobconv.sweep",
-]
+HEAVY = ["torch", "datasets", "onnxruntime", "mobconv.quantize", "mobconv.sweep"]
 TIMINGS = {"latency_ms", "latency_ratio", "load_ms", "seconds"}
 
 
-def _sweep(arguments, log):
-    os.setpgid(0, 0)  # its workers are killed with nobody else
+def _sweep(arguments, folder, log):
+    os.chdir(folder)
     with Path(log).open("a") as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
@@ -40,16 +32,15 @@ def _sweep(arguments, log):
 class Sweeps:
     """Starts `mobconv sweep RECIPE -o FOLDER`; each is forked from a server that imported what is heavy."""
 
-    def __init__(self, preload=True):
-        self.context = multiprocessing.get_context("forkserver" if preload else "spawn")
-        if preload:
-            self.context.set_forkserver_preload(HEAVY)
+    def __init__(self):
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(HEAVY)
 
     def start(self, recipe, out, *more):
         """A running sweep."""
         out.mkdir(parents=True, exist_ok=True)
         arguments = ["sweep", str(recipe), "-o", str(out), *more]
-        process = self.context.Process(target=_sweep, args=(arguments, str(out / "log.txt")))
+        process = self.context.Process(target=_sweep, args=(arguments, recipe.parent, str(out / "log.txt")))
         process.start()
         return process
 

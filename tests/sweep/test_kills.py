@@ -2,11 +2,13 @@
 
 import random
 import shutil
+import subprocess
+import sys
 import time
 
 import pytest
 from killing import Sweeps, artifacts, kill, outcome, partial, records, stamps, wait
-from support import CHECKPOINT, DATA
+from support import CHECKPOINT, DATA, USER_MODULE
 
 from mobconv.errors import InputError
 from mobconv.results import read
@@ -18,6 +20,14 @@ images: {{images}}
 threads: 1
 backends: [{{backends}}]
 schemes: [{{schemes}}]
+"""
+
+
+TINY = """
+model: user_nets:tiny
+arguments: {classes: 10}
+input_shape: [1, 3, 32, 32]
+preprocessing: {mean: [0.5, 0.5, 0.5], std: [0.25, 0.25, 0.25]}
 """
 
 
@@ -87,7 +97,12 @@ def test_fifty_sweeps_killed_at_random(tmp_path, capsys):
 def test_killed_after_a_row_and_in_the_middle_of_one(tmp_path):
     """SIGKILL after the first record, then while the next cell is made; then a lock and remains of both are there."""
     recipe = tmp_path / "few.yaml"
-    recipe.write_text(RECIPE.format(images=32, backends="onnx", schemes="fp32, w4-kmeans, w1-symmetric, w2-linear"))
+    (tmp_path / "user_nets.py").write_text(USER_MODULE)
+    code = "import torch, user_nets; torch.save(user_nets.tiny(classes=10).state_dict(), 'net.pt')"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    schemes = "fp32, w4-kmeans, w1-symmetric, w2-linear"
+    text = RECIPE.format(images=32, backends="onnx", schemes=schemes).replace(str(CHECKPOINT), "net.pt")
+    recipe.write_text(text + TINY)
     sweeps, out, plain = Sweeps(), tmp_path / "out", tmp_path / "plain"
     process = sweeps.start(recipe, out)
     wait(lambda: records(out), process)

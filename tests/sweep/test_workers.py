@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -83,6 +84,19 @@ def rows(out):
     return {row.cell: row for row in results.read(out / "results.json").cells}
 
 
+def test_two_workers_make_what_one_process_makes_and_one_dies(folder):
+    (folder / "job.yaml").write_text(json.dumps(RECIPE | {"backends": ["onnx"], "schemes": ["fp32", "w4-kmeans"]}))
+    plant(folder, "onnx/w4-kmeans", 1)
+    code, _ = sweep(folder, "out", "--jobs", "2")
+    assert code == 0 and (folder / "kills onnx w4-kmeans").read_bytes() == b""
+    assert all(row.latency_ms for row in rows(folder / "out").values())
+    # with all cores, where a worker has its share
+    shutil.copytree(folder / "out" / ".templates", folder / "alone" / ".templates")
+    assert sweep(folder, "alone")[0] == 0
+    assert outcome(folder / "out") == outcome(folder / "alone")
+
+
+@pytest.mark.slow
 def test_two_workers_one_cell_that_kills_and_one_that_kills_once(folder):
     assert sweep(folder, "alone")[0] == 0
     plain = outcome(folder / "alone")
