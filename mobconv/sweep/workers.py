@@ -331,7 +331,7 @@ def cluster(address: str, bench: Bench) -> Iterator[Team]:
     except ImportError:
         raise BackendError('--cluster needs Dask: pip install "mobconv[cluster]"') from None
     try:
-        client: Any = Client(address, set_as_default=False, timeout=10)  # type: ignore[no-untyped-call]
+        client: Any = Client(address, set_as_default=False, timeout=5)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
         raise BackendError(f"--cluster {address}: no Dask scheduler answers there: {error}") from error
     with client:

@@ -95,7 +95,7 @@ def test_fifty_sweeps_killed_at_random(tmp_path, capsys):
         shutil.rmtree(out)
     with capsys.disabled():
         print(
-            f"\n{SWEEPS} sweeps of 12 cells, {kills} kills in a run of {duration:.1f} s ({after} after the results), then "
+            f"\n{SWEEPS} sweeps of 12 cells, {kills} kills in {duration:.0f} s ({after} after the results), then "
             f"each to its end: {kept} cells were there and stayed, {made} were made ({lost} of them had a file, no row)"
         )
     assert kills >= SWEEPS and kept and made
