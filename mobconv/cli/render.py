@@ -27,17 +27,26 @@ def console(stderr: bool = False) -> Console:
 
 
 class _Counting(Watcher):
-    """done: cells that are finished; name: of the checkpoint, which notes are about."""
+    """done: cells that are finished; waiting: those that lack but their timings; name: of the checkpoint."""
 
     def __init__(self, total: int, name: str) -> None:
-        self.total, self.name, self.done = total, name, 0
+        self.total, self.name, self.done, self.waiting = total, name, 0, 0
 
     def kept(self, kept: int, untimed: int, total: int) -> None:
-        self.done, there = kept, kept + untimed
+        self.done, self.waiting, there = kept, untimed, kept + untimed
         if there:
-            rest = f"{total - there} to make" if there < total else "nothing to make (--fresh makes everything anew)"
-            timing = f", {untimed} of them to be timed" if untimed else ""
-            self.say(f"{there} of {total} cells are as they were{timing}; {rest}")
+            rest = f"{total - there} to make" if there < total else "nothing to make"
+            rest += f", {untimed} to time" if untimed else ""
+            hint = " (--fresh makes everything anew)" if kept == total else ""
+            self.say(f"{there} of {total} cells are as they were; {rest}{hint}")
+
+    def untimed(self, row: Row) -> None:
+        self.waiting += 1
+
+    def stopped(self) -> str:
+        """What an interrupted sweep leaves."""
+        timing = f" and {self.waiting} made but not timed" if self.waiting else ""
+        return f"{self.done} of {self.total} cells are done{timing}, and kept; the same command goes on from there"
 
     def note(self, text: str) -> None:
         self.say(f"{self.name}: {text}")

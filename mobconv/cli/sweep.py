@@ -54,7 +54,7 @@ def command(
         try:
             found = Sweep(job, folder, watcher, jobs, cluster, fresh).run(cells)
         except (KeyboardInterrupt, stopping.Terminated):
-            say(f"{watcher.done} of {len(cells)} cells are done and kept; the same command goes on from there")
+            say(watcher.stopped())
             raise
     if as_json:
         print((folder / "results.json").read_text(), end="")

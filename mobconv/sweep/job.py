@@ -56,6 +56,9 @@ class Watcher:
     def kept(self, kept: int, untimed: int, total: int) -> None:
         """So many of the cells are as an earlier sweep left them, and so many others but for their timings."""
 
+    def untimed(self, row: Row) -> None:
+        """A cell is made and measured, but for its timings."""
+
     def row(self, row: Row) -> None:
         """A cell is done, or cannot be."""
 

@@ -138,12 +138,13 @@ class Sweep:
             else:
                 tasks.setdefault(cell.scheme.name, []).append(Make(cell, named[cell], *made, timing=not team.shared))
         due = [Time(cell, named[cell]) for cell in untimed]
-        if team.shared:
+        if team.shared and missing:
             self.watcher.stage(f"{len(missing)} cells, {team.told}")
         for part, row in team.run(team.spread([Task(tuple(parts)) for parts in tasks.values()])):
             kept = self.store.get(part.cell, part.key)
             if kept is not None and not kept.timed:
                 due.append(Time(part.cell, part.key))
+                self.watcher.untimed(row)
             else:
                 self.watcher.row(row)
         if due:

@@ -276,7 +276,7 @@ def test_results_are_withdrawn_before_their_files_change(there, monkeypatch):
     checkpoint(there.path, seed=1)
     (there.path / "job.yaml").write_text(json.dumps(PLAN))
     code, _, err = there.cli("sweep", "job.yaml", "-o", "out")
-    assert code == 130 and "0 of 4 cells are done and kept; the same command goes on from there" in err
+    assert code == 130 and "0 of 4 cells are done, and kept; the same command goes on from there" in err
     assert not (there.out / "results.json").exists()
     monkeypatch.setattr(Store, "put", real)
     encoded, said, _ = there.sweep()
