@@ -109,7 +109,7 @@ def load(path: Path, options: Options | None = None) -> Checkpoint:
     if path.suffix == ".safetensors":
         state, metadata = _read_safetensors(path, content)
         return _from_state(path, digest, state, metadata, [], options)
-    kind = _zip_kind(path, content)
+    kind = kind_of(path, content)
     if kind == "program":
         return _from_program(path, content, digest, options)
     if kind == "torchscript":
@@ -143,7 +143,7 @@ def _read_safetensors(path: Path, content: bytes) -> tuple[dict[str, torch.Tenso
     return state, metadata
 
 
-def _zip_kind(path: Path, content: bytes) -> str:
+def kind_of(path: Path, content: bytes) -> str:
     """'program', 'torchscript' or 'pickle'. Raises InputError for a zip that is none of these."""
     if not content.startswith(b"PK"):
         return "pickle"

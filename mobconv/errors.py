@@ -8,6 +8,7 @@
     |- CellError                5   a cell failed where it should have worked
     |  `- AuditError            5   the parts of an audited file are not the whole: a mistake of ours
     `- OutputError              6   the disk is full or not writable
+       `- LockedError           6   another process works in the output folder
 
 0 is success (rows that say `unsupported` included), 1 a gate that was not met, 130 an
 interruption (Ctrl-C), 143 a termination (SIGTERM); both clean up first.
@@ -62,6 +63,10 @@ class OutputError(MobconvError):
     """Nothing more can be written: the disk is full, or the folder is not writable."""
 
     exit_code = 6
+
+
+class LockedError(OutputError):
+    """Another sweep or export works in the output folder."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

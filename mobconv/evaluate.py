@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 Feed = Callable[[Pixels], NDArray[Any]]
 BATCH = 32  # larger ones spend more time on fresh memory than they save
+_PIXELS = 64 * 64  # of an image of which as many are a batch in PyTorch
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,31 @@ def predict(run: Callable[[Any], Floats], inputs: NDArray[Any]) -> Floats:
     return np.concatenate([run(inputs[part]) for part in batches(len(inputs))])
 
 
+def predict_in_torch(run: Callable[[Any], Floats], inputs: NDArray[Any], threads: int = 0) -> Floats:
+    """As `predict`, for what PyTorch computes from images: batches side by side, each on one thread; 0 for all cores.
+
+    The outputs are the same to the last bit however many threads there are. And threads that share a batch wait for
+    one another dozens of times in it, spinning: with somebody else's work on one of two cores that took 4 to 6 times
+    as long as one thread alone.
+    """
+    import torch
+
+    pixels = int(np.prod(sorted(inputs.shape[1:])[-2:])) if inputs.ndim == 4 else 0
+    # what a batch keeps in memory is of 32 images of 64x64
+    size = max(1, min(BATCH, BATCH * _PIXELS // max(pixels, 1)))
+    parts = list(batches(len(inputs), size))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        # alone: our executor of Core ML files tries on its first rows how it may run the others
+        done = [run(inputs[parts[0]])]
+        with ThreadPoolExecutor(threads or os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            done += pool.map(lambda part: run(inputs[part]), parts[1:])
+    finally:
+        torch.set_num_threads(before)
+    return np.concatenate(done)
+
+
 def predict_side_by_side(
     open_one: Callable[[], Runner], inputs: NDArray[Any], workers: int, feed: Feed | None = None
 ) -> Floats:
@@ -62,12 +89,14 @@ def predict_side_by_side(
 
     Runtimes release the GIL, and small networks leave the second thread of one runner mostly idle.
     """
-    shares = [part for part in np.array_split(np.arange(len(inputs)), workers) if len(part)]
+    # whole batches, so that a batch is the same however many workers there are
+    parts = list(batches(len(inputs)))
+    shares = [[parts[i] for i in share] for share in np.array_split(np.arange(len(parts)), workers) if len(share)]
 
-    def one(share: NDArray[np.int64]) -> Floats:
+    def one(share: list[slice]) -> Floats:
         runner = open_one()
         try:
-            return predict(of_runner(runner, feed), inputs[share[0] : share[-1] + 1])
+            return predict(of_runner(runner, feed), inputs[share[0].start : share[-1].stop])
         finally:
             runner.close()
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from mobconv import backends, evaluate, files, pixels, results, sweep, templates
+from mobconv import backends, evaluate, files, locks, pixels, results, sweep, templates
 from mobconv.backends.base import Backend
 from mobconv.checkpoint import Checkpoint
 from mobconv.errors import BackendError, InputError, UsageError, did_you_mean
@@ -46,7 +46,8 @@ def export(
 
     takes: kind of the files' input, of pixels.INPUTS; None for images where the network takes them.
 
-    Raises BackendError, before anything is written, when a backend is missing or cannot hold a cell.
+    Raises BackendError, before anything is written, when a backend is missing or cannot hold a cell; LockedError where
+    another process works in the folder.
     """
     for cell in wanted:
         backend = backends.get(cell.backend)
@@ -62,7 +63,7 @@ def export(
     weights = sweep.quantize_all(program, wanted[0].scheme)
     counts = sweep.describe(weights, wanted[0].scheme)
     rows = []
-    with tempfile.TemporaryDirectory(prefix="mobconv-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="mobconv-") as scratch, locks.folder(out, "mobconv export"):
         for cell in wanted:
             backend = backends.get(cell.backend)
             say(f"convert to {cell.backend}")

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ from mobconv.errors import OutputError
 # EFBIG: a limit on the size of files (ulimit -f), which is a disk that is full for this process
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+# what `aside` names its paths, and those who write packages of Core ML
+_PARTIAL = re.compile(r"\..+\.(\d+\.partial|partial-\d+|old-\d+)")
 _IN_THE_WAY = (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY, errno.ENAMETOOLONG)
 
 
@@ -48,11 +51,11 @@ def ensure_folder(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def aside(path: Path) -> Iterator[Path]:
+def aside(path: Path, keep: bool = False) -> Iterator[Path]:
     """A path beside `path` to write to; renamed over it on success, removed on any failure.
 
-    Works for files and folders: a file replaces a file, a folder a folder, and neither the other. Raises
-    OutputError when the disk is full or not writable.
+    Works for files and folders: a file replaces a file, a folder a folder, and neither the other. keep: a folder that
+    another process made in the meantime stays. Raises OutputError when the disk is full or not writable.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -61,12 +64,23 @@ def aside(path: Path) -> Iterator[Path]:
             remove(partial)
             yield partial
             if path.is_dir() and partial.is_dir():
+                if keep:
+                    return
                 remove(path)
             partial.replace(path)
     finally:
         # what ended the block is to be told, not that its remains cannot be removed
         with contextlib.suppress(OSError):
             remove(partial)
+
+
+def remove_partials(folder: Path) -> None:
+    """Remove what writers that were killed left in a folder: nobody may be writing there now."""
+    if folder.is_dir():
+        for entry in list(folder.iterdir()):
+            if _PARTIAL.fullmatch(entry.name):
+                with output_errors(entry):
+                    remove(entry)
 
 
 def remove(path: Path) -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from mobconv.backends.base import Encoded
 from mobconv.errors import InputError
 from mobconv.evaluate import Latency
-from mobconv.files import aside, sha256, size, write_whole
+from mobconv.files import output_errors, sha256, size, write_whole
 from mobconv.schemes import Cell
 
 SCHEMA = 1
@@ -183,13 +183,40 @@ def _points(fraction: float) -> float:
     return round(fraction * 100, 9)
 
 
+def row(values: Mapping[str, Any]) -> Row:
+    """A row from what `asdict` made of it. Raises TypeError where a field is missing."""
+    return Row(**_known(Row, values))
+
+
 def write(folder: Path, results: Results, predictions: Mapping[str, NDArray[np.int64]], markdown: str) -> None:
-    """Write results.json, .csv, .md and predictions.npz, each whole or not at all."""
-    write_whole(folder / "results.json", json.dumps(_finite(asdict(results)), indent=1) + "\n")
-    write_whole(folder / "results.csv", _csv(results.cells))
-    write_whole(folder / "results.md", markdown)
-    with aside(folder / "predictions.npz") as partial, partial.open("wb") as stream:
-        np.savez_compressed(stream, **{name: values.astype(np.int32) for name, values in predictions.items()})  # type: ignore[arg-type]
+    """Write results.json, .csv, .md and predictions.npz, each whole or not at all.
+
+    results.json comes last, and goes first where others are to be replaced: whoever finds it finds what belongs to it.
+    What is there already stays as it is.
+    """
+    stream = io.BytesIO()
+    np.savez_compressed(stream, **{name: values.astype(np.int32) for name, values in predictions.items()})  # type: ignore[arg-type]
+    contents = {
+        "predictions.npz": stream.getvalue(),
+        "results.csv": _csv(results.cells).encode(),
+        "results.md": markdown.encode(),
+        "results.json": (json.dumps(_finite(asdict(results)), indent=1) + "\n").encode(),
+    }
+    if all(_holds(folder / name, content) for name, content in contents.items()):
+        return
+    withdraw(folder)
+    for name, content in contents.items():
+        write_whole(folder / name, content)
+
+
+def withdraw(folder: Path) -> None:
+    """Remove results.json: files that it vouches for are about to change."""
+    with output_errors(folder / "results.json"):
+        (folder / "results.json").unlink(missing_ok=True)
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    return path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content
 
 
 def read(path: Path) -> Results:
@@ -206,7 +233,7 @@ def read(path: Path) -> Results:
     if not (parts and _number(content.get("float_top1", 0)) and _number(content.get("data", {}).get("images", 0))):
         raise InputError(f"{path}: model, data, tools or float_top1 is not what a sweep writes; run the sweep again")
     try:
-        rows = [_checked(path, Row(**_known(Row, row))) for row in content["cells"]]
+        rows = [_checked(path, row(held)) for held in content["cells"]]
         drops = [_checked(path, Cliff(**_known(Cliff, cliff))) for cliff in content["cliffs"]]
         return Results(
             content["model"], content["data"], content["tools"], content["float_top1"], rows, drops, content["schema"]

@@ -44,7 +44,8 @@ def template(backend: Backend, program: Program, compute: Compute, out: Path) ->
     key = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:16]
     folder = out / FOLDER / f"{backend.name}-{compute.value}-{key}"
     if not folder.is_dir():
-        with aside(folder) as partial:
+        # workers on other machines may outlive their sweep: a template that is there is in use
+        with aside(folder, keep=True) as partial:
             partial.mkdir()
             backend.convert(program, compute, partial)
             _check(backend, partial, program, compute)

@@ -51,9 +51,10 @@ class CommandLine:
 
 
 def leftovers(folder):
-    """Files that only a writer at work may have, and artifacts."""
+    """Files that only a writer at work may have, and artifacts; not what a sweep keeps for the next one."""
     kinds = (".onnx", ".tflite", ".mlpackage", ".mlmodel", ".npz")
-    return [p for p in folder.rglob("*") if "partial" in p.name or p.suffix in kinds]
+    found = [p for p in folder.rglob("*") if "partial" in p.name or p.name == "making" or p.suffix in kinds]
+    return [p for p in found if p.suffix != ".npz" or ".cells" not in p.parts]
 
 
 class Planted:

@@ -26,45 +26,86 @@ def console(stderr: bool = False) -> Console:
     return Console(file=stream, width=None if stream.isatty() else _PLAIN_WIDTH, highlight=False)
 
 
-class _Bar(Watcher):
-    def __init__(self, progress: Progress, total: int) -> None:
-        self.progress = progress
-        self.task = progress.add_task("loading", total=total)
+class _Counting(Watcher):
+    """done: cells that are finished; waiting: those that lack but their timings; name: of the checkpoint."""
 
-    def stage(self, text: str) -> None:
-        stopping.check()
-        self.progress.update(self.task, description=text)
+    def __init__(self, total: int, name: str) -> None:
+        self.total, self.name, self.done, self.waiting = total, name, 0, 0
 
-    def row(self, row: Row) -> None:
-        if row.status == FAILED:
-            self.progress.console.print(f"[red]failed[/red] {escape(row.cell)}: {escape(row.reason)}")
-        self.progress.update(self.task, advance=1, description=row.cell)
+    def kept(self, kept: int, untimed: int, total: int) -> None:
+        self.done, self.waiting, there = kept, untimed, kept + untimed
+        if there:
+            rest = f"{total - there} to make" if there < total else "nothing to make"
+            rest += f", {untimed} to time" if untimed else ""
+            hint = " (--fresh makes everything anew)" if kept == total else ""
+            self.say(f"{there} of {total} cells are as they were; {rest}{hint}")
 
+    def untimed(self, row: Row) -> None:
+        self.waiting += 1
 
-class _Lines(Watcher):
-    def __init__(self, total: int) -> None:
-        self.total, self.done = total, 0
+    def stopped(self) -> str:
+        """What an interrupted sweep leaves."""
+        timing = f" and {self.waiting} made but not timed" if self.waiting else ""
+        return f"{self.done} of {self.total} cells are done{timing}, and kept; the same command goes on from there"
 
-    def stage(self, text: str) -> None:
-        stopping.check()
-        if not text.startswith(("quantize", "run ")):  # a line for the cell itself follows
-            print(text, file=sys.stderr, flush=True)
+    def note(self, text: str) -> None:
+        self.say(f"{self.name}: {text}")
 
     def row(self, row: Row) -> None:
         self.done += 1
+
+    def say(self, text: str) -> None:
+        """A line for people, on stderr."""
+        print(text, file=sys.stderr, flush=True)
+
+
+class _Bar(_Counting):
+    def __init__(self, progress: Progress, total: int, name: str) -> None:
+        super().__init__(total, name)
+        self.progress = progress
+        self.task = progress.add_task("loading", total=total)
+
+    def say(self, text: str) -> None:
+        self.progress.console.print(escape(text))
+
+    def stage(self, text: str) -> None:
+        stopping.check()
+        self.progress.update(self.task, description=escape(text))
+
+    def kept(self, kept: int, untimed: int, total: int) -> None:
+        super().kept(kept, untimed, total)
+        self.progress.update(self.task, completed=kept)
+
+    def row(self, row: Row) -> None:
+        stopping.check()
+        super().row(row)
+        if row.status == FAILED:
+            self.progress.console.print(f"[red]failed[/red] {escape(row.cell)}: {escape(row.reason)}")
+        self.progress.update(self.task, completed=self.done, description=row.cell)
+
+
+class _Lines(_Counting):
+    def stage(self, text: str) -> None:
+        stopping.check()
+        if not text.startswith(("quantize", "run ")):  # a line for the cell itself follows
+            self.say(text)
+
+    def row(self, row: Row) -> None:
+        stopping.check()
+        super().row(row)
         shown = f"top-1 {row.top1 * 100:.2f} %" if row.top1 is not None else f"{row.status}: {row.reason}"
-        print(f"[{self.done}/{self.total}] {row.cell} {shown}", file=sys.stderr, flush=True)
+        self.say(f"[{self.done}/{self.total}] {row.cell} {shown}")
 
 
 @contextmanager
-def watching(total: int) -> Iterator[Watcher]:
-    """A progress bar on a terminal, a line for each cell elsewhere."""
+def watching(total: int, name: str) -> Iterator[_Counting]:
+    """A progress bar on a terminal, a line for each cell elsewhere. name: of the checkpoint."""
     if not sys.stderr.isatty():
-        yield _Lines(total)
+        yield _Lines(total, name)
         return
     columns = (TextColumn("{task.description}", justify="left"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console(stderr=True), transient=True) as progress:
-        yield _Bar(progress, total)
+        yield _Bar(progress, total, name)
 
 
 def results(found: Results) -> None:

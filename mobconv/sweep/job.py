@@ -1,0 +1,68 @@
+"""What a sweep is asked to do, small enough to be sent to a worker, and how it tells of its progress."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mobconv import recipe
+from mobconv.checkpoint import Options
+
+if TYPE_CHECKING:
+    from mobconv.results import Row
+
+
+@dataclass(frozen=True)
+class Job:
+    """A recipe, what is said of its checkpoint, and the folder that a factory is looked for in."""
+
+    plan: recipe.Recipe
+    options: Options
+    here: Path
+
+    @classmethod
+    def of(cls, plan: recipe.Recipe, trust_pickle: bool = False) -> Job:
+        """As a recipe says, started in the current folder. Raises InputError or UsageError for its preprocessing."""
+        options = Options(
+            factory=plan.model,
+            arguments=plan.arguments,
+            input_shape=tuple(plan.input_shape) if plan.input_shape else None,
+            preprocessing=recipe.preprocessing_of(plan),
+            trust_pickle=trust_pickle,
+        )
+        return cls(plan, options, Path.cwd())
+
+    def absolute(self) -> Job:
+        """The same for a process that may stand in another folder."""
+        data = self.plan.data
+        changed = {
+            "checkpoint": self.plan.checkpoint.absolute(),
+            "data": str(Path(data).absolute()) if Path(data).exists() else data,
+        }
+        return replace(self, plan=self.plan.model_copy(update=changed))
+
+
+class Watcher:
+    """Told of progress; does nothing by itself."""
+
+    def note(self, text: str) -> None:
+        """Something that was recognised, to be told."""
+
+    def stage(self, text: str) -> None:
+        """Something long begins."""
+
+    def kept(self, kept: int, untimed: int, total: int) -> None:
+        """So many of the cells are as an earlier sweep left them, and so many others but for their timings."""
+
+    def untimed(self, row: Row) -> None:
+        """A cell is made and measured, but for its timings."""
+
+    def row(self, row: Row) -> None:
+        """A cell is done, or cannot be."""
+
+
+def plural(names: Sequence[object], noun: str) -> str:
+    """'1 cell', '2 cells'."""
+    return f"{len(names)} {noun}{'' if len(names) == 1 else 's'}"

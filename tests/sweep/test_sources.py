@@ -1,0 +1,89 @@
+"""What a factory and mobconv are made of, told from files alone."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mobconv
+from mobconv.sweep import sources
+
+
+@pytest.fixture
+def package(tmp_path):
+    files = {
+        "nets/__init__.py": "",
+        "nets/models.py": "import json\nimport numpy as np\nfrom . import blocks\nfrom .deep.parts import head\n",
+        "nets/blocks.py": "def block():\n    import helper\n",
+        "nets/deep/__init__.py": "",
+        "nets/deep/parts.py": "def head(): pass\n",
+        "nets/other.py": "never = 'imported'\n",
+        "helper.py": "x = 1\n",
+        "broken.py": "def (:\n",
+        "stranger.py": "",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def test_all_that_a_factory_imports_is_found(package):
+    found = sources.of_factory("nets.models:my_net", package)
+    own = {"nets", "nets.models", "nets.blocks", "nets.deep", "nets.deep.parts", "helper"}
+    assert set(found) == own | {"numpy"}
+    import numpy
+
+    assert found["numpy"] == numpy.__version__
+    assert "nets" not in sys.modules, "it was imported"
+
+
+@pytest.mark.parametrize(
+    "name", ["nets/models.py", "nets/blocks.py", "nets/deep/parts.py", "helper.py", "nets/__init__.py"]
+)
+def test_a_change_anywhere_in_it_is_seen(package, name):
+    before = sources.of_factory("nets.models:my_net", package)
+    (package / name).write_text((package / name).read_text() + "\n# changed\n")
+    assert sources.of_factory("nets.models:my_net", package) != before
+
+
+@pytest.mark.parametrize("name", ["nets/other.py", "stranger.py"])
+def test_a_change_elsewhere_is_not(package, name):
+    before = sources.of_factory("nets.models:my_net", package)
+    (package / name).write_text("changed = True\n")
+    assert sources.of_factory("nets.models:my_net", package) == before
+
+
+def test_what_cannot_be_read_or_found_is_left_to_building_it(package):
+    assert set(sources.of_factory("broken:net", package)) == {"broken"}
+    assert sources.of_factory("not_there:net", package) == {}
+    assert sources.of_factory("mobconv.zoo.mobilenet_v2:mobilenet_v2", package) == {}
+
+
+def test_a_package_that_is_installed_is_followed_where_the_factory_is_its_own(package):
+    found = sources.of_factory("safetensors.torch:load", package)
+    assert "safetensors.torch" in found and "torch" in found and "torch.nn" not in found
+
+
+def test_what_lies_above_a_sweep_has_no_part_in_it():
+    """Every module but those above is imported, as a sweep may: none of those above comes along."""
+    code = f"""
+import importlib, pathlib, sys
+root = pathlib.Path({str(Path(mobconv.__file__).parent)!r})
+above = {sources.ABOVE!r}
+for path in sorted(root.rglob("*.py")):
+    parts = path.relative_to(root).with_suffix("").parts
+    if path.relative_to(root).parts[0] not in above and parts != ("sweep", "run"):
+        importlib.import_module(".".join(("mobconv", *parts)).removesuffix(".__init__"))
+stems = {{name.removesuffix(".py") for name in above}}
+print([m for m in sys.modules if m.startswith("mobconv.") and m.split(".")[1] in stems])
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "['mobconv.report', 'mobconv.report.tables']\n"  # it writes results.md
+
+
+def test_each_backend_has_a_hash_of_its_own():
+    names = [None, "onnx", "tflite", "coreml", "coreml-mlmodel"]
+    found = {name: sources.of_mobconv(name) for name in names}
+    assert len(set(found.values())) == len(names)
