@@ -57,7 +57,7 @@ def test_what_people_read(cli, exported):
     assert "Traceback" not in err and "weights" in err  # what is being done is told on stderr
 
 
-@pytest.mark.parametrize("name", ["onnx/fp32.onnx", "tflite/fp32.tflite"])
+@pytest.mark.parametrize("name", [pytest.param("onnx/fp32.onnx", marks=pytest.mark.slow), "tflite/fp32.tflite"])
 def test_bytes_hold_no_undone_mistake_but_it_is_named(cli, exported, name):
     code, out, err = cli("compare", CHECKPOINT, exported / "wrong" / name, *FEW)
     assert code == 0, err

@@ -65,7 +65,9 @@ def check(network, backend, mistake, folder):
     assert found.call
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    "backend", [pytest.param(name, marks=pytest.mark.slow if "coreml" in name else []) for name in BACKENDS]
+)
 def test_the_sign_of_the_bias_is_named_and_booked(backend, tmp_path):
     check("small", backend, next(each for name, each in mistakes("small").items() if "sign" in name), tmp_path)
 
@@ -93,7 +95,7 @@ def test_every_mistake_is_named(network, backend, pair, tmp_path, subtests):
                 check(network, backend, mistake, folder)
 
 
-CLEAN = [("small", "onnx"), ("small", "coreml")]  # the rest with the slow ones
+CLEAN = [("small", "onnx")]  # the rest with the slow ones
 
 
 @pytest.mark.parametrize(
