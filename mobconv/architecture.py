@@ -34,7 +34,7 @@ def build(factory: str, arguments: Mapping[str, Any]) -> torch.nn.Module:
     try:
         module = importlib.import_module(path)
     except (Exception, SystemExit) as error:  # whatever the user's module raises; scripts end themselves
-        raise UsageError(f"--model {factory}: cannot import {path}: {_what(error)}") from error
+        raise UsageError(f"--model {factory}: cannot import {path}: {_what(error)}{_where(path, error)}") from error
     if not hasattr(module, name):
         names = [found for found in vars(module) if not found.startswith("_")]
         raise UsageError(f"--model {factory}: {path} has no {name}{did_you_mean(name, names)}")
@@ -45,6 +45,17 @@ def build(factory: str, arguments: Mapping[str, Any]) -> torch.nn.Module:
     if not isinstance(built, torch.nn.Module):
         raise UsageError(f"--model {factory} returns {type(built).__name__}, not a torch.nn.Module")
     return built
+
+
+def _where(path: str, error: BaseException) -> str:
+    """What to do about a module that is not found."""
+    if not isinstance(error, ModuleNotFoundError) or error.name is None or not f"{path}.".startswith(f"{error.name}."):
+        return ""
+    if path.endswith(".py"):
+        return f"; without the suffix: {path.removesuffix('.py').replace('/', '.')}:..."
+    return (
+        "; modules are looked for in the folder that mobconv is started in, on PYTHONPATH and among installed packages"
+    )
 
 
 def _what(error: BaseException) -> str:

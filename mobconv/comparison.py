@@ -3,6 +3,7 @@ preprocessing where there is one."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -197,6 +198,7 @@ def _probe(
         images.pixels,
         images.labels,
         bytes_only=whole,
+        own_db=min((math.inf if step.snr_db is None else step.snr_db for step in fall.steps[2:-1]), default=0.0),
     )
 
 

@@ -29,9 +29,17 @@ def output_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in FULL:
             raise OutputError(f"{path}: the disk is full; free some space and run the same command again") from error
-        if error.errno in (*_REFUSED, *_IN_THE_WAY):
+        if error.errno in (*_REFUSED, *_IN_THE_WAY) or _cannot_be_made(path, error):
             raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another folder with -o") from error
         raise
+
+
+def _cannot_be_made(path: Path, error: OSError) -> bool:
+    """Whether what was not found is the path itself or what leads to it, as below /proc."""
+    if error.errno != errno.ENOENT or not isinstance(error.filename, str):
+        return False
+    missing = Path(error.filename)
+    return missing == path or missing in path.parents or missing.name.startswith(f".{path.name}.")
 
 
 def disk_full(error: BaseException) -> bool:

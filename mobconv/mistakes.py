@@ -141,7 +141,9 @@ def _single(preprocessing: Preprocessing, none: Mistake) -> Iterator[Mistake]:
     yield linear("mean missing", unit / std, low / std)
     yield linear("std missing", unit * one, low - mean)
     yield linear("mean and std applied twice", unit / std**2, ((low - mean) / std - mean) / std)
-    yield linear("divided by 255 twice", unit / 255 / std, (low / 255 - mean) / std)
+    yield linear(
+        "divided by 255 twice, or mean and std in units of 0 to 255", unit / 255 / std, (low / 255 - mean) / std
+    )
     yield linear(
         "ImageNet's mean and std, not this network's",
         1 / (255 * np.resize(IMAGENET[1], mean.shape)),

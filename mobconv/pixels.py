@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # input of Core ML is of bytes to the caller either way.
 INPUTS = ("image", "image-uint8", "tensor")
 
-SHIFT, SCALE, ORDER = (f"{ADDED}{name}" for name in ("shift", "scale", "order"))
+SHIFT, SCALE, ORDER, LEAST = (f"{ADDED}{name}" for name in ("shift", "scale", "order", "least"))
 
 
 def is_image(program: Program, preprocessing: Preprocessing | None) -> bool:
@@ -61,7 +61,8 @@ def entrance(
         return made, expects(preprocessing, "nchw", made.image)
     whole = kind == "image-uint8"
     layout: Layout = "nhwc" if whole or style == "nhwc" else "nchw"
-    made = taking_pixels(program, preprocessing, layout, "uint8" if whole else "float32", labels=labels)
+    dtype = "uint8" if whole else "float32"
+    made = taking_pixels(program, preprocessing, layout, dtype, labels=labels, apart=style == "nhwc")
     return made, expects(preprocessing, layout)
 
 
@@ -101,11 +102,14 @@ def taking_pixels(
     dtype: str = "float32",
     native_colour: bool = False,
     labels: tuple[str, ...] = (),
+    apart: bool = False,
 ) -> Program:
     """The same program on RGB pixels (N, C, H, W) or (N, H, W, C), 0 to 255, of `dtype` float32 or uint8.
 
     native_colour: where the network wants BGR, take BGR, as an image input of Core ML can say; else the channels
-    are turned around in the program. Raises InputError for a network that takes no such images.
+    are turned around in the program. apart: keep a converter from multiplying one scale for all channels into the
+    first layer's weights, as litert-torch does: behind it stands a maximum with the least float, which changes nothing.
+    Raises InputError for a network that takes no such images.
     """
     import torch
 
@@ -137,6 +141,9 @@ def taking_pixels(
             x = graph.call_function(aten.index_select.default, (x, 1, graph.get_attr(ORDER)))
         x = graph.call_function(aten.sub.Tensor, (x, graph.get_attr(SHIFT)))
         normalised = graph.call_function(aten.div.Tensor, (x, graph.get_attr(SCALE)))
+        if apart and bool((scale == scale.flatten()[0]).all()):
+            module.register_buffer(LEAST, torch.full((1, 1, 1, 1), torch.finfo(torch.float32).min))
+            normalised = graph.call_function(aten.maximum.default, (normalised, graph.get_attr(LEAST)))
     made = set()
     node = normalised
     while node is not pixels:

@@ -133,8 +133,17 @@ class Preprocessing:
             if held.get("resize") is not None:
                 held["resize"] = int(value["resize"])
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"preprocessing needs numbers under 'mean' and 'std', got {dict(value)!r}") from error
-        return cls(**held)
+            raise InputError(
+                f"preprocessing needs lists of numbers under 'mean' and 'std', one a channel, got {dict(value)!r}"
+            ) from error
+        made = cls(**held)
+        low, high = made.range
+        if any(not low - 10 * (high - low) <= mean <= high + 10 * (high - low) for mean in made.mean):
+            raise InputError(
+                f"mean {list(made.mean)} is far outside of the range {low:g} to {high:g}, whose units mean and std are "
+                'in; for constants in units of pixels say "range": [0, 255] as well'
+            )
+        return made
 
 
 def raw(colour: Colour = "rgb", channels: int = 3) -> Preprocessing:

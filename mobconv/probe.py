@@ -26,6 +26,8 @@ _BEST = 4
 # A file whose weights the reference shares differs from it by its arithmetic alone, 40 dB and more in fp16; activations
 # in 8 bits leave about 20. What explains it must leave at most half the error (6 dB) that no mistake at all leaves.
 _EXPLAINED_DB, _GAIN_DB = 15.0, 6.0
+# Of a file whose arithmetic leaves more (128 dB in fp32, 60 in fp16), half of that in dB; at bytes in its input, 45 dB.
+_EXACT_DB = 35.0
 _CERTAIN_DB = 30.0  # one mistake that leaves less than this unexplained is not looked for in pairs
 
 
@@ -73,6 +75,7 @@ def probe(
     pixels: NDArray[np.uint8],
     labels: NDArray[np.int64],
     bytes_only: bool = False,
+    own_db: float = 0.0,
 ) -> Finding:
     """Try every plausible mistake.
 
@@ -80,6 +83,7 @@ def probe(
     reference      what it should compute: normalised inputs (N, C, H, W) -> outputs; best with the file's own weights
     preprocessing  the network's own
     bytes_only     the file's input holds whole numbers of 0 to 255 and nothing else
+    own_db         SNR that the file has against the reference behind its preprocessing, where nothing is wrong
     """
     every, labels_of_every = pixels, labels
     pixels, labels = pixels[:_IMAGES], labels[:_IMAGES]
@@ -94,7 +98,8 @@ def probe(
             trials = sorted([*trials, *_forwards(some, got, reference, pixels)], key=lambda trial: -trial.forwards_db)
     best = trials[0] if trials else None
     named = None
-    if best is not None and best.forwards_db >= max(_EXPLAINED_DB, clean + _GAIN_DB):
+    least = max(_EXPLAINED_DB, min(own_db / 2, _EXACT_DB))
+    if best is not None and best.forwards_db >= max(least, clean + _GAIN_DB):
         pixels, labels = every, labels_of_every
         got = predict(run, pixels.astype(np.float32))
         wanted = predict(lambda part: reference(none.seen(part)), pixels)

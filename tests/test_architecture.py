@@ -1,8 +1,10 @@
 """What becomes of a module before it is traced."""
 
+import pytest
 import torch
 
 from mobconv import architecture
+from mobconv.errors import UsageError
 
 
 def test_weight_norm_becomes_plain_weights_with_the_same_outputs():
@@ -13,3 +15,15 @@ def test_weight_norm_becomes_plain_weights_with_the_same_outputs():
     architecture.settle(module)
     assert "0.weight" in dict(module.named_parameters())
     assert torch.equal(module(image), before)
+
+
+@pytest.mark.parametrize(
+    ("factory", "said"),
+    [
+        ("nets_of_nobody:net", "the folder that mobconv is started in"),
+        ("my_nets.py:net", r"without the suffix: my_nets:"),
+    ],
+)
+def test_a_module_that_is_not_found_says_where_it_is_looked_for(factory, said):
+    with pytest.raises(UsageError, match=said):
+        architecture.build(factory, {})

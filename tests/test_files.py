@@ -2,6 +2,8 @@
 
 import errno
 import os
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -81,6 +83,15 @@ def test_a_full_disk(tmp_path, code):
 def test_a_folder_that_is_not_writable(tmp_path, code):
     with pytest.raises(OutputError, match="cannot be written"), files.aside(tmp_path / "a.onnx"):
         raise OSError(code, os.strerror(code))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a file system that says so of names that cannot be made")
+def test_a_name_that_cannot_be_made():
+    for place in ("/proc/out", "/proc/out/onnx/a.onnx"):
+        with pytest.raises(OutputError, match="cannot be written"):
+            files.write_whole(Path(place), b"")
+        with pytest.raises(OutputError, match="cannot be written"):
+            files.ensure_folder(Path(place))
 
 
 def test_other_errors_pass(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 
 from mobconv.mistakes import plausible, right
 from mobconv.preprocessing import Preprocessing
+from mobconv.probe import probe
 
 DISTINCT = Preprocessing((0.4099, 0.3856, 0.3616), (0.3219, 0.2675, 0.2838))
 HALF = Preprocessing((0.5,) * 3, (0.5,) * 3)
@@ -54,7 +55,7 @@ def test_what_some_names_say():
         "mean missing": UNIT / std,
         "std missing": UNIT - mean,
         "applied twice": ((UNIT - mean) / std - mean) / std,
-        "divided by 255 twice": (UNIT / 255 - mean) / std,
+        "divided by 255 twice, or mean and std in units of 0 to 255": (UNIT / 255 - mean) / std,
         "ImageNet": (UNIT - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225],
         "one std for all channels, their mean": (UNIT - mean) / std.mean(),
         "BGR channels where the network wants RGB": (UNIT[..., ::-1] - mean) / std,
@@ -81,3 +82,24 @@ def test_what_comes_to_the_same_is_one_under_both_names():
     assert not any("ImageNet" in each.name for each in plausible(imagenet))
     doubled = [each.name for each in plausible(Preprocessing((0.0,) * 3, (1.0,) * 3))]
     assert not any("mean missing" in name for name in doubled)
+
+
+def test_what_is_only_like_a_mistake_is_not_named_where_the_file_is_exact():
+    """Another network's constants in units of pixels: nearly 'divided by 255 twice', and not it."""
+    own = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    rng = np.random.default_rng(0)
+    pixels, labels = rng.integers(0, 256, (64, 8, 8, 3), np.uint8), rng.integers(0, 10, 64)
+    matrix = rng.normal(size=(192, 10)).astype(np.float32)
+
+    def network(seen):
+        return seen.reshape(len(seen), -1) @ matrix
+
+    def off(values):  # mean 118, std 60 of pixels over 255, each channel alike
+        return network(((values.astype(np.float32) / 255 - 118) / 60).transpose(0, 3, 1, 2))
+
+    loose = probe(off, network, own, pixels, labels)
+    assert loose.named is not None and 15 < loose.trials[0].forwards_db < 35
+    assert probe(off, network, own, pixels, labels, own_db=128.0).named is None
+    twice = next(each for each in plausible(own) if each.name.startswith("divided by 255 twice"))
+    exact = probe(lambda values: network(twice.seen(values)), network, own, pixels, labels, own_db=128.0)
+    assert exact.named is not None and exact.named.mistake.name == twice.name

@@ -67,6 +67,7 @@ def test_json_is_as_short_as_it_was():
         ({"mean": [0], "std": [1], "color": "bgr"}, "did you mean 'colour'"),
         ({"mean": [0], "std": [1], "colour": "bgra"}, "rgb or bgr"),
         ({"mean": [0], "std": [1], "range": [1, 1]}, "range is two numbers"),
+        ({"mean": [124, 116, 104], "std": [58, 57, 57]}, r"far outside of the range 0 to 1.*\[0, 255\]"),
         ({"mean": [0], "std": [1], "size": [32]}, "height and a width"),
         ({"mean": [0], "std": [1], "size": [32, 32], "resize": 16}, "smaller than the size"),
     ],

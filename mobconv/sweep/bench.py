@@ -34,6 +34,7 @@ from mobconv.trace import Program
 
 Floats = NDArray[np.float32]
 Stage = Callable[[str], None]
+_CHANCE = 1.5  # times one over the number of classes
 
 
 @dataclass
@@ -139,14 +140,22 @@ class Bench:
         )
         evaluate.check_labels(images, outputs.shape[1])
         sites = self.program.sites
+        top1 = evaluate.accuracy(outputs, images.labels).top1
+        notes = list(held.notes)
+        if top1 <= _CHANCE / outputs.shape[1]:
+            notes.append(
+                f"the float baseline has a top-1 of {top1 * 100:.2f} %, no more than guessing among {outputs.shape[1]} "
+                "classes: mean and std, or the order of classes, are not those of its training. No figure below "
+                "tells what conversion or quantization costs"
+            )
         found = Network(
             path=held.path.name,
             sha256=held.sha256,
             parameters=sum(int(p.numel()) for p in held.module.parameters()),
             quantizable_weights=sum(int(np.prod(site.shape)) for site in sites.values()),
             sites=list(sites),
-            notes=held.notes,
-            float_top1=evaluate.accuracy(outputs, images.labels).top1,
+            notes=notes,
+            float_top1=top1,
             source=Path(images.source).name,
             pixels=images.sha256,
             predictions=outputs.argmax(axis=1),

@@ -93,6 +93,16 @@ def test_a_network_of_bgr_channels_is_still_fed_rgb_pixels(small, made, digits, 
     assert (spec.colour, takes.preprocessing.colour) == (("bgr", "bgr") if native else (spec.colour, "rgb"))
 
 
+@pytest.mark.parametrize(("mean", "std"), [(0.5, 0.5), (0.0, 1.0)])
+def test_one_std_for_all_channels_is_not_folded_into_the_first_layer(small, made, digits, mean, std):
+    """litert-torch multiplies one into the weights of a convolution behind it, which then are not the checkpoint's."""
+    same = Preprocessing((mean,) * 3, (std,) * 3)
+    images = digits.pixels[:16]
+    found, _, _ = outputs(made("tflite", "image", "fp32", same), images)
+    expected = small.run(same(images))
+    assert np.abs(found - expected).max() <= CLOSE["fp32"] * np.abs(expected).max()
+
+
 @pytest.mark.parametrize("backend", ["coreml", "coreml-mlmodel"])
 def test_core_ml_declares_image_and_classifier_as_coremltools_does(small, made, tmp_path, backend):
     import torch

@@ -356,3 +356,8 @@ def test_data_of_the_hub_is_told_by_its_pixels(there, monkeypatch):
     assert encoded == [] and KEPT in said
     other.append(True)
     assert there.sweep(data="someone/digits")[0] == ALL
+
+
+def test_a_baseline_that_only_guesses_is_said_each_time(there):
+    _, err, _ = there.sweep()
+    assert "no more than guessing among 10 classes: mean and std" in err
