@@ -23,6 +23,7 @@ from mobconv.files import output_errors, sha256, size, write_whole
 from mobconv.schemes import Cell
 
 SCHEMA = 1
+CELLS = ".cells"  # what a sweep keeps of each finished cell, below its folder
 OK, UNSUPPORTED, FAILED = "ok", "unsupported", "failed"
 
 
@@ -224,7 +225,9 @@ def read(path: Path) -> Results:
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:
-        raise InputError(f"{path}: no such results file; `mobconv sweep` writes one") from None
+        begun = (path.parent / CELLS).is_dir()
+        what = "its sweep has not come to its end; run it again" if begun else "`mobconv sweep` writes one"
+        raise InputError(f"{path}: no such results file; {what}") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not a results file: {error}") from error
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:

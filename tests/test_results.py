@@ -117,7 +117,10 @@ def test_figures_that_are_none(tmp_path, value):
 
 
 def test_no_file(tmp_path):
-    with pytest.raises(InputError, match="no such results file"):
+    with pytest.raises(InputError, match="no such results file; `mobconv sweep` writes one"):
+        results.read(tmp_path / "results.json")
+    (tmp_path / ".cells").mkdir()
+    with pytest.raises(InputError, match="no such results file; its sweep has not come to its end"):
         results.read(tmp_path / "results.json")
 
 

@@ -21,7 +21,7 @@ def command(
     output: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--output", help="the page to write (default: report.html beside RESULTS; of two results, none)"
+            "-o", "--out", help="the page to write (default: report.html beside RESULTS; of two results, none)"
         ),
     ] = None,
     plots: Annotated[

@@ -31,7 +31,7 @@ from mobconv.errors import OutputError
 from mobconv.results import OK, Row
 from mobconv.schemes import Cell
 
-FOLDER = ".cells"
+FOLDER = results.CELLS
 _BROKEN = (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
