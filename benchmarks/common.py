@@ -25,8 +25,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mobconv import memory
+
 # As the command line does (mobconv/cli/app.py), and before torch is loaded: both sides of every ratio get it.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+memory.keep_freed()
 
 if TYPE_CHECKING:
     from mobconv.checkpoint import Checkpoint

@@ -1,11 +1,10 @@
 """What a whole `mobconv sweep` spends on nothing that anyone asked for, and how much memory it takes.
 
 The command runs as a process of its own. Of its wall time, the stages that results.json accounts for are taken away:
-conversion (once a template), quantizing (once a scheme), encoding, opening, running and timing each file. The float
-baseline and the reference of each scheme are measured here by the same functions on the same images, unless
-results.json has a stage `reference`. What is left is overhead: starting Python, imports, loading checkpoint and data,
-tracing, hashing, reports. Opening is the runtime's own work (it unpacks the weights then); a second figure counts it as
-overhead too.
+conversion (once a template), quantizing and the reference's inference (once a scheme), encoding, opening, running and
+timing each file. What is left is overhead: starting Python, imports, loading checkpoint and data, tracing, the float
+baseline, hashing, reports. Opening is the runtime's own work (it unpacks the weights then); a second figure counts it
+as overhead too.
 Memory is the largest resident set that the process, or a process that it started, ever had.
 """
 
@@ -22,11 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import common
-import numpy as np
 
-from mobconv import backends, checkpoint, data, evaluate, recipe, sweep
-from mobconv.reference import reference
-from mobconv.schemes import Scheme
+from mobconv import backends, recipe
 
 OVERHEAD_LIMIT = 0.10
 MEMORY_LIMIT = 3.0  # GB
@@ -85,26 +81,6 @@ def stages(cells: list[dict[str, Any]]) -> dict[str, float]:
     return total
 
 
-def references(plan: recipe.Recipe, schemes: set[str]) -> float:
-    """Seconds of the float baseline and of so many references, by what the sweep itself calls."""
-    network = checkpoint.load(plan.checkpoint, checkpoint.Options(plan.model, plan.arguments))
-    preprocessing = recipe.preprocessing_of(plan) or network.preprocessing
-    assert preprocessing is not None
-    inputs = preprocessing(data.load(plan.data, plan.images).pixels)
-    program, plain = network.trace(), Scheme(32)
-    weights = sweep.quantize_all(program, plain)
-
-    def one() -> None:
-        module = reference(program, weights, plain)
-        name, output = next(iter(module.example)), module.outputs[0]
-        evaluate.predict(lambda part: np.asarray(module.run({name: part})[output]), inputs)
-
-    times = common.in_turn(
-        {"baseline": lambda: evaluate.predict(network.run, inputs), "reference": one}, 3, 20.0, warm=0
-    )
-    return times.median("baseline") + len(schemes) * times.median("reference")
-
-
 def build(options: common.Options) -> common.Section:
     """One sweep, taken apart."""
     path = options.recipe or next(held for held in RECIPES if held.exists())
@@ -113,11 +89,6 @@ def build(options: common.Options) -> common.Section:
     found = run(path, options.keep or options.scratch / "sweep", QUICK if options.quick else [])
     cells = found.results["cells"]
     spent = stages(cells)
-    measured = spent["reference"] == 0
-    if measured:
-        common.progress("reference")
-        with common.hushed():
-            spent["reference"] = references(plan, {cell["scheme"] for cell in cells if cell["status"] == "ok"})
     rest = found.wall - sum(spent.values())
     table = common.Table(["stage", "seconds", "% of wall time"])
     for stage, seconds in [*spent.items(), ("overhead", rest), ("wall time", found.wall)]:
@@ -135,11 +106,7 @@ def build(options: common.Options) -> common.Section:
             f"`mobconv sweep {path.name}`: {done} cells done of {len(cells)}, "
             f"{found.results['data']['images']:,} images, "
             f"{found.cpu:.0f} s of CPU time in {found.wall:.0f} s.",
-            *(
-                ["Results give no seconds for the reference: one pass was timed here, times the number of schemes."]
-                if measured
-                else []
-            ),
+            "The float baseline, one pass over all images in PyTorch, is counted as overhead.",
         ],
         subject=f"`{plan.checkpoint.name}`, {found.results['model']['parameters']:,} parameters",
     )

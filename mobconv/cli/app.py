@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from mobconv import memory
 from mobconv.cli import backends, baseline, check, compare, evaluate, export, inspect, report, schema, stopping, sweep
 from mobconv.errors import MobconvError, OutputError
 
@@ -64,6 +65,7 @@ def main() -> None:
     # Threads of torch that wait for one another spin for milliseconds by default, and on a busy machine keep the one
     # they wait for from running. Less spinning costs nothing and spares stalls of a minute. Set before torch is there.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    memory.keep_freed()
     sys.exit(run(sys.argv[1:]))
 
 

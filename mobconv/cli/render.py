@@ -30,22 +30,23 @@ class _Counting(Watcher):
     """done: cells that are finished; waiting: those that lack but their timings; name: of the checkpoint."""
 
     def __init__(self, total: int, name: str) -> None:
-        self.total, self.name, self.done, self.waiting = total, name, 0, 0
+        self.total, self.name, self.done = total, name, 0
+        self.waiting: set[str] = set()
 
-    def kept(self, kept: int, untimed: int, total: int) -> None:
-        self.done, self.waiting, there = kept, untimed, kept + untimed
+    def kept(self, kept: int, untimed: Sequence[str], total: int) -> None:
+        self.done, self.waiting, there = kept, set(untimed), kept + len(untimed)
         if there:
             rest = f"{total - there} to make" if there < total else "nothing to make"
-            rest += f", {untimed} to time" if untimed else ""
+            rest += f", {len(untimed)} to time" if untimed else ""
             hint = " (--fresh makes everything anew)" if kept == total else ""
             self.say(f"{there} of {total} cells are as they were; {rest}{hint}")
 
     def untimed(self, row: Row) -> None:
-        self.waiting += 1
+        self.waiting.add(row.cell)
 
     def stopped(self) -> str:
         """What an interrupted sweep leaves."""
-        timing = f" and {self.waiting} made but not timed" if self.waiting else ""
+        timing = f" and {len(self.waiting)} made but not timed" if self.waiting else ""
         return f"{self.done} of {self.total} cells are done{timing}, and kept; the same command goes on from there"
 
     def note(self, text: str) -> None:
@@ -53,6 +54,7 @@ class _Counting(Watcher):
 
     def row(self, row: Row) -> None:
         self.done += 1
+        self.waiting.discard(row.cell)
 
     def say(self, text: str) -> None:
         """A line for people, on stderr."""
@@ -72,16 +74,25 @@ class _Bar(_Counting):
         stopping.check()
         self.progress.update(self.task, description=escape(text))
 
-    def kept(self, kept: int, untimed: int, total: int) -> None:
+    def kept(self, kept: int, untimed: Sequence[str], total: int) -> None:
         super().kept(kept, untimed, total)
-        self.progress.update(self.task, completed=kept)
+        self._moved()
+
+    def untimed(self, row: Row) -> None:
+        stopping.check()
+        super().untimed(row)
+        self._moved(description=row.cell)
 
     def row(self, row: Row) -> None:
         stopping.check()
         super().row(row)
         if row.status == FAILED:
             self.progress.console.print(f"[red]failed[/red] {escape(row.cell)}: {escape(row.reason)}")
-        self.progress.update(self.task, completed=self.done, description=row.cell)
+        self._moved(description=row.cell)
+
+    def _moved(self, description: str | None = None) -> None:
+        """A cell that lacks but its timings is half done."""
+        self.progress.update(self.task, completed=self.done + len(self.waiting) / 2, description=description)
 
 
 class _Lines(_Counting):
@@ -93,8 +104,17 @@ class _Lines(_Counting):
     def row(self, row: Row) -> None:
         stopping.check()
         super().row(row)
-        shown = f"top-1 {row.top1 * 100:.2f} %" if row.top1 is not None else f"{row.status}: {row.reason}"
-        self.say(f"[{self.done}/{self.total}] {row.cell} {shown}")
+        self.say(f"[{self.done}/{self.total}] {self._shown(row)}")
+
+    def untimed(self, row: Row) -> None:
+        stopping.check()
+        super().untimed(row)
+        self.say(f"{self._shown(row)}, to be timed")
+
+    def _shown(self, row: Row) -> str:
+        return f"{row.cell} " + (
+            f"top-1 {row.top1 * 100:.2f} %" if row.top1 is not None else f"{row.status}: {row.reason}"
+        )
 
 
 @contextmanager

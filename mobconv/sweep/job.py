@@ -53,8 +53,8 @@ class Watcher:
     def stage(self, text: str) -> None:
         """Something long begins."""
 
-    def kept(self, kept: int, untimed: int, total: int) -> None:
-        """So many of the cells are as an earlier sweep left them, and so many others but for their timings."""
+    def kept(self, kept: int, untimed: Sequence[str], total: int) -> None:
+        """So many of the cells are as an earlier sweep left them, and these others but for their timings."""
 
     def untimed(self, row: Row) -> None:
         """A cell is made and measured, but for its timings."""

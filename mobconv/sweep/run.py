@@ -80,7 +80,8 @@ class Sweep:
             records = {each: held for each in supported if (held := self.store.get(each, named[each]))}
             missing = [each for each in wanted if each not in records or records[each].row.status != OK]
             untimed = [each for each in wanted if each not in missing and not records[each].timed]
-            self.watcher.kept(len(wanted) - len(missing) - len(untimed), len(untimed), len(cells))
+            kept = len(wanted) - len(missing) - len(untimed)
+            self.watcher.kept(kept, [each.name for each in untimed], len(cells))
             for each in cells:
                 if each in refused:
                     self.watcher.row(refused[each])

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from mobconv import memory
 from mobconv.errors import BackendError, CellError, InputError
 from mobconv.sweep import keys, sources
 from mobconv.sweep.bench import Bench
@@ -112,7 +113,7 @@ _watched: set[int] = set()
 
 def work(place: Place, task: Task) -> dict[str, Any]:
     """Do a task, in a worker. Raises InputError where it cannot see the sweep's folder, or has another mobconv."""
-    with _one_at_a_time:
+    with _one_at_a_time, memory.freed_is_kept():
         return perform_counted(_bench(place), task)
 
 
