@@ -317,6 +317,9 @@ def processes(count: int, bench: Bench) -> Iterator[Team]:
     share = max(cpu_count() // count, 1)
     threads = min(bench.plan.threads or share, share)
     backend = {"backend": "loky", "inner_max_num_threads": threads}
+    # tqdm, of the converters, has a semaphore; Python's tracker of those, a process that all workers share and that is
+    # given these options, would tell of it when they are ended
+    sys.warnoptions.append("ignore:resource_tracker:UserWarning")
     try:
         yield Workers(_place(bench, threads, os.getpid()), backend, count, bench)
     finally:
