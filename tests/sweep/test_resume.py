@@ -314,12 +314,18 @@ def test_a_folder_in_use_is_refused(there):
     with locks.folder(there.out, "mobconv sweep"):
         code, _, err = there.cli("sweep", "job.yaml", "-o", "out", "--fresh")
         assert code == 6 and "in use by mobconv sweep, process" in err
-        code, _, err = there.cli(
-            "export", "net.safetensors", "--model", "user_nets:tiny", "--model-arg", "classes=10", "--input-shape",
-            "1,3,32,32", "--to", "onnx", "-o", "out",
-        )  # fmt: skip
-        assert code == 6 and "in use by mobconv sweep, process" in err
-    assert outcome(there.out) == before
+    exported = there.path / "exported"
+    exported.mkdir()
+    export = (
+        "export", "net.safetensors", "--model", "user_nets:tiny", "--model-arg", "classes=10", "--input-shape",
+        "1,3,32,32", "--to", "onnx", "-o",
+    )  # fmt: skip
+    with locks.folder(exported, "mobconv export"):
+        code, _, err = there.cli(*export, "exported")
+        assert code == 6 and "in use by mobconv export, process" in err
+    code, _, err = there.cli(*export, "out")
+    assert code == 2 and "out is the folder of a sweep" in err
+    assert outcome(there.out) == before and list(exported.iterdir()) == []
 
 
 def test_a_whole_module_is_never_taken_for_the_same(there):
