@@ -14,8 +14,7 @@ def corrected(backend: str, spec: TensorSpec, network: Preprocessing, takes: Pre
     network: the network's own preprocessing; takes: what the file's caller does. A caller that hands over pixels as
     they are leaves normalising to the file, so the file is to be made again; any other caller is told what to do.
     """
-    untouched = takes.mean == (0.0,) * takes.channels and takes.std == (1.0,) * takes.channels
-    if not (untouched and takes.range == (0.0, 255.0)):
+    if not takes.untouched:
         return _caller(network, takes)
     if spec.colour and backend.startswith("coreml") and len(set(network.std)) == 1:
         return _image_type(spec, network)

@@ -122,7 +122,7 @@ def compare(
         raise BackendError(missing)
     runner = backend.open(path)
     try:
-        takes = feeding.expected(runner, path, told, network)
+        takes = feeding.expected(runner, path, told, network, "--takes")
         spec, verified, labels = runner.inputs[0], runner.verified, runner.labels
         record = record_of(runner.record, path)
         named = labels or tuple(record.get("labels", ()))

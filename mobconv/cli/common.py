@@ -30,8 +30,9 @@ PreprocessingOption = Annotated[
     typer.Option(
         "--preprocessing",
         metavar="JSON",
-        help='what is done to pixels: {"mean": [..], "std": [..]} in units of 0..1 pixels, with "range", "colour", '
-        '"size" where they matter; a file that holds it; or `raw` for pixels of 0 to 255 as they are',
+        help='what is done to pixels: {"mean": [..], "std": [..]}, for each channel or one for all, in units of 0..1 '
+        'pixels, with "range", "colour", "size" where they matter; a file that holds it; or `raw` for pixels of 0 to '
+        "255 as they are",
     ),
 ]
 TrustPickle = Annotated[

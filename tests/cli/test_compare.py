@@ -108,6 +108,21 @@ def test_refusals(cli, exported, tmp_path):
         cli.refuses(code, *words, arguments=arguments)
 
 
+def test_a_file_that_normalises_inside_is_not_fed_normalised_pixels(cli, exported):
+    good, twice = exported / "onnx" / "w4-kmeans.onnx", '{"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}'
+    for command, option in ((["compare", CHECKPOINT], "--takes"), (["evaluate"], "--preprocessing")):
+        words = (
+            f"{good} normalises inside: by its record it takes pixels of 0 to 255",
+            f"{option} would normalise them a second time",
+            "pixels of 0 to 1 less mean [0.5, 0.5, 0.5]",
+            f"Leave {option} out, or say `raw`",
+        )
+        cli.refuses(2, *words, arguments=[*command, good, *FEW, option, twice])
+    codes = [cli("evaluate", good, *FEW, "--json", *more)[:2] for more in ((), ("--preprocessing", "raw"))]
+    without, raw = (json.loads(out) for code, out in codes if code == 0)
+    assert without["top1"] == raw["top1"] > 0.5
+
+
 def test_a_damaged_file_and_one_of_another_network(cli, exported, tmp_path_factory):
     import torch
 
@@ -140,10 +155,12 @@ def test_images_of_another_size_say_how_to_resize(cli, exported, tmp_path):
     for name in "01":
         (tmp_path / "large" / name).mkdir(parents=True)
         Image.fromarray(np.zeros((48, 64, 3), np.uint8)).save(tmp_path / "large" / name / "one.png")
-    code, _, err = cli("evaluate", exported / "onnx" / "w4-kmeans.onnx", "--data", tmp_path / "large")
+    evaluate = ["evaluate", exported / "onnx" / "w4-kmeans.onnx", "--data", tmp_path / "large"]
+    code, _, err = cli(*evaluate)
     assert code == 3 and '"size": [32, 32]' in err
-    raw = '{"mean": [0, 0, 0], "std": [1, 1, 1], "range": [0, 255], "size": [32, 32]}'
-    code, _, err = cli(
-        "evaluate", exported / "onnx" / "w4-kmeans.onnx", "--data", tmp_path / "large", "--preprocessing", raw
-    )
+    sized = [*evaluate, "--preprocessing"]
+    code, _, err = cli(*sized, '{"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "size": [32, 32]}')
+    raw = '{"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0], "range": [0.0, 255.0], "size": [32, 32]}'
+    assert code == 2 and f"Leave --preprocessing out, or say '{raw}'" in err
+    code, _, err = cli(*sized, raw)
     assert code == 0, err
