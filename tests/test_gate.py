@@ -102,6 +102,15 @@ def locked(path):
     return lock
 
 
+def test_notes_of_the_results_are_told_and_fail_nothing(sweep):
+    path = sweep.cell("onnx/w4-kmeans").write()
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"notes": ["no more than guessing"]}))
+    report = check(path, "- {cells: onnx/*, must_exist: true}\n")
+    assert report.met and "no more than guessing" in report.notes
+    assert "- no more than guessing\n" in verdicts.markdown(report)
+
+
 @pytest.mark.parametrize(
     ("rule", "figures", "outcome", "value"),
     [

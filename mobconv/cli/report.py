@@ -56,6 +56,8 @@ def _page(path: Path, output: Path | None, plots: Path | None) -> None:
         files.ensure_folder(plots)
     text = overview.html(told)
     files.write_whole(target, text)
+    for note in found.notes:
+        say(f"{found.model.get('path', path)}: {note}")
     say(f"{target}: {len(found.cells)} cells, {len(text.encode()) / 1e3:,.0f} kB")
     if plots is not None:
         say(f"{plots}: {gallery.write(told, plots)} plots")

@@ -72,6 +72,7 @@ def test_plots_as_files(cli, changed):
         (lambda c: c["cells"][2].update(top1="high"), 3, ["onnx/w8-linear: top1 is 'high'"]),
         (lambda c: [row.pop("images") for row in c["cells"]] and c["data"].pop("images"), 3, ["on how many images"]),
         (lambda c: c["cliffs"][0].update(margin="5"), 3, ["cliff of onnx: margin is '5'"]),
+        (lambda c: c.update(notes="none"), 3, ["notes is 'none'", "run the sweep again"]),
     ],
 )  # fmt: skip
 def test_results_that_cannot_be_shown(cli, changed, change, code, words):
@@ -84,10 +85,13 @@ def test_results_of_one_float_file(cli, changed):
 
     def one(content):
         content["cells"], content["cliffs"] = content["cells"][:1], []
+        content["notes"] = ["no more than guessing"]
 
     code, _, err = cli("report", changed(one), "-o", "page.html", "--plots", "plots")
     assert code == 0 and err.endswith("plots: 4 plots\n"), err
     page = (cli.folder / "page.html").read_text()
+    assert "safetensors: no more than guessing\n" in err
+    assert '<p role="note"><strong>Note:</strong> no more than guessing.</p>' in page
     assert 'id="size"' in page and 'id="cliff"' not in page and 'id="losses"' not in page
     assert "1 ok" in page and "Smallest within 5 points of float" in page
 

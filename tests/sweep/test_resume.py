@@ -366,4 +366,7 @@ def test_data_of_the_hub_is_told_by_its_pixels(there, monkeypatch):
 
 def test_a_baseline_that_only_guesses_is_said_each_time(there):
     _, err, _ = there.sweep()
-    assert "no more than guessing among 10 classes: mean and std" in err
+    told = "no more than guessing among 10 classes: mean and std"
+    assert told in err and told in (there.out / "results.md").read_text()
+    (note,) = json.loads((there.out / "results.json").read_text())["notes"]
+    assert told in note
