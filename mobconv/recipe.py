@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic.fields import FieldInfo
 
 from mobconv.errors import InputError, UsageError, did_you_mean
-from mobconv.preprocessing import Preprocessing
+from mobconv.preprocessing import Preprocessing, raw
 from mobconv.schemes import BITS, Cell, Scheme, grammar
 
 
@@ -95,6 +95,15 @@ class Rule(_Strict):
         return Scheme(self.bits, scheme.mode, scheme.granularity, scheme.algorithm)
 
 
+def _raw(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if value != "raw":
+        raise ValueError(f"{value!r}: keys mean and std, or `raw` for pixels of 0 to 255 as they are")
+    held = raw()
+    return {"mean": held.mean, "std": held.std, "range": held.range}
+
+
 class PreprocessingSpec(_Strict):
     """What happens to pixels before the network; see mobconv.preprocessing."""
 
@@ -140,8 +149,10 @@ class Recipe(_Strict):
     input_shape: list[Annotated[int, Field(ge=1)]] | None = Field(
         default=None, min_length=2, description="shape of one input, batch 1"
     )
-    preprocessing: PreprocessingSpec | None = Field(
-        default=None, description="what happens to pixels before the network, where the checkpoint does not say"
+    preprocessing: Annotated[PreprocessingSpec | None, BeforeValidator(_raw)] = Field(
+        default=None,
+        description="what happens to pixels before the network, where the checkpoint does not say; `raw`: they are "
+        "taken as they are, 0 to 255",
     )
     data: str = Field(description="parquet file or image folder (relative to the recipe's folder), or hub name")
     images: int | None = Field(default=None, ge=1, description="take the first so many images; default all")
@@ -201,6 +212,7 @@ def json_schema(backends: Sequence[str]) -> dict[str, Any]:
     schema = Recipe.model_json_schema()
     name = {"enum": list(backends)}
     schema["properties"]["backends"]["anyOf"] = [name, {"type": "array", "items": name, "minItems": 1}]
+    schema["properties"]["preprocessing"]["anyOf"].insert(0, {"enum": ["raw"]})
     only = {"anyOf": [{"const": "coreml"}, {"const": ["coreml"]}]}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

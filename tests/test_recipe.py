@@ -36,6 +36,7 @@ def sweep(cli, text, *more):
         (GOOD + "preprocessing: {mean: [0.5, 0.5, 0.5]}\n", ["preprocessing.std: missing"]),
         (GOOD + "preprocessing: {mean: [0.5], sdt: [0.5]}\n", ["preprocessing.sdt: no such key", "'std'"]),
         (GOOD + "preprocessing: {mean: [0.5], std: [0.0]}\n", ["std above 0"]),
+        (GOOD + "preprocessing: rwa\n", ["preprocessing: 'rwa': keys mean and std, or `raw`"]),
         (GOOD + "layers: [{match: '*', bits: 9}]\n", ["layers.0: bits 9: widths are 1 to 8"]),
         (GOOD + "layers: [{match: '*', bits: 4, keep: fp32}]\n", ["layers.0: a rule says either `bits` or `keep`"]),
         (GOOD + "layers: [{match: '*'}]\n", ["a rule says either `bits` or `keep`"]),
