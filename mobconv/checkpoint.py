@@ -37,13 +37,17 @@ _NO_SHAPE = "say the input's shape, for one image, as in --input-shape 1,3,224,2
 
 @dataclass
 class Options:
-    """What the user says of a checkpoint; wins over what the file says of itself."""
+    """What the user says of a checkpoint; wins over what the file says of itself.
+
+    here: the folder that the factory is looked for in first; None for the current one
+    """
 
     factory: str | None = None
     arguments: dict[str, Any] = field(default_factory=dict)
     input_shape: tuple[int, ...] | None = None
     preprocessing: Preprocessing | None = None
     trust_pickle: bool = False
+    here: Path | None = None
 
 
 @dataclass
@@ -226,7 +230,7 @@ def _from_state(
         arguments = metadata.get("arguments", {})
         if not isinstance(arguments, dict):
             raise InputError(f"{path}: `arguments` in its metadata is {arguments!r}, not an object; say --model-arg")
-    module = architecture.build(factory, arguments)
+    module = architecture.build(factory, arguments, options.here)
     architecture.fill(module, state, path, factory)
     return _finish(path, digest, module, metadata, notes, options)
 

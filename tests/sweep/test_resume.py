@@ -339,6 +339,28 @@ def test_a_whole_module_is_never_taken_for_the_same(there):
         assert encoded == ["onnx/fp32"] and "whose code cannot be followed" in said
 
 
+def test_a_factory_beside_the_recipe(there):
+    """It is imported, and what it is made of is part of the key."""
+    from mobconv import recipe
+    from mobconv.sweep import Job, keys
+
+    folder = there.path / "recipes"
+    folder.mkdir()
+    (there.path / "user_nets.py").rename(folder / "nets_beside.py")
+    changed = {"checkpoint": "../net.safetensors", "model": "nets_beside:tiny", "backends": "onnx", "schemes": "fp32"}
+    (folder / "job.yaml").write_text(json.dumps(PLAN | changed))
+    code, _, err = there.cli("sweep", "recipes/job.yaml", "-o", "beside")
+    assert code == 0, err
+
+    def code_of():
+        return keys.inputs(Job.of(recipe.load(folder / "job.yaml", ["onnx"]), beside=folder)).code
+
+    before = code_of()
+    assert before == code_of()
+    (folder / "nets_beside.py").write_text((folder / "nets_beside.py").read_text() + "# changed\n")
+    assert code_of() != before
+
+
 def test_predictions_are_those_of_the_files(there):
     there.sweep("--only", "onnx/*")
     with np.load(there.out / "predictions.npz") as archive:
