@@ -245,7 +245,7 @@ class Bench:
         relative = cell.path(backend.suffix)
         path = place / relative.name
         with seconds.of("encode"):
-            told = record(cell, self.checkpoint, self._entrance(backend)[1])
+            told = record(cell, self.checkpoint, self._entrance(backend)[1], self.plan.image_type)
             encoded = backend.encode(self.store.out / templates.FOLDER / template, quantized.weights, cell, path, told)
         with seconds.of("load"):
             runner = backend.open(path, self.threads)

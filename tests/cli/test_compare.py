@@ -1,6 +1,7 @@
 """`mobconv compare` and what goes into files, as users call them: what is printed, and every refusal."""
 
 import json
+import shlex
 
 import numpy as np
 import pytest
@@ -63,18 +64,23 @@ def test_bytes_hold_no_undone_mistake_but_it_is_named(cli, exported, name):
     assert code == 0, err
     assert "Preprocessing: the sign of the bias is wrong" in out
     assert "The file takes bytes" in out
-    assert "class Normalised(torch.nn.Module)" in out
+    assert "The command that does it right (in a recipe: `preprocessing`):\n\n    mobconv export " in out
     code, out, _ = cli("compare", CHECKPOINT, exported / "wrong" / name, *FEW, "--json")
     probe = json.loads(out)["probe"]
     assert probe["restored_top1"] is None
     assert probe["reference_top1"] > probe["top1"] + 0.5
 
 
-def test_the_corrected_call_is_python(cli, exported):
-    import ast
-
-    _, out, _ = cli("compare", CHECKPOINT, exported / "wrong" / "onnx" / "fp32.onnx", *FEW, "--json")
-    ast.parse(json.loads(out)["probe"]["corrected_call"])
+def test_the_corrected_command_makes_it_right(cli, exported):
+    """As it is printed, with what said how the checkpoint is loaded."""
+    shape = ("--input-shape", "1,3,32,32")
+    _, out, _ = cli("compare", CHECKPOINT, exported / "wrong" / "onnx" / "fp32.onnx", *FEW, *shape, "--json")
+    program, *arguments = shlex.split(json.loads(out)["probe"]["corrected_call"].replace("\\\n", ""))
+    assert program == "mobconv" and arguments[:4] == ["export", str(CHECKPOINT), *shape]
+    assert cli(*arguments)[0] == 0
+    code, out, err = cli("evaluate", "mended/onnx/fp32.onnx", *FEW, "--json")
+    assert code == 0 and json.loads(out)["top1"] > 0.9, err
+    assert "uint8" in cli("inspect", "mended/onnx/fp32.onnx")[1]
 
 
 def test_evaluate_feeds_a_file_as_its_record_says(cli, exported):
