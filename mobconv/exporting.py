@@ -26,6 +26,11 @@ def cells(to: str, scheme: str, compute: str | None) -> list[Cell]:
         raise UsageError(f"--compute {compute!r}: fp32 or fp16{did_you_mean(compute, Compute)}")
     if compute == "fp32" and "@fp16" in scheme:
         raise UsageError(f"--scheme {scheme} and --compute fp32 do not go together")
+    if "," in scheme:
+        raise UsageError(
+            f"--scheme {scheme}: one scheme an export. `mobconv sweep` makes several: in a recipe, "
+            f"schemes: [{', '.join(part.strip() for part in scheme.split(','))}]"
+        )
     names = [name.strip() for name in to.split(",") if name.strip()]
     if not names:
         raise UsageError(f"--to names no format: {', '.join(backends.names())}, with commas between")

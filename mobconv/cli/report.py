@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def command(
     results: Annotated[Path, typer.Argument(help="results.json of a sweep, or its folder")],
     after: Annotated[
-        Path | None, typer.Argument(help="results to compare them with: what is better, worse, or within noise there")
+        Path | None,
+        typer.Argument(help="results to compare them with: what is better, worse, within noise or the same there"),
     ] = None,
     output: Annotated[
         Path | None,

@@ -55,6 +55,10 @@ def test_help_names_every_command_and_code(cli):
         (["export", CHECKPOINT, "--to", "onxx"], ["'onxx' is no backend", "did you mean 'onnx'?"]),
         (["export", CHECKPOINT, "--to", ","], ["--to names no format"]),
         (["export", CHECKPOINT, "--to", "onnx", "--scheme", "w4-kmean"], ["did you mean 'kmeans'?"]),
+        (
+            ["export", CHECKPOINT, "--to", "onnx", "--scheme", "fp32,w4-kmeans"],
+            ["one scheme an export", "schemes: [fp32, w4-kmeans]"],
+        ),
         (["export", CHECKPOINT, "--to", "onnx", "--compute", "fp8"], ["--compute 'fp8'", "fp32 or fp16"]),
         (["export", CHECKPOINT, "--to", "onnx", "--scheme", "w4-linear@nativ"], ["@native and @fp16"]),
         (

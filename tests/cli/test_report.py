@@ -153,9 +153,9 @@ def test_two_results(cli, changed):
     assert lines[2].split()[:3] == ["only", "in", "A"]
     assert any("onnx/w7-linear" in line and "(+100.0 %)" in line for line in lines)
     assert "no predictions.npz beside A and B: intervals are unpaired" in out
-    assert lines[-1] == "78 cells: 1 worse, 0 better, 1 only in A, 76 within noise"
+    assert lines[-1] == "78 cells: 1 worse, 0 better, 1 only in A, 1 within noise, 75 the same"
     page = (cli.folder / "page.html").read_text()
-    assert "1 worse, 0 better, 1 only in A, 76 within noise." in page and page.count("<tr class=") == 78
+    assert "1 worse, 0 better, 1 only in A, 1 within noise, 75 the same." in page and page.count("<tr class=") == 78
     code, out, _ = cli("report", DEMO, other, "--json")
     found = json.loads(out)
     assert code == 0 and found["counts"]["worse"] == 1 and not found["paired"] and len(found["cells"]) == 78
@@ -189,5 +189,5 @@ def test_of_a_real_sweep(cli):
     )
     code, out, _ = cli("report", "out", "again", "--json")
     found = json.loads(out)
-    assert found["paired"] and found["groups"] < 256 and found["counts"]["within noise"] == 8
+    assert found["paired"] and found["groups"] < 256 and found["counts"]["the same"] == 8
     assert all(cell["change"] == {"points": 0.0, "low": 0.0, "high": 0.0, "p": 1.0} for cell in found["cells"])
