@@ -1,11 +1,17 @@
-"""The corrected call to paste, once a mistake in preprocessing has a name."""
+"""The corrected call to paste, once a mistake in preprocessing has a name: Python, or a command of mobconv's own."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from mobconv.backends.base import TensorSpec
+from mobconv.errors import UsageError
 from mobconv.preprocessing import Preprocessing
+from mobconv.schemes import Cell, Compute
 
 
 def corrected(backend: str, spec: TensorSpec, network: Preprocessing, takes: Preprocessing) -> str:
@@ -14,12 +20,38 @@ def corrected(backend: str, spec: TensorSpec, network: Preprocessing, takes: Pre
     network: the network's own preprocessing; takes: what the file's caller does. A caller that hands over pixels as
     they are leaves normalising to the file, so the file is to be made again; any other caller is told what to do.
     """
-    untouched = takes.mean == (0.0,) * takes.channels and takes.std == (1.0,) * takes.channels
-    if not (untouched and takes.range == (0.0, 255.0)):
+    if not takes.untouched:
         return _caller(network, takes)
     if spec.colour and backend.startswith("coreml") and len(set(network.std)) == 1:
         return _image_type(spec, network)
     return _wrapper(backend, spec, network, takes)
+
+
+def exported_again(
+    record: Mapping[str, Any], spec: TensorSpec, checkpoint: Path, network: Preprocessing, options: Sequence[str] = ()
+) -> str:
+    """The command that exports a file of ours as it should be; '' for a file that is not ours, or of a recipe whose
+    `image_type` has coremltools scale pixels.
+
+    record: the file's own; options: of the command line, that say how the checkpoint is loaded.
+    """
+    try:
+        cell = Cell.parse(str(record["cell"]))
+    except (KeyError, UsageError):  # of another maker, or a later mobconv
+        return ""
+    if "image_type" in record:
+        return ""
+    made = ["--to", cell.backend, "--scheme", cell.rest]
+    if cell.backend == "coreml" and cell.compute is Compute.FP32:
+        made += ["--compute", "fp32"]
+    if spec.dtype == "uint8" and not cell.backend.startswith("coreml"):
+        made += ["--input", "image-uint8"]
+    lines = [
+        ["mobconv", "export", str(checkpoint), *options],
+        made,
+        ["--preprocessing", json.dumps(network.to_json()), "-o", "mended"],
+    ]
+    return " \\\n    ".join(map(shlex.join, lines))
 
 
 def _image_type(spec: TensorSpec, network: Preprocessing) -> str:

@@ -18,17 +18,18 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 _LISTED = 8  # names shown of each kind before '... and N more'
 
 
-def build(factory: str, arguments: Mapping[str, Any]) -> torch.nn.Module:
-    """Import ``package.module:factory`` (the current folder included) and call it.
+def build(factory: str, arguments: Mapping[str, Any], folder: Path | None = None) -> torch.nn.Module:
+    """Import ``package.module:factory`` and call it.
 
-    Raises UsageError when it cannot be imported, called, or returns no module.
+    folder: looked in before sys.path; None for the current one. Raises UsageError when it cannot be imported, called,
+    or returns no module.
     """
     import torch
 
     path, colon, name = factory.partition(":")
     if not colon or not path or not name:
         raise UsageError(f"--model {factory!r} is not of the form package.module:factory")
-    here = str(Path.cwd())
+    here = str(folder or Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
@@ -54,7 +55,8 @@ def _where(path: str, error: BaseException) -> str:
     if path.endswith(".py"):
         return f"; without the suffix: {path.removesuffix('.py').replace('/', '.')}:..."
     return (
-        "; modules are looked for in the folder that mobconv is started in, on PYTHONPATH and among installed packages"
+        "; modules are looked for in the folder that mobconv is started in, on PYTHONPATH and among installed "
+        "packages, and then beside the recipe, where there is one"
     )
 
 

@@ -1,7 +1,9 @@
-"""Two results, cell by cell: what is better, worse, or within noise, in size and latency too.
+"""Two results, cell by cell: what is better, worse, within noise or the same, in size and latency too.
 
 A cell is better or worse where its p, adjusted by Holm over all comparisons, is at most 5 %, and the 95 % interval of
 the difference leaves out 0; the interval draws whole groups of images where the data names them, which p does not know.
+It is the same where every image of the same data has the same prediction; without predictions, where it is the same
+file with the same top-1.
 """
 
 from __future__ import annotations
@@ -19,9 +21,9 @@ from mobconv.paired import holm
 from mobconv.results import OK, Results, Row, images_of, predictions_of
 
 LEVEL = 0.05
-WORSE, BETTER, WITHIN_NOISE = "worse", "better", "within noise"
+WORSE, BETTER, WITHIN_NOISE, SAME = "worse", "better", "within noise", "the same"
 NOT_COMPARED, ONLY_BEFORE, ONLY_AFTER = "not compared", "only in A", "only in B"
-ORDER = (WORSE, NOT_COMPARED, BETTER, ONLY_BEFORE, ONLY_AFTER, WITHIN_NOISE)  # as they are shown
+ORDER = (WORSE, NOT_COMPARED, BETTER, ONLY_BEFORE, ONLY_AFTER, WITHIN_NOISE, SAME)  # as they are shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +39,7 @@ class Side:
 class Change:
     """One cell. A side's row is None where it has no such cell.
 
+    outcome  one of ORDER
     lost  points of top-1 that B is below A, None where not compared; p: adjusted by Holm
     note  why it was not compared
     """
@@ -74,6 +77,7 @@ class Changes:
 def compare(before: Side, after: Side) -> Changes:
     """A and B. Raises InputError where labels of the same images differ, or predictions are not of their results."""
     notes, pairs = _pairs(before, after)
+    notes += [f"{name}: {note}" for name, side in (("A", before), ("B", after)) for note in side.results.notes]
     rows_before = {row.cell: row for row in before.results.cells}
     rows_after = {row.cell: row for row in after.results.cells}
     found = [
@@ -106,10 +110,7 @@ def _pairs(before: Side, after: Side) -> tuple[list[str], Pairs | None]:
             f"two checkpoints: A is of {one.model.get('path', '?')}, B of {other.model.get('path', '?')}"
             + (", of the same name and other content" if one.model.get("path") == other.model.get("path") else "")
         )
-    same = one.data.get("sha256") is not None and all(
-        one.data.get(name) == other.data.get(name) for name in ("sha256", "images")
-    )
-    if not same:
+    if not _same_images(one, other):
         told = " and ".join(
             f"{side.data.get('images', '?')} images of {side.data.get('source', '?')} ({name})"
             for name, side in (("A", one), ("B", other))
@@ -134,6 +135,12 @@ def _pairs(before: Side, after: Side) -> tuple[list[str], Pairs | None]:
     return notes, Pairs(before.predictions["labels"], groups)
 
 
+def _same_images(one: Results, other: Results) -> bool:
+    return one.data.get("sha256") is not None and all(
+        one.data.get(name) == other.data.get(name) for name in ("sha256", "images")
+    )
+
+
 def _change(name: str, one: Row | None, other: Row | None, before: Side, after: Side, pairs: Pairs | None) -> Change:
     if one is None or other is None:
         return Change(name, ONLY_AFTER if one is None else ONLY_BEFORE, one, other)
@@ -143,10 +150,13 @@ def _change(name: str, one: Row | None, other: Row | None, before: Side, after: 
         return Change(name, NOT_COMPARED, one, other, note=f"{said}: {why}" if why else said)
     if pairs is None:
         images = [images_of(row, side.results, side.path) for row, side in ((one, before), (other, after))]
-        return Change(name, "", one, other, unpaired(one.top1, other.top1, *images))
+        figures = [(row.sha256, row.file_bytes, row.top1) for row in (one, other)]
+        same = one.sha256 is not None and figures[0] == figures[1] and _same_images(before.results, after.results)
+        return Change(name, SAME if same else "", one, other, unpaired(one.top1, other.top1, *images))
     held = [predictions_of(row, side.predictions, side.path) for row, side in ((one, before), (other, after))]
     assert held[0] is not None and held[1] is not None
-    return Change(name, "", one, other, pairs(held[0], held[1]))
+    same = np.array_equal(held[0], held[1])
+    return Change(name, SAME if same else "", one, other, pairs(held[0], held[1]))
 
 
 def _test(each: Change) -> tuple[str, Estimate]:
@@ -156,7 +166,7 @@ def _test(each: Change) -> tuple[str, Estimate]:
 
 def _judged(each: Change, p: float) -> Change:
     assert each.lost is not None
-    outcome = WITHIN_NOISE
+    outcome = each.outcome or WITHIN_NOISE
     if p <= LEVEL and not each.lost.within_noise:
         outcome = WORSE if each.lost.points > 0 else BETTER
     return Change(each.cell, outcome, each.before, each.after, each.lost, p)

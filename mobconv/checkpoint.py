@@ -31,18 +31,23 @@ if TYPE_CHECKING:
     from mobconv.trace import Program
 
 _OUR_FACTORIES = "mobconv.zoo."
-_NO_SHAPE = "say the input's shape, for one image, as in --input-shape 1,3,224,224"
+_COLOURS = (1, 3, 4)  # channels of images
+_NO_SHAPE = "say the input's shape, for one image, as in --input-shape 1,3,224,224 (batch, channels, height, width)"
 
 
 @dataclass
 class Options:
-    """What the user says of a checkpoint; wins over what the file says of itself."""
+    """What the user says of a checkpoint; wins over what the file says of itself.
+
+    here: the folder that the factory is looked for in first; None for the current one
+    """
 
     factory: str | None = None
     arguments: dict[str, Any] = field(default_factory=dict)
     input_shape: tuple[int, ...] | None = None
     preprocessing: Preprocessing | None = None
     trust_pickle: bool = False
+    here: Path | None = None
 
 
 @dataclass
@@ -71,7 +76,11 @@ class Checkpoint:
 
         if self.exported is not None:
             return trace.from_exported(self.exported, self.example)
-        return trace.trace(self.module, self.example)
+        try:
+            return trace.trace(self.module, self.example)
+        except InputError as error:
+            hint = _hint(next(iter(self.example.values())).shape)
+            raise InputError(f"{error}\n{hint}".rstrip()) from error
 
     def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """The unfolded module's output on (N, C, H, W): the float baseline."""
@@ -82,8 +91,10 @@ class Checkpoint:
             with torch.inference_mode():
                 found = self.module(torch.from_numpy(images))
         except RuntimeError as error:
+            hint = _hint(next(iter(self.example.values())).shape)
             raise InputError(
                 f"{self.path}: the network does not run on images of shape {images.shape}: {_first_line(error)}"
+                f"{'. ' * bool(hint)}{hint}"
             ) from error
         return np.asarray(tree_leaves(found)[0].numpy(), np.float32)
 
@@ -219,7 +230,7 @@ def _from_state(
         arguments = metadata.get("arguments", {})
         if not isinstance(arguments, dict):
             raise InputError(f"{path}: `arguments` in its metadata is {arguments!r}, not an object; say --model-arg")
-    module = architecture.build(factory, arguments)
+    module = architecture.build(factory, arguments, options.here)
     architecture.fill(module, state, path, factory)
     return _finish(path, digest, module, metadata, notes, options)
 
@@ -250,6 +261,7 @@ def _finish(
             preprocessing = Preprocessing.from_json(metadata["preprocessing"])
         except InputError as error:
             raise InputError(f"{path}: {error}; say --preprocessing") from error
+    preprocessing = _fitting(preprocessing, example.shape, path)
     held = metadata.get("labels", ())
     labels = tuple(str(label) for label in held) if isinstance(held, list) else ()
     return Checkpoint(path, digest, module.float().eval(), {"image": example}, preprocessing, labels, notes)
@@ -283,4 +295,42 @@ def _from_program(path: Path, content: bytes, digest: str, options: Options) -> 
     architecture.check_finite(module, path)
     example: dict[str, NDArray[Any]] = {"image": np.zeros(shapes[0], np.float32)}
     notes = ["the file holds its own program: --model is not used"] if options.factory else []
-    return Checkpoint(path, digest, module, example, options.preprocessing, (), notes, exported)
+    preprocessing = _fitting(options.preprocessing, shapes[0], path)
+    return Checkpoint(path, digest, module, example, preprocessing, (), notes, exported)
+
+
+def _fitting(preprocessing: Preprocessing | None, shape: tuple[int, ...], path: Path) -> Preprocessing | None:
+    """With a mean and a std for each channel of an input of images; of any other input as it is.
+
+    Raises InputError where there are several, and not as many as channels.
+    """
+    if preprocessing is None or len(shape) != 4:
+        return preprocessing
+    last = preprocessing.layout == "nhwc"
+    if _channels_last(shape) and not last:
+        return preprocessing
+    try:
+        return preprocessing.for_channels(shape[3 if last else 1])
+    except InputError as error:
+        raise InputError(f"{path} takes {_lengths(shape)}: {error}") from error
+
+
+def _channels_last(shape: tuple[int, ...]) -> bool:
+    """Whether a shape looks like (N, H, W, C)."""
+    return len(shape) == 4 and shape[3] in _COLOURS and shape[1] not in _COLOURS
+
+
+def _lengths(shape: tuple[int, ...]) -> str:
+    return ",".join(map(str, shape))
+
+
+def _hint(shape: tuple[int, ...]) -> str:
+    """What else a shape may have been meant as, for networks that do not run on it; or ''."""
+    meant: tuple[int, ...] = ()
+    if _channels_last(shape):
+        meant = shape[0], shape[3], *shape[1:3]
+    elif len(shape) == 3 and shape[0] in _COLOURS:
+        meant = 1, *shape
+    elif len(shape) == 3 and shape[2] in _COLOURS:
+        meant = 1, shape[2], *shape[:2]
+    return f"The shape of images is batch, channels, height, width: did you mean {_lengths(meant)}?" if meant else ""

@@ -4,7 +4,7 @@ preprocessing where there is one."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -107,10 +107,12 @@ def compare(
     load: Callable[[Preprocessing], Images],
     told: Preprocessing | None = None,
     say: Callable[[str], None] = lambda text: None,
+    options: Sequence[str] = (),
 ) -> Comparison:
     """Compare a file with its checkpoint on the images that `load` gives for the network's preprocessing.
 
-    told: what the file's caller does, where the file does not say. Raises UsageError for a checkpoint without
+    told: what the file's caller does (--takes), where the file does not say; options: of the command line, that say how
+    the checkpoint is loaded, for a command to paste. Raises UsageError for a checkpoint without
     preprocessing, and what feeding.expected and compare.waterfall raise.
     """
     network = checkpoint.preprocessing
@@ -122,7 +124,7 @@ def compare(
         raise BackendError(missing)
     runner = backend.open(path)
     try:
-        takes = feeding.expected(runner, path, told, network)
+        takes = feeding.expected(runner, path, told, network, "--takes")
         spec, verified, labels = runner.inputs[0], runner.verified, runner.labels
         record = record_of(runner.record, path)
         named = labels or tuple(record.get("labels", ()))
@@ -146,7 +148,11 @@ def compare(
             fall.subject.close()
     finally:
         runner.close()
-    call = advice.corrected(backend.name, spec, network, takes.preprocessing) if finding and finding.named else ""
+    call = ""
+    if finding and finding.named:
+        if takes.preprocessing.untouched:
+            call = advice.exported_again(record, spec, checkpoint.path, network, options)
+        call = call or advice.corrected(backend.name, spec, network, takes.preprocessing)
     return Comparison(
         str(path),
         takes,

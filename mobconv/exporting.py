@@ -26,6 +26,11 @@ def cells(to: str, scheme: str, compute: str | None) -> list[Cell]:
         raise UsageError(f"--compute {compute!r}: fp32 or fp16{did_you_mean(compute, Compute)}")
     if compute == "fp32" and "@fp16" in scheme:
         raise UsageError(f"--scheme {scheme} and --compute fp32 do not go together")
+    if "," in scheme:
+        raise UsageError(
+            f"--scheme {scheme}: one scheme an export. `mobconv sweep` makes several: in a recipe, "
+            f"schemes: [{', '.join(part.strip() for part in scheme.split(','))}]"
+        )
     names = [name.strip() for name in to.split(",") if name.strip()]
     if not names:
         raise UsageError(f"--to names no format: {', '.join(backends.names())}, with commas between")
@@ -46,14 +51,15 @@ def export(
 
     takes: kind of the files' input, of pixels.INPUTS; None for images where the network takes them.
 
-    Raises BackendError, before anything is written, when a backend is missing or cannot hold a cell; LockedError where
-    another process works in the folder.
+    Raises BackendError, before anything is written, when a backend is missing or cannot hold a cell; UsageError for a
+    sweep's folder; LockedError where another process works in the folder.
     """
     for cell in wanted:
         backend = backends.get(cell.backend)
         missing, support = backend.missing(), backend.support(cell)
         if missing or support.stored_bits is None:
             raise BackendError(f"{cell}: {missing or support.reason}")
+    _check_folder(out)
     files.ensure_folder(out)
     program = checkpoint.trace()
     if wanted[0].scheme.mode is not None and not program.sites:
@@ -64,6 +70,7 @@ def export(
     counts = sweep.describe(weights, wanted[0].scheme)
     rows = []
     with tempfile.TemporaryDirectory(prefix="mobconv-") as scratch, locks.folder(out, "mobconv export"):
+        _check_folder(out)  # again, for a sweep that came and went while the network was traced
         for cell in wanted:
             backend = backends.get(cell.backend)
             say(f"convert to {cell.backend}")
@@ -75,6 +82,16 @@ def export(
             timing, verified = _time(backend, path, plain, next(iter(entered.example.values())))
             rows.append(results.of_file(cell, encoded, path, str(path), counts, verified, timing))
     return rows
+
+
+def _check_folder(out: Path) -> None:
+    """Raise UsageError for a folder whose files a sweep has measured, or was about to."""
+    marks = [name for name in (results.CELLS, "results.json") if (out / name).exists()]
+    if marks:
+        raise UsageError(
+            f"{out} is the folder of a sweep (it has {marks[0]}): an export there would replace files that the sweep "
+            "measured, and its results would no longer be theirs. Choose another folder with -o"
+        )
 
 
 def _kind(checkpoint: Checkpoint, program: Program, say: Callable[[str], None]) -> str:

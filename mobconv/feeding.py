@@ -6,6 +6,7 @@ file that says nothing, which is most that others made, needs to be told.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from mobconv.audit import record_of
 from mobconv.backends.base import Runner, TensorSpec
-from mobconv.errors import InputError
+from mobconv.errors import InputError, UsageError
 from mobconv.evaluate import Feed
 from mobconv.preprocessing import Layout, Preprocessing, raw
 
@@ -38,21 +39,26 @@ def expected(
     artifact: Path,
     told: Preprocessing | None = None,
     otherwise: Preprocessing | None = None,
+    option: str = "--preprocessing",
 ) -> Expected:
     """What the file takes: as told, else as it says itself, else `otherwise` (a checkpoint's).
 
-    Raises InputError where nobody says, for a file of several inputs, and for one that takes no images.
+    option: how `told` was told. Raises InputError for a file of several inputs, and for one that takes no images;
+    UsageError where nobody says, and where a file that mobconv wrote normalises inside and is told to be fed anything
+    but pixels as they are.
     """
     spec = _input(runner, artifact)
-    record = record_of(runner.record, artifact)
+    own = _recorded(runner, artifact)
     found: tuple[Preprocessing, str] | None = None
     if told is not None:
+        if own is not None and own.untouched and not told.untouched:
+            raise UsageError(
+                f"{artifact} normalises inside: by its record it takes {_values(own)}, and {option} would normalise "
+                f"them a second time ({_values(told)}). Leave {option} out, or say {_instead(own, told)}"
+            )
         found = told, "the command line"
-    elif "input" in record or "preprocessing" in record:
-        held = record.get("input", record.get("preprocessing"))
-        if not isinstance(held, Mapping):
-            raise InputError(f"{artifact}: its mobconv record is damaged: {held!r} is no preprocessing")
-        found = Preprocessing.from_json(held), "its record"
+    elif own is not None:
+        found = own, "its record"
     elif spec.mean and spec.std:
         channels = 1 if spec.colour == "gray" else 3
         mean, std = (_each(values, channels) for values in (spec.mean, spec.std))
@@ -62,13 +68,34 @@ def expected(
     elif otherwise is not None:
         found = otherwise, "the checkpoint: the file does not say, and is taken to want the same"
     if found is None:
-        raise InputError(
+        raise UsageError(
             f"{artifact} does not say how pixels are normalised; "
             """add --preprocessing '{"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}' with the network's own """
             "figures, or --preprocessing raw where the file takes pixels of 0 to 255"
         )
     preprocessing, source = found
+    if preprocessing.channels == 1 and len(spec.shape) == 4 and 3 in (lengths := (spec.shape[1], spec.shape[3])):
+        preprocessing = preprocessing if 1 in lengths else preprocessing.for_channels(3)
     return Expected(replace(preprocessing, layout=layout_of(spec, preprocessing.channels, artifact)), source)
+
+
+def _recorded(runner: Runner, artifact: Path) -> Preprocessing | None:
+    """What callers of a file of ours do, by its record; None in other files. Raises InputError for a damaged one."""
+    record = record_of(runner.record, artifact)
+    if not ("input" in record or "preprocessing" in record):
+        return None
+    held = record.get("input", record.get("preprocessing"))
+    if not isinstance(held, Mapping):
+        raise InputError(f"{artifact}: its mobconv record is damaged: {held!r} is no preprocessing")
+    return Preprocessing.from_json(held)
+
+
+def _instead(own: Preprocessing, told: Preprocessing) -> str:
+    """What to say of a file that takes pixels as they are, resized as `told`."""
+    if told.size is None:
+        return "`raw`"
+    sized = replace(own, layout="nchw", size=told.size, resize=told.resize, interpolation=told.interpolation)
+    return f"'{json.dumps(sized.to_json())}'"
 
 
 def feed(expected: Preprocessing, spec: TensorSpec) -> Feed:
@@ -123,11 +150,15 @@ def told(takes: Preprocessing, spec: TensorSpec) -> str:
     """What a file takes, in words."""
     order = "N, " + ("C, H, W" if takes.layout == "nchw" else "H, W, C")
     kind = f"{'an image' if spec.colour and not spec.mean else spec.dtype}, {takes.colour.upper()} ({order})"
+    return f"{kind}, {_values(takes)}"
+
+
+def _values(takes: Preprocessing) -> str:
+    text = f"pixels of {takes.range[0]:g} to {takes.range[1]:g}"
     if takes.mean == (0.0,) * takes.channels and takes.std == (1.0,) * takes.channels:
-        low, high = takes.range
-        return f"{kind}, pixels of {low:g} to {high:g}"
+        return text
     mean, std = (", ".join(f"{value:g}" for value in values) for values in (takes.mean, takes.std))
-    return f"{kind}, pixels of {takes.range[0]:g} to {takes.range[1]:g} less mean [{mean}], over std [{std}]"
+    return f"{text} less mean [{mean}], over std [{std}]"
 
 
 def _each(values: tuple[float, ...], channels: int) -> tuple[float, ...]:

@@ -203,6 +203,7 @@ def _altered(row: Row, folder: Path) -> tuple[str, str] | None:
 
 
 def _notes(held: Evidence, judged: set[str], artifacts: bool, verdicts: Sequence[Verdict]) -> Iterator[str]:
+    yield from held.results.notes
     if not artifacts:
         yield "files were not hashed (--no-artifacts): that they are those measured is not checked"
     if held.predictions is None and any(v.rule in ("max_drop", "max_regression") for v in verdicts):

@@ -9,7 +9,7 @@ The same object says what an artifact takes: one that normalises pixels itself t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -29,7 +29,8 @@ Interpolation = Literal["bilinear", "bicubic", "nearest"]
 class Preprocessing:
     """What happens to pixels before the network; resizing first, then colour, range, mean and std.
 
-    mean, std      one value per channel, in the order of `colour` and in the units of `range`; std above 0
+    mean, std      one value per channel (`for_channels`: one for all), in the order of `colour` and in the units of
+                   `range`; std above 0
     range          what 0 and 255 are mapped onto
     colour         order of the channels that the network sees
     layout         order of the axes that the network sees
@@ -67,6 +68,22 @@ class Preprocessing:
     @property
     def channels(self) -> int:
         return len(self.mean)
+
+    @property
+    def untouched(self) -> bool:
+        """Whether values of pixels, 0 to 255, stay as they are; their order and size may not."""
+        return self.range == (0.0, 255.0) and {*self.mean} == {0.0} and {*self.std} == {1.0}
+
+    def for_channels(self, count: int) -> Preprocessing:
+        """The same for images of so many channels, where one mean and one std hold for all of them.
+
+        Raises InputError where each channel has its own and there are not so many.
+        """
+        if count == self.channels:
+            return self
+        if len({*self.mean}) > 1 or len({*self.std}) > 1:
+            raise InputError(f"mean and std are of {self.channels} channels, and the input has {count}")
+        return replace(self, mean=self.mean[:1] * count, std=self.std[:1] * count)
 
     def constants(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """(shift, scale), each (channels,): the network sees (pixel - shift) / scale."""

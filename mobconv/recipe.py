@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic.fields import FieldInfo
 
 from mobconv.errors import InputError, UsageError, did_you_mean
-from mobconv.preprocessing import Preprocessing
+from mobconv.preprocessing import Preprocessing, raw
 from mobconv.schemes import BITS, Cell, Scheme, grammar
 
 
@@ -42,6 +43,7 @@ def one_or_many(item: dict[str, Any]) -> WithJsonSchema:
     return WithJsonSchema({"anyOf": [item, {"type": "array", "items": item, "minItems": 1}]})
 
 
+_QUOTE = 'Braces are YAML\'s own unless they are quoted: "{}"'
 Names = Annotated[list[str], BeforeValidator(_one_or_many)]
 # braces expand to names that a pattern cannot foresee
 _SCHEME = {"type": "string", "pattern": rf"^{grammar()}$|\{{.*\}}"}
@@ -95,11 +97,20 @@ class Rule(_Strict):
         return Scheme(self.bits, scheme.mode, scheme.granularity, scheme.algorithm)
 
 
+def _raw(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if value != "raw":
+        raise ValueError(f"{value!r}: keys mean and std, or `raw` for pixels of 0 to 255 as they are")
+    held = raw()
+    return {"mean": held.mean, "std": held.std, "range": held.range}
+
+
 class PreprocessingSpec(_Strict):
     """What happens to pixels before the network; see mobconv.preprocessing."""
 
-    mean: list[float] = Field(description="one a channel, in the units of `range`")
-    std: list[float] = Field(description="one a channel, in the units of `range`")
+    mean: list[float] = Field(description="one a channel or one for all, in the units of `range`")
+    std: list[float] = Field(description="one a channel or one for all, in the units of `range`")
     range: list[float] = Field(default=[0.0, 1.0], description="what pixels of 0 and 255 are mapped onto first")
     colour: Literal["rgb", "bgr"] = Field(default="rgb", description="order of the network's channels")
     size: list[int] | None = Field(default=None, description="height and width that images are cut to")
@@ -140,8 +151,10 @@ class Recipe(_Strict):
     input_shape: list[Annotated[int, Field(ge=1)]] | None = Field(
         default=None, min_length=2, description="shape of one input, batch 1"
     )
-    preprocessing: PreprocessingSpec | None = Field(
-        default=None, description="what happens to pixels before the network, where the checkpoint does not say"
+    preprocessing: Annotated[PreprocessingSpec | None, BeforeValidator(_raw)] = Field(
+        default=None,
+        description="what happens to pixels before the network, where the checkpoint does not say; `raw`: they are "
+        "taken as they are, 0 to 255",
     )
     data: str = Field(description="parquet file or image folder (relative to the recipe's folder), or hub name")
     images: int | None = Field(default=None, ge=1, description="take the first so many images; default all")
@@ -190,7 +203,36 @@ class Recipe(_Strict):
         for rule in self.layers:
             if not any(fnmatch.fnmatchcase(name, rule.match) for name in names):
                 near = did_you_mean(rule.match, names)
-                raise UsageError(f"layers: match {rule.match!r} fits none of the network's {len(names)} weights{near}")
+                raise UsageError(
+                    f"layers: match {rule.match!r} fits none of the network's {len(names)} weights{near}\n"
+                    + "\n".join(f"  {name}" for name in names)
+                )
+
+
+# what messages about checkpoints and data call by the names of options
+_OPTIONS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+    (r"--input-shape (\d[\d,]*\d)", lambda found: f"`input_shape: [{found[1].replace(',', ', ')}]`"),
+    (r"--model ([\w.]+:\w+)", r"`model: \1`"),
+    (r"--model-arg\b", "`arguments`"),
+    (r"--(model|preprocessing)\b", r"`\1`"),
+    (r"--input-shape\b", "`input_shape`"),
+)
+
+
+def in_keys(text: str) -> str:
+    """A message that speaks of the command line's options, as one about a recipe."""
+    for option, key in _OPTIONS:
+        text = re.sub(option, key, text)
+    return text
+
+
+@contextmanager
+def in_its_words() -> Iterator[None]:
+    """Errors of what a recipe asks for speak of its keys."""
+    try:
+        yield
+    except (UsageError, InputError) as error:
+        raise type(error)(in_keys(str(error))) from error
 
 
 def json_schema(backends: Sequence[str]) -> dict[str, Any]:
@@ -201,6 +243,7 @@ def json_schema(backends: Sequence[str]) -> dict[str, Any]:
     schema = Recipe.model_json_schema()
     name = {"enum": list(backends)}
     schema["properties"]["backends"]["anyOf"] = [name, {"type": "array", "items": name, "minItems": 1}]
+    schema["properties"]["preprocessing"]["anyOf"].insert(0, {"enum": ["raw"]})
     only = {"anyOf": [{"const": "coreml"}, {"const": ["coreml"]}]}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -223,7 +266,7 @@ def load(path: Path, backends: Sequence[str]) -> Recipe:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
     except yaml.YAMLError as error:
-        raise UsageError(f"{path} is not YAML: {error}") from error
+        raise UsageError(f"{path} is not YAML: {error}{_unquoted(error)}") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise UsageError(f"{path}: a recipe is a list of `key: value` lines, beginning with checkpoint and data")
     try:
@@ -246,6 +289,14 @@ def load(path: Path, backends: Sequence[str]) -> Recipe:
     return recipe.model_copy(update={"checkpoint": base / recipe.checkpoint, "data": data})
 
 
+def _unquoted(error: yaml.YAMLError) -> str:
+    """What to do about braces in a list, which YAML takes for its own; or ''."""
+    mark = getattr(error, "problem_mark", None)
+    lines = mark.buffer.splitlines()[mark.line :] if mark is not None and mark.buffer else []
+    found = re.search(r"[\w-]+\{[^{}]*\}[\w{},.-]*", lines[0]) if lines else None
+    return f"\n{_QUOTE.format(found[0])}" if found else ""
+
+
 def _complaints(error: ValidationError) -> list[str]:
     lines = []
     for found in error.errors():
@@ -257,6 +308,9 @@ def _complaints(error: ValidationError) -> list[str]:
         elif found["type"] == "missing":
             told = _fields(found["loc"])[str(found["loc"][-1])].description
             lines.append(f"  {where}: missing{f' ({told})' if told else ''}")
+        elif found["type"] in ("string_type", "list_type") and isinstance(found["input"], dict):
+            held = "{" + ",".join(map(str, found["input"])) + "}"
+            lines.append(f"  {where}: {found['msg']}. {_QUOTE.format(held)}")
         else:
             lines.append(f"  {where}: {found['msg'].removeprefix('Value error, ')}")
     return lines

@@ -150,7 +150,10 @@ class Cliff:
 
 @dataclass
 class Results:
-    """All of a sweep, as in ``results.json``."""
+    """All of a sweep, as in ``results.json``.
+
+    notes: what was recognised in checkpoint and data; what stands in the way of believing the figures, for one
+    """
 
     model: dict[str, Any]
     data: dict[str, Any]
@@ -159,6 +162,7 @@ class Results:
     cells: list[Row]
     cliffs: list[Cliff]
     schema: int = SCHEMA
+    notes: list[str] = field(default_factory=list)
 
 
 _Kind = TypeVar("_Kind", Row, Cliff)
@@ -239,7 +243,13 @@ def read(path: Path) -> Results:
         rows = [_checked(path, row(held)) for held in content["cells"]]
         drops = [_checked(path, Cliff(**_known(Cliff, cliff))) for cliff in content["cliffs"]]
         return Results(
-            content["model"], content["data"], content["tools"], content["float_top1"], rows, drops, content["schema"]
+            content["model"],
+            content["data"],
+            content["tools"],
+            content["float_top1"],
+            rows,
+            drops,
+            notes=_notes(path, content.get("notes", [])),  # files of mobconv 0.1.0 before they had any
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: a field is missing: {error}") from error
@@ -305,6 +315,12 @@ def images_of(row: Row | None, found: Results, path: Path) -> int:
         where = row.cell if row else "float baseline"
         raise InputError(f"{path}: {where}: on how many images it was measured is not said; run the sweep again")
     return int(images)
+
+
+def _notes(path: Path, held: Any) -> list[str]:
+    if not isinstance(held, list) or not all(isinstance(note, str) for note in held):
+        raise InputError(f"{path}: notes is {held!r}, not a list of texts; run the sweep again")
+    return held
 
 
 def _known(kind: type[Row] | type[Cliff], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mobconv import changes, results
-from mobconv.changes import BETTER, NOT_COMPARED, ONLY_AFTER, ONLY_BEFORE, WITHIN_NOISE, WORSE, Side, compare
+from mobconv.changes import BETTER, NOT_COMPARED, ONLY_AFTER, ONLY_BEFORE, SAME, WITHIN_NOISE, WORSE, Side, compare
 from mobconv.errors import InputError
 
 DEMO = Path(__file__).parents[1] / "docs" / "demo-results.json"
@@ -51,8 +51,10 @@ def test_what_was_planted_is_found_and_the_rest_is_noise(predicted):
     found = compare(before, after)
     told = verdicts(found)
     assert told.pop("onnx/w8-linear") == WORSE and told.pop("tflite/w4-kmeans") == BETTER
-    assert set(told.values()) == {WITHIN_NOISE} and len(told) == 76
-    assert [each.outcome for each in found.cells[:3]] == [WORSE, BETTER, WITHIN_NOISE]
+    # without predictions they are the same files with the same top-1
+    rest = WITHIN_NOISE if predicted else SAME
+    assert set(told.values()) == {rest} and len(told) == 76
+    assert [each.outcome for each in found.cells[:3]] == [WORSE, BETTER, rest]
     assert found.cells[0].lost.points == pytest.approx(10) and found.cells[0].lost.paired is predicted
     assert found.paired is predicted and found.groups == (400 if predicted else None)
     assert any("no predictions.npz beside A and B" in note for note in found.notes) is not predicted
@@ -64,6 +66,24 @@ def test_paired_sees_what_unpaired_cannot():
     after = {"onnx/w8-linear": 0.7}
     assert verdicts(compare(side(), side(drops=after)))["onnx/w8-linear"] == WORSE
     assert verdicts(compare(side(predicted=False), side(drops=after)))["onnx/w8-linear"] == WITHIN_NOISE
+
+
+def test_equal_predictions_are_the_same_and_equal_figures_are_noise():
+    before, after = side(), side()
+    row = after.results.cells[0]
+    after.predictions[row.cell] = predictions(row.top1, fresh=1)
+    after.results.cells[1] = replace(after.results.cells[1], sha256="of another file")
+    found = verdicts(compare(before, after))
+    assert found.pop(row.cell) == WITHIN_NOISE and {*found.values()} == {SAME}
+
+
+def test_without_predictions_only_the_same_file_on_the_same_images_is_the_same():
+    before, after = (side(predicted=False) for _ in range(2))
+    row = after.results.cells[0] = replace(after.results.cells[0], sha256="of another file")
+    found = verdicts(compare(before, after))
+    assert found.pop(row.cell) == WITHIN_NOISE and {*found.values()} == {SAME}
+    others = side(predicted=False, data={"sha256": "of other images"})
+    assert {*verdicts(compare(before, others)).values()} == {WITHIN_NOISE}
 
 
 def test_p_is_adjusted_for_as_many_comparisons_as_there_are():
@@ -123,6 +143,12 @@ def test_other_checkpoints_are_told():
     assert compare(side(), side()).notes == ()
 
 
+def test_notes_of_either_side_are_told():
+    after = side()
+    after.results.notes.append("no more than guessing")
+    assert compare(side(), after).notes == ("B: no more than guessing",)
+
+
 def test_the_order_names_every_outcome():
-    names = (WORSE, NOT_COMPARED, BETTER, ONLY_BEFORE, ONLY_AFTER, WITHIN_NOISE)
+    names = (WORSE, NOT_COMPARED, BETTER, ONLY_BEFORE, ONLY_AFTER, WITHIN_NOISE, SAME)
     assert sorted(changes.ORDER) == sorted(names)

@@ -3,6 +3,7 @@
 import json
 import pickle
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from support import CHECKPOINT, Planted, export, rewrite
 
 from mobconv import checkpoint
 from mobconv.errors import InputError
+from mobconv.preprocessing import Preprocessing, raw
 
 TINY = ("--model", "user_nets:tiny", "--input-shape", "1,3,8,8")
 
@@ -153,6 +155,16 @@ class TestOptions:
         arguments = export("net.pt", "--model", "user_nets:tiny", "--input-shape", "1,1,8,8")
         cli.refuses(3, "cannot trace", "(1, 1, 8, 8)", arguments=arguments)
 
+    @pytest.mark.parametrize(
+        ("shape", "meant"), [("1,8,8,3", "1,3,8,8"), ("3,8,8", "1,3,8,8"), ("8,8,3", "1,3,8,8"), ("1,5,8,8", "")]
+    )
+    def test_input_shape_in_another_order(self, cli, tiny, shape, meant):
+        torch.save(tiny, "net.pt")
+        arguments = export("net.pt", "--model", "user_nets:tiny", "--input-shape", shape)
+        hint = f"batch, channels, height, width: did you mean {meant}?"
+        err = cli.refuses(3, "cannot trace", arguments=arguments)
+        assert (hint in err) if meant else ("did you mean" not in err)
+
     def test_model_arg(self, cli):
         cli.refuses(2, "--model-arg 'width'", "name=value", arguments=export(CHECKPOINT, "--model-arg", "width"))
 
@@ -172,6 +184,29 @@ class TestOptions:
     def test_preprocessing(self, cli, text, code, word):
         (cli.folder / "binary.json").write_bytes(b"\xff\xfe\x00")
         cli.refuses(code, word, arguments=export(CHECKPOINT, "--preprocessing", text))
+
+
+@pytest.mark.parametrize("metadata", [True, False])
+def test_one_mean_and_std_for_all_channels(cli, tiny, metadata):
+    """Of the file, or of the options; and of the files that come of it."""
+    one = Preprocessing((0.5,), (0.25,))
+    if metadata:
+        path, options = with_metadata(cli.folder / "net.safetensors", preprocessing=one.to_json()), None
+    else:
+        path = cli.folder / "net.pt"
+        torch.save(tiny, path)
+        options = checkpoint.Options("user_nets:tiny", input_shape=(1, 3, 8, 8), preprocessing=one)
+    assert checkpoint.load(path, options).preprocessing == Preprocessing((0.5,) * 3, (0.25,) * 3)
+    assert (
+        options is None or checkpoint.load(path, replace(options, preprocessing=raw(channels=1))).preprocessing == raw()
+    )
+
+
+def test_several_for_another_number_of_channels(cli, tiny):
+    torch.save(tiny, "net.pt")
+    two = '{"mean": [0.4, 0.5], "std": [0.25, 0.25]}'
+    words = ("net.pt takes 1,3,8,8", "mean and std are of 2 channels, and the input has 3")
+    cli.refuses(3, *words, arguments=export("net.pt", *TINY, "--preprocessing", two))
 
 
 class TestMetadata:

@@ -91,8 +91,11 @@ def test_every_key_of_a_budget_is_documented_and_the_examples_load(tmp_path):
     for key in (*budget.Entry.model_fields, "budgets", "checkpoint", "baseline"):
         assert f"`{key}`" in text, key
     examples = [block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "budgets:" in block]
-    examples += re.findall(r"\$ cat budget.yaml\n(.*?)\$", README, re.DOTALL)
-    assert len(examples) == 2
+    (shown,) = re.findall(r"\$ cat docs/budget.yaml\n\.\.\.\n(.*?)\.\.\.\n\$", README, re.DOTALL)
+    held = (ROOT / "docs" / "budget.yaml").read_text()
+    assert shown in held
+    examples += [held, f"budgets:\n{shown}"]
+    assert len(examples) == 3
     for example in examples:
         (tmp_path / "budget.yaml").write_text(example)
         assert budget.load(tmp_path / "budget.yaml").entries

@@ -119,7 +119,7 @@ class TestArtifacts:
     def test_without_record_needs_preprocessing(self, cli):
         self.foreign(cli.folder / "net.onnx")
         code, _, err = cli(*self.evaluate("net.onnx"))
-        assert code == 3 and "does not say how pixels are normalised" in err and "--preprocessing" in err
+        assert code == 2 and "does not say how pixels are normalised" in err and "--preprocessing" in err
 
     def test_with_it_any_file_is_measured(self, cli):
         self.foreign(cli.folder / "net.onnx")
@@ -128,6 +128,15 @@ class TestArtifacts:
         assert code == 0, err
         found = json.loads(out)
         assert found["cell"] is None and found["images"] == 20 and 0 <= found["top1"] <= found["top5"] <= 1
+
+    def test_one_mean_and_std_for_all_channels(self, cli):
+        self.foreign(cli.folder / "net.onnx")
+        inputs = []
+        for given in ('{"mean": [0.5], "std": [0.25]}', '{"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}'):
+            code, out, err = cli(*self.evaluate("net.onnx", "--preprocessing", given, "--json"))
+            assert code == 0, err
+            inputs.append(json.loads(out)["input"])
+        assert inputs[0] == inputs[1] == {"mean": [0.5] * 3, "std": [0.25] * 3}
 
     @pytest.mark.parametrize(
         ("kind", "word"),

@@ -102,6 +102,15 @@ def locked(path):
     return lock
 
 
+def test_notes_of_the_results_are_told_and_fail_nothing(sweep):
+    path = sweep.cell("onnx/w4-kmeans").write()
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"notes": ["no more than guessing"]}))
+    report = check(path, "- {cells: onnx/*, must_exist: true}\n")
+    assert report.met and "no more than guessing" in report.notes
+    assert "- no more than guessing\n" in verdicts.markdown(report)
+
+
 @pytest.mark.parametrize(
     ("rule", "figures", "outcome", "value"),
     [
@@ -534,3 +543,19 @@ def test_json_is_all_of_it(report):
 )
 def test_figures_for_people(value, unit, signed, text):
     assert verdicts.figure(value, unit, signed) == text
+
+
+@pytest.mark.parametrize(
+    ("rule", "value", "limit", "unit", "text"),
+    [
+        ("max_drop", 0.4567, 0.5, "points", "+0.46 points"),
+        ("max_drop", 0.5012, 0.5, "points", "+0.5012 points"),  # not to be told as 0.5, at most 0.5
+        ("max_drop", 0.5, 0.5, "points", "+0.5 points"),
+        ("max_latency_ratio", 1.23456, 1.5, "x", "1.23x"),
+        ("min_agreement", 98.9996, 99.0, "%", "98.9996 %"),
+        ("max_growth", 0.123, 1.0, "%", "+0.12 %"),
+        ("max_bytes", 110_001, 110_000, "bytes", "110,001 bytes"),
+    ],
+)
+def test_a_figure_beside_its_limit(rule, value, limit, unit, text):
+    assert verdicts.found(gate.Verdict("onnx/fp32", rule, MET, value, limit, unit)) == text

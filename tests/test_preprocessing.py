@@ -58,6 +58,15 @@ def test_json_is_as_short_as_it_was():
     assert OWN.to_json() == {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3]}
 
 
+def test_one_value_holds_for_all_channels():
+    one = Preprocessing((0.5,), (0.25,), colour="bgr", size=(4, 4))
+    assert one.for_channels(3) == Preprocessing((0.5,) * 3, (0.25,) * 3, colour="bgr", size=(4, 4))
+    assert raw().for_channels(1) == raw(channels=1)
+    assert OWN.for_channels(3) is OWN
+    with pytest.raises(InputError, match="mean and std are of 3 channels, and the input has 1"):
+        OWN.for_channels(1)
+
+
 @pytest.mark.parametrize(
     ("value", "said"),
     [

@@ -5,6 +5,7 @@ from support import CHECKPOINT, DATA
 
 from mobconv import recipe
 from mobconv.errors import UsageError
+from mobconv.preprocessing import raw
 from mobconv.schemes import Scheme
 
 GOOD = f"checkpoint: {CHECKPOINT}\ndata: {DATA}\nimages: 64\nbackends: onnx\nschemes: w4-kmeans\n"
@@ -36,6 +37,7 @@ def sweep(cli, text, *more):
         (GOOD + "preprocessing: {mean: [0.5, 0.5, 0.5]}\n", ["preprocessing.std: missing"]),
         (GOOD + "preprocessing: {mean: [0.5], sdt: [0.5]}\n", ["preprocessing.sdt: no such key", "'std'"]),
         (GOOD + "preprocessing: {mean: [0.5], std: [0.0]}\n", ["std above 0"]),
+        (GOOD + "preprocessing: rwa\n", ["preprocessing: 'rwa': keys mean and std, or `raw`"]),
         (GOOD + "layers: [{match: '*', bits: 9}]\n", ["layers.0: bits 9: widths are 1 to 8"]),
         (GOOD + "layers: [{match: '*', bits: 4, keep: fp32}]\n", ["layers.0: a rule says either `bits` or `keep`"]),
         (GOOD + "layers: [{match: '*'}]\n", ["a rule says either `bits` or `keep`"]),
@@ -46,6 +48,9 @@ def sweep(cli, text, *more):
         ("- onnx\n- tflite\n", ["a recipe is a list of `key: value` lines"]),
         ("1: 2\n", ["a recipe is a list of `key: value` lines"]),
         ("backends: [onnx\n", ["is not YAML", "line 2"]),
+        (GOOD.replace("w4-kmeans", "[fp32, w{8,4}-linear]"), ["is not YAML", 'are quoted: "w{8,4}-linear"']),
+        (GOOD.replace("w4-kmeans", "[w{8..1}-{linear,kmeans}]"), ['are quoted: "w{8..1}-{linear,kmeans}"']),
+        (GOOD.replace("w4-kmeans", "[{fp32,fp16}]"), ["schemes.0: ", 'are quoted: "{fp32,fp16}"']),
         ("a: !!python/object/apply:os.system ['touch ran']\n", ["is not YAML"]),
     ],
 )
@@ -80,7 +85,13 @@ def test_only_that_matches_nothing(cli):
 
 def test_rule_that_matches_no_layer(cli):
     text = GOOD + "layers: [{match: clasifier.weight, keep: fp32}]\n"
-    cli.refuses(2, "'clasifier.weight' fits none", "did you mean 'classifier.weight'?", arguments=sweep(cli, text))
+    cli.refuses(
+        2,
+        "'clasifier.weight' fits none",
+        "did you mean 'classifier.weight'?",
+        "\n  features.0.weight\n",
+        arguments=sweep(cli, text),
+    )
 
 
 @pytest.mark.parametrize(
@@ -128,6 +139,29 @@ def test_the_last_rule_that_matches_holds():
     assert found.scheme_for("head.first", asked).name == "fp16"
     assert found.scheme_for("head.last", asked).name == "w8-linear-tensor-minmax"
     assert found.scheme_for("head.last", Scheme.parse("fp32")).name == "fp32"
+
+
+def test_raw_pixels():
+    assert recipe.preprocessing_of(plan(preprocessing="raw")) == raw()
+
+
+def test_what_is_wrong_with_a_checkpoint_is_told_in_keys(cli):
+    import torch
+    import user_nets
+
+    torch.save(user_nets.tiny().state_dict(), "net.pt")
+    text = GOOD.replace(str(CHECKPOINT), "net.pt")
+    cli.refuses(2, "name what builds the network, `model: package.module:factory`", arguments=sweep(cli, text))
+    text += "model: user_nets:tiny\n"
+    words = "as in `input_shape: [1, 3, 224, 224]` (batch, channels, height, width)"
+    assert "--" not in cli.refuses(2, words, arguments=sweep(cli, text))
+    text += "input_shape: [1, 3, 32, 32]\n"
+    words = ("net.pt does not say how pixels are normalised; give `preprocessing` with mean and std", "or `raw`")
+    cli.refuses(2, *words, arguments=sweep(cli, text))
+    text = text.replace("nets:tiny", "nets:tiy")
+    cli.refuses(2, "`model: user_nets:tiy`: user_nets has no tiy", arguments=sweep(cli, text))
+    text = text.replace("nets:tiy", "nets:tiny") + "arguments: {clases: 3}\n"
+    cli.refuses(2, "`model: user_nets:tiny`: called with clases=3 it fails", arguments=sweep(cli, text))
 
 
 def test_paths_are_relative_to_the_recipe(tmp_path):

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ def test_the_names_of_fields():
     content = asdict(found(row("onnx/w4-kmeans", 0.1)))
     assert set(CELL) <= set(content["cells"][0])
     assert set(CLIFF) <= set(content["cliffs"][0])
-    assert {"schema", "model", "data", "tools", "float_top1", "cells", "cliffs"} <= set(content)
+    assert {"schema", "model", "data", "tools", "float_top1", "cells", "cliffs", "notes"} <= set(content)
     assert content["schema"] == 1
 
 
@@ -50,7 +50,7 @@ def test_a_row_says_what_its_name_says():
 
 def test_written_and_read(tmp_path):
     rows = [row("onnx/w4-kmeans", 0.5, snr_db=float("inf"), note="a, b"), row("tflite/fp16", None, results.FAILED)]
-    held = found(*rows)
+    held = replace(found(*rows), notes=["a note"])
     predictions = {"labels": np.array([1, 2]), "onnx/w4-kmeans": np.array([1, 0])}
     results.write(tmp_path, held, predictions, "# text\n")
     assert sorted(p.name for p in tmp_path.iterdir()) == [

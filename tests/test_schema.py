@@ -30,6 +30,7 @@ RIGHT_RECIPES = [
     },
     {"backends": "coreml", "image_type": {"scale": "2/255", "bias": [1, 1, 1]}},
     {"model": None, "images": None, "image_type": None, "input_shape": [1, 3, 8, 8], "arguments": {"classes": 10}},
+    {"preprocessing": "raw"},
     {"preprocessing": {"mean": [0.5], "std": [0.5], "range": [0, 1], "size": [8, 8]}, "margin": 0, "threads": 2},
 ]
 WRONG_RECIPES = [
@@ -59,6 +60,7 @@ WRONG_RECIPES = [
     {"layers": [{"match": "a", "keep": "fp8"}]},
     {"layers": [{"bits": 8}]},
     {"preprocessing": {"mean": [0.5]}},
+    {"preprocessing": "rwa"},
     {"preprocessing": {"mean": [0.5], "std": [0.5], "colour": "red"}},
     {"image_type": {"scale": "2/255", "bias": [1, 1, 1]}},  # coreml alone
     {"backends": "coreml", "image_type": {"scale": "much", "bias": [1, 1, 1]}},

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mobconv.checkpoint import Checkpoint
     from mobconv.preprocessing import Preprocessing
 
+_SHAPE = "such as 1,3,224,224 (batch, channels, height, width)"
 Model = Annotated[
     str | None,
     typer.Option("--model", metavar="PKG:FACTORY", help="what builds the network, where the file does not say"),
@@ -23,15 +24,17 @@ ModelArg = Annotated[
     list[str] | None, typer.Option("--model-arg", metavar="NAME=VALUE", help="argument of the factory; may be repeated")
 ]
 InputShape = Annotated[
-    str | None, typer.Option("--input-shape", metavar="1,3,224,224", help="shape of one input, batch first")
+    str | None,
+    typer.Option("--input-shape", metavar="1,3,224,224", help="shape of one input: batch, channels, height, width"),
 ]
 PreprocessingOption = Annotated[
     str | None,
     typer.Option(
         "--preprocessing",
         metavar="JSON",
-        help='what is done to pixels: {"mean": [..], "std": [..]} in units of 0..1 pixels, with "range", "colour", '
-        '"size" where they matter; a file that holds it; or `raw` for pixels of 0 to 255 as they are',
+        help='what is done to pixels: {"mean": [..], "std": [..]}, for each channel or one for all, in units of 0..1 '
+        'pixels, with "range", "colour", "size" where they matter; a file that holds it; or `raw` for pixels of 0 to '
+        "255 as they are",
     ),
 ]
 TrustPickle = Annotated[
@@ -107,9 +110,9 @@ def _shape(text: str) -> tuple[int, ...]:
     try:
         shape = tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise UsageError(f"--input-shape {text!r}: numbers with commas between, such as 1,3,224,224") from None
+        raise UsageError(f"--input-shape {text!r}: numbers with commas between, {_SHAPE}") from None
     if len(shape) < 2 or min(shape) < 1:
-        raise UsageError(f"--input-shape {text!r}: at least two lengths, each 1 or more")
+        raise UsageError(f"--input-shape {text!r}: at least two lengths, each 1 or more, {_SHAPE}")
     return shape
 
 

@@ -59,9 +59,13 @@ def command(
         raise InputError(f"{artifact}: no such file or folder")
     loaded = load_checkpoint(checkpoint, model, model_arg, input_shape, preprocessing, trust_pickle)
     told = preprocessing_from(takes, "--takes")
+    given = {"--model": model, "--input-shape": input_shape}
+    options = [text for option, value in given.items() if value is not None for text in (option, value)]
+    options += [text for value in model_arg or () for text in ("--model-arg", value)]
+    options += ["--trust-pickle"] * trust_pickle
     with render.stages() as stage:
         found = comparison.compare(
-            loaded, artifact, lambda network: datasets.load(data, limit, network.fit), told, stage
+            loaded, artifact, lambda network: datasets.load(data, limit, network.fit), told, stage, options
         )
     if found.other_checkpoint:
         say(f"warning: {artifact} says that it was made from another checkpoint than {checkpoint}")

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def command(
     results: Annotated[Path, typer.Argument(help="results.json of a sweep, or its folder")],
     after: Annotated[
-        Path | None, typer.Argument(help="results to compare them with: what is better, worse, or within noise there")
+        Path | None,
+        typer.Argument(help="results to compare them with: what is better, worse, within noise or the same there"),
     ] = None,
     output: Annotated[
         Path | None,
@@ -56,6 +57,8 @@ def _page(path: Path, output: Path | None, plots: Path | None) -> None:
         files.ensure_folder(plots)
     text = overview.html(told)
     files.write_whole(target, text)
+    for note in found.notes:
+        say(f"{found.model.get('path', path)}: {note}")
     say(f"{target}: {len(found.cells)} cells, {len(text.encode()) / 1e3:,.0f} kB")
     if plots is not None:
         say(f"{plots}: {gallery.write(told, plots)} plots")

@@ -49,7 +49,7 @@ def command(
     plan = recipes.load(recipe, backends.names())
     cells = plan.cells(only or ())
     folder = out or Path("out") / recipe.stem
-    job = Job.of(plan, trust_pickle)
+    job = Job.of(plan, trust_pickle, recipe.parent)
     with render.watching(len(cells), plan.checkpoint.name) as watcher:
         try:
             found = Sweep(job, folder, watcher, jobs, cluster, fresh).run(cells)

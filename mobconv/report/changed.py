@@ -56,7 +56,7 @@ def legend(found: Changes) -> Iterator[str]:
         f"change: points of top-1, B less A, with its 95 % interval ({how}). p is adjusted by Holm for "
         f"{found.tests} comparisons: "
         "of so many, some intervals leave out 0 by chance. better or worse: p at most 5 % and an interval "
-        "without 0. latency: each "
+        "without 0; the same: equal predictions of every image, or the same file. latency: each "
         "against its own fp32 file"
     )
 

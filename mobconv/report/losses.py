@@ -155,6 +155,7 @@ def verdict(found: Comparison) -> Iterator[str]:
             f"  With the mistake undone the file has {named.restored * 100:.2f} %, not {probe.top1 * 100:.2f} %, of "
             f"all images; the network with the file's weights has {probe.reference_top1 * 100:.2f} %."
         )
-    yield "  The call that does it right:"
+    ours = found.call.startswith("mobconv ")
+    yield f"  The {'command' if ours else 'call'} that does it right{' (in a recipe: `preprocessing`)' * ours}:"
     yield ""
     yield from (f"    {line}" if line else "" for line in found.call.splitlines())

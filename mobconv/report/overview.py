@@ -46,6 +46,7 @@ def html(told: Digest) -> str:
             f"({words.joined(backends)}), "
             f"each read back from disk and measured on {images:,} images of {source}."
         ),
+        notes=found.notes,
         tiles=_tiles(told),
         ship_note=_ship_note(told),
         ship_titles=_SHIP,

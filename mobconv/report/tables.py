@@ -112,7 +112,7 @@ def legend(found: Results) -> list[str]:
 
 def markdown(found: Results) -> str:
     """The whole of the results as a Markdown page."""
-    lines = [f"# {found.model['path']}", "", *legend(found), ""]
+    lines = [f"# {found.model['path']}", "", *(f"> {note}\n" for note in found.notes), *legend(found), ""]
     lines.append("| " + " | ".join(column.title.replace("\n", " ") for column in COLUMNS) + " |")
     lines.append("| " + " | ".join("---:" if column.figure else "---" for column in COLUMNS) + " |")
     lines += ["| " + " | ".join(column.show(row) for column in COLUMNS) + " |" for row in found.cells]

@@ -23,15 +23,15 @@ _BOUND = {"max": "at most ", "min": "at least "}
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def figure(value: float | str | None, unit: str, signed: bool = False) -> str:
-    """A figure for people: bytes to the byte, others to four digits after the point, and as few as it takes."""
+def figure(value: float | str | None, unit: str, signed: bool = False, digits: int = 4) -> str:
+    """A figure for people: bytes to the byte, others with so many digits after the point, and as few as it takes."""
     if value is None:
         return "-"
     if isinstance(value, str):
         return value
     if unit == "bytes":
         return f"{value:{'+' if signed else ''},.0f} bytes"
-    text = f"{value:{'+' if signed else ''}.4f}".rstrip("0").rstrip(".")
+    text = f"{value:{'+' if signed else ''}.{digits}f}".rstrip("0").rstrip(".")
     text = {"+0": "0", "-0": "0"}.get(text, text)
     if unit == "points" and text.lstrip("+-") == "1":
         return f"{text} point"
@@ -39,8 +39,11 @@ def figure(value: float | str | None, unit: str, signed: bool = False) -> str:
 
 
 def found(verdict: Verdict) -> str:
-    """What was found, with its interval."""
-    text = figure(verdict.value, verdict.unit, verdict.unit == "points" or verdict.rule == "max_growth")
+    """What was found, with its interval; to two digits, unless it would look like its limit that way."""
+    signed = verdict.unit == "points" or verdict.rule == "max_growth"
+    text = figure(verdict.value, verdict.unit, signed, 2)
+    if verdict.value != verdict.limit and text.lstrip("+") == figure(verdict.limit, verdict.unit, digits=2):
+        text = figure(verdict.value, verdict.unit, signed)
     if verdict.interval is None or verdict.interval.lost + verdict.interval.won == 0:
         return text
     return f"{text} ({verdict.interval.low:+.2f} to {verdict.interval.high:+.2f})"

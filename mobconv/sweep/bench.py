@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mobconv import backends, checkpoint, data, evaluate, feeding, files, pixels, results, templates
+from mobconv import backends, data, evaluate, feeding, files, pixels, recipe, results, templates
 from mobconv.backends.base import Backend, Encoded, Runner
 from mobconv.checkpoint import Checkpoint
 from mobconv.data import Images
-from mobconv.errors import InputError, MobconvError, OutputError
+from mobconv.errors import InputError, MobconvError, OutputError, UsageError
 from mobconv.preprocessing import Preprocessing
 from mobconv.quantize import Weight
 from mobconv.reference import reference
@@ -82,17 +82,18 @@ class Bench:
     @cached_property
     def checkpoint(self) -> Checkpoint:
         """Loaded. Raises InputError, also for a file that changed since the sweep began."""
-        found = checkpoint.load(self.plan.checkpoint, self.job.options)
+        found = self.job.load()
         if found.sha256 != self.inputs.checkpoint:
             raise InputError(f"{self.plan.checkpoint} changed while the sweep ran; run the same command again")
         return found
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
-        """Of the network. Raises InputError where it is not known."""
+        """Of the network. Raises UsageError where it is not known."""
         if self.checkpoint.preprocessing is None:
-            raise InputError(
-                f"{self.checkpoint.path} does not say how pixels are normalised; give `preprocessing` with mean and std"
+            raise UsageError(
+                f"{self.checkpoint.path} does not say how pixels are normalised; give `preprocessing` with mean and "
+                "std, or `raw` for a network that takes pixels of 0 to 255"
             )
         return self.checkpoint.preprocessing
 
@@ -103,7 +104,8 @@ class Bench:
         if held.exists():
             found = self.network
             return Images(found.source, np.load(held, mmap_mode="r"), found.labels, (), found.pixels, found.groups)
-        loaded = data.load(self.plan.data, self.plan.images, self.preprocessing.fit)
+        with recipe.in_its_words():
+            loaded = data.load(self.plan.data, self.plan.images, self.preprocessing.fit)
         if keys.images(self.plan.data, self.plan.images) not in (None, self.inputs.data):
             raise InputError(f"{self.plan.data} changed while the sweep ran; run the same command again")
         return loaded
@@ -145,7 +147,7 @@ class Bench:
         if top1 <= _CHANCE / outputs.shape[1]:
             notes.append(
                 f"the float baseline has a top-1 of {top1 * 100:.2f} %, no more than guessing among {outputs.shape[1]} "
-                "classes: mean and std, or the order of classes, are not those of its training. No figure below "
+                "classes: mean and std, or the order of classes, are not those of its training. No figure here "
                 "tells what conversion or quantization costs"
             )
         found = Network(
@@ -243,7 +245,7 @@ class Bench:
         relative = cell.path(backend.suffix)
         path = place / relative.name
         with seconds.of("encode"):
-            told = record(cell, self.checkpoint, self._entrance(backend)[1])
+            told = record(cell, self.checkpoint, self._entrance(backend)[1], self.plan.image_type)
             encoded = backend.encode(self.store.out / templates.FOLDER / template, quantized.weights, cell, path, told)
         with seconds.of("load"):
             runner = backend.open(path, self.threads)

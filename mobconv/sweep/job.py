@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mobconv import recipe
-from mobconv.checkpoint import Options
+from mobconv import checkpoint, recipe
+from mobconv.checkpoint import Checkpoint, Options
+from mobconv.sweep import sources
 
 if TYPE_CHECKING:
     from mobconv.results import Row
@@ -23,16 +24,28 @@ class Job:
     here: Path
 
     @classmethod
-    def of(cls, plan: recipe.Recipe, trust_pickle: bool = False) -> Job:
-        """As a recipe says, started in the current folder. Raises InputError or UsageError for its preprocessing."""
+    def of(cls, plan: recipe.Recipe, trust_pickle: bool = False, beside: Path | None = None) -> Job:
+        """As a recipe says, started in the current folder. Raises InputError or UsageError for its preprocessing.
+
+        beside: the recipe's own folder, where a factory is looked for that is found nowhere else.
+        """
+        here = sources.folder_of(plan.model, beside) if plan.model and beside else Path.cwd()
         options = Options(
             factory=plan.model,
             arguments=plan.arguments,
             input_shape=tuple(plan.input_shape) if plan.input_shape else None,
             preprocessing=recipe.preprocessing_of(plan),
             trust_pickle=trust_pickle,
+            here=here,
         )
-        return cls(plan, options, Path.cwd())
+        return cls(plan, options, here)
+
+    def load(self) -> Checkpoint:
+        """The checkpoint. Raises what checkpoint.load raises, in a recipe's words."""
+        with recipe.in_its_words():
+            found = checkpoint.load(self.plan.checkpoint, self.options)
+        found.notes = [recipe.in_keys(note) for note in found.notes]
+        return found
 
     def absolute(self) -> Job:
         """The same for a process that may stand in another folder."""

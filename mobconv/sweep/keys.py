@@ -62,7 +62,7 @@ def inputs(job: Job, data: bool = True) -> Inputs:
         content = plan.checkpoint.read_bytes()
     except OSError:
         # loading it says what is wrong, as every command does
-        checkpoint.load(plan.checkpoint, job.options)
+        job.load()
         raise InputError(f"{plan.checkpoint}: cannot be read") from None
     followed = not (
         plan.model is None

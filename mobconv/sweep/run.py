@@ -181,6 +181,7 @@ class Sweep:
             float_top1=network.float_top1,
             cells=ordered,
             cliffs=results.cliffs(ordered, network.float_top1, self.plan.margin),
+            notes=network.notes,
         )
         predictions = {"labels": network.labels}
         if network.groups is not None:

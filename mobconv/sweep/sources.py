@@ -87,6 +87,22 @@ def of_factory(factory: str, here: Path) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
+def folder_of(factory: str, beside: Path) -> Path:
+    """The folder to look for a factory in: the current one, unless its module is only found in `beside`.
+
+    One folder, so that what is hashed is what is imported.
+    """
+    module, here = factory.partition(":")[0], Path.cwd()
+    top = module.partition(".")[0]
+    if not _has(_spec(top, here), module) and _has(PathFinder.find_spec(top, [str(beside)]), module):
+        return beside.absolute()
+    return here
+
+
+def _has(spec: ModuleSpec | None, module: str) -> bool:
+    return spec is not None and any(name == module for name, _ in _files(module, spec))
+
+
 def _spec(top: str, here: Path) -> ModuleSpec | None:
     try:
         return PathFinder.find_spec(top, [str(here)]) or importlib.util.find_spec(top)

@@ -36,14 +36,21 @@ def quantize_all(
     return {name: done[name] for name in program.sites}
 
 
-def record(cell: Cell, checkpoint: Checkpoint, takes: Preprocessing | None) -> str:
-    """What travels in an artifact: cell, hash of the checkpoint, labels, the network's preprocessing, and as `input`
-    what of it the file leaves to its caller; as JSON."""
+def record(
+    cell: Cell,
+    checkpoint: Checkpoint,
+    takes: Preprocessing | None,
+    image_type: recipe.ImageTypeSpec | None = None,
+) -> str:
+    """What travels in an artifact: cell, hash of the checkpoint, labels, the network's preprocessing, as `input` what
+    of it the file leaves to its caller, and a recipe's `image_type`; as JSON."""
     content: dict[str, Any] = {"cell": cell.name, "checkpoint": checkpoint.sha256, "labels": list(checkpoint.labels)}
     if checkpoint.preprocessing is not None:
         content["preprocessing"] = checkpoint.preprocessing.to_json()
     if takes is not None:
         content["input"] = takes.to_json()
+    if image_type is not None:
+        content["image_type"] = image_type.model_dump()
     return json.dumps(content, sort_keys=True, separators=(",", ":"))
 
 

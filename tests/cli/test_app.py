@@ -55,6 +55,10 @@ def test_help_names_every_command_and_code(cli):
         (["export", CHECKPOINT, "--to", "onxx"], ["'onxx' is no backend", "did you mean 'onnx'?"]),
         (["export", CHECKPOINT, "--to", ","], ["--to names no format"]),
         (["export", CHECKPOINT, "--to", "onnx", "--scheme", "w4-kmean"], ["did you mean 'kmeans'?"]),
+        (
+            ["export", CHECKPOINT, "--to", "onnx", "--scheme", "fp32,w4-kmeans"],
+            ["one scheme an export", "schemes: [fp32, w4-kmeans]"],
+        ),
         (["export", CHECKPOINT, "--to", "onnx", "--compute", "fp8"], ["--compute 'fp8'", "fp32 or fp16"]),
         (["export", CHECKPOINT, "--to", "onnx", "--scheme", "w4-linear@nativ"], ["@native and @fp16"]),
         (
@@ -151,6 +155,19 @@ class TestOutput:
         files.write_whole(cli.folder / there, "mine")
         cli.refuses(6, "cannot be written", "-o", arguments=self.export)
         assert (cli.folder / there).read_text() == "mine"
+
+    @pytest.mark.parametrize("mark", [".cells", "results.json"])
+    def test_the_folder_of_a_sweep(self, cli, mark):
+        """Finished (it has both), or killed before its results were written."""
+        artifact = cli.folder / "out" / "onnx" / "fp32.onnx"
+        artifact.parent.mkdir(parents=True)
+        artifact.write_bytes(b"measured")
+        (cli.folder / "out" / mark).mkdir() if mark == ".cells" else (cli.folder / "out" / mark).touch()
+        code, out, err = cli(*self.export)
+        assert (code, out) == (2, "") and "Traceback" not in err
+        assert f"out is the folder of a sweep (it has {mark})" in err and "another folder with -o" in err
+        assert artifact.read_bytes() == b"measured"
+        assert sorted(path.name for path in (cli.folder / "out").iterdir()) == sorted([mark, "onnx"])
 
     def test_a_limit_on_the_size_of_files(self, tmp_path):
         """The kernel's own refusal, in the middle of a write."""

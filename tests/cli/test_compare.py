@@ -1,6 +1,7 @@
 """`mobconv compare` and what goes into files, as users call them: what is printed, and every refusal."""
 
 import json
+import shlex
 
 import numpy as np
 import pytest
@@ -63,18 +64,23 @@ def test_bytes_hold_no_undone_mistake_but_it_is_named(cli, exported, name):
     assert code == 0, err
     assert "Preprocessing: the sign of the bias is wrong" in out
     assert "The file takes bytes" in out
-    assert "class Normalised(torch.nn.Module)" in out
+    assert "The command that does it right (in a recipe: `preprocessing`):\n\n    mobconv export " in out
     code, out, _ = cli("compare", CHECKPOINT, exported / "wrong" / name, *FEW, "--json")
     probe = json.loads(out)["probe"]
     assert probe["restored_top1"] is None
     assert probe["reference_top1"] > probe["top1"] + 0.5
 
 
-def test_the_corrected_call_is_python(cli, exported):
-    import ast
-
-    _, out, _ = cli("compare", CHECKPOINT, exported / "wrong" / "onnx" / "fp32.onnx", *FEW, "--json")
-    ast.parse(json.loads(out)["probe"]["corrected_call"])
+def test_the_corrected_command_makes_it_right(cli, exported):
+    """As it is printed, with what said how the checkpoint is loaded."""
+    shape = ("--input-shape", "1,3,32,32")
+    _, out, _ = cli("compare", CHECKPOINT, exported / "wrong" / "onnx" / "fp32.onnx", *FEW, *shape, "--json")
+    program, *arguments = shlex.split(json.loads(out)["probe"]["corrected_call"].replace("\\\n", ""))
+    assert program == "mobconv" and arguments[:4] == ["export", str(CHECKPOINT), *shape]
+    assert cli(*arguments)[0] == 0
+    code, out, err = cli("evaluate", "mended/onnx/fp32.onnx", *FEW, "--json")
+    assert code == 0 and json.loads(out)["top1"] > 0.9, err
+    assert "uint8" in cli("inspect", "mended/onnx/fp32.onnx")[1]
 
 
 def test_evaluate_feeds_a_file_as_its_record_says(cli, exported):
@@ -106,6 +112,21 @@ def test_refusals(cli, exported, tmp_path):
         (2, ["did you mean 'tensor'"], ["export", CHECKPOINT, "--to", "onnx", "--input", "tensr"]),
     ):
         cli.refuses(code, *words, arguments=arguments)
+
+
+def test_a_file_that_normalises_inside_is_not_fed_normalised_pixels(cli, exported):
+    good, twice = exported / "onnx" / "w4-kmeans.onnx", '{"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}'
+    for command, option in ((["compare", CHECKPOINT], "--takes"), (["evaluate"], "--preprocessing")):
+        words = (
+            f"{good} normalises inside: by its record it takes pixels of 0 to 255",
+            f"{option} would normalise them a second time",
+            "pixels of 0 to 1 less mean [0.5, 0.5, 0.5]",
+            f"Leave {option} out, or say `raw`",
+        )
+        cli.refuses(2, *words, arguments=[*command, good, *FEW, option, twice])
+    codes = [cli("evaluate", good, *FEW, "--json", *more)[:2] for more in ((), ("--preprocessing", "raw"))]
+    without, raw = (json.loads(out) for code, out in codes if code == 0)
+    assert without["top1"] == raw["top1"] > 0.5
 
 
 def test_a_damaged_file_and_one_of_another_network(cli, exported, tmp_path_factory):
@@ -140,10 +161,12 @@ def test_images_of_another_size_say_how_to_resize(cli, exported, tmp_path):
     for name in "01":
         (tmp_path / "large" / name).mkdir(parents=True)
         Image.fromarray(np.zeros((48, 64, 3), np.uint8)).save(tmp_path / "large" / name / "one.png")
-    code, _, err = cli("evaluate", exported / "onnx" / "w4-kmeans.onnx", "--data", tmp_path / "large")
+    evaluate = ["evaluate", exported / "onnx" / "w4-kmeans.onnx", "--data", tmp_path / "large"]
+    code, _, err = cli(*evaluate)
     assert code == 3 and '"size": [32, 32]' in err
-    raw = '{"mean": [0, 0, 0], "std": [1, 1, 1], "range": [0, 255], "size": [32, 32]}'
-    code, _, err = cli(
-        "evaluate", exported / "onnx" / "w4-kmeans.onnx", "--data", tmp_path / "large", "--preprocessing", raw
-    )
+    sized = [*evaluate, "--preprocessing"]
+    code, _, err = cli(*sized, '{"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "size": [32, 32]}')
+    raw = '{"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0], "range": [0.0, 255.0], "size": [32, 32]}'
+    assert code == 2 and f"Leave --preprocessing out, or say '{raw}'" in err
+    code, _, err = cli(*sized, raw)
     assert code == 0, err

@@ -72,6 +72,7 @@ def test_plots_as_files(cli, changed):
         (lambda c: c["cells"][2].update(top1="high"), 3, ["onnx/w8-linear: top1 is 'high'"]),
         (lambda c: [row.pop("images") for row in c["cells"]] and c["data"].pop("images"), 3, ["on how many images"]),
         (lambda c: c["cliffs"][0].update(margin="5"), 3, ["cliff of onnx: margin is '5'"]),
+        (lambda c: c.update(notes="none"), 3, ["notes is 'none'", "run the sweep again"]),
     ],
 )  # fmt: skip
 def test_results_that_cannot_be_shown(cli, changed, change, code, words):
@@ -84,10 +85,13 @@ def test_results_of_one_float_file(cli, changed):
 
     def one(content):
         content["cells"], content["cliffs"] = content["cells"][:1], []
+        content["notes"] = ["no more than guessing"]
 
     code, _, err = cli("report", changed(one), "-o", "page.html", "--plots", "plots")
     assert code == 0 and err.endswith("plots: 4 plots\n"), err
     page = (cli.folder / "page.html").read_text()
+    assert "safetensors: no more than guessing\n" in err
+    assert '<p role="note"><strong>Note:</strong> no more than guessing.</p>' in page
     assert 'id="size"' in page and 'id="cliff"' not in page and 'id="losses"' not in page
     assert "1 ok" in page and "Smallest within 5 points of float" in page
 
@@ -149,9 +153,9 @@ def test_two_results(cli, changed):
     assert lines[2].split()[:3] == ["only", "in", "A"]
     assert any("onnx/w7-linear" in line and "(+100.0 %)" in line for line in lines)
     assert "no predictions.npz beside A and B: intervals are unpaired" in out
-    assert lines[-1] == "78 cells: 1 worse, 0 better, 1 only in A, 76 within noise"
+    assert lines[-1] == "78 cells: 1 worse, 0 better, 1 only in A, 1 within noise, 75 the same"
     page = (cli.folder / "page.html").read_text()
-    assert "1 worse, 0 better, 1 only in A, 76 within noise." in page and page.count("<tr class=") == 78
+    assert "1 worse, 0 better, 1 only in A, 1 within noise, 75 the same." in page and page.count("<tr class=") == 78
     code, out, _ = cli("report", DEMO, other, "--json")
     found = json.loads(out)
     assert code == 0 and found["counts"]["worse"] == 1 and not found["paired"] and len(found["cells"]) == 78
@@ -185,5 +189,5 @@ def test_of_a_real_sweep(cli):
     )
     code, out, _ = cli("report", "out", "again", "--json")
     found = json.loads(out)
-    assert found["paired"] and found["groups"] < 256 and found["counts"]["within noise"] == 8
+    assert found["paired"] and found["groups"] < 256 and found["counts"]["the same"] == 8
     assert all(cell["change"] == {"points": 0.0, "low": 0.0, "high": 0.0, "p": 1.0} for cell in found["cells"])

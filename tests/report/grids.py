@@ -52,6 +52,7 @@ def hostile():
     content["cells"] = [row for row in content["cells"] if row["backend"] == "onnx"]
     content["model"]["path"] = content["data"]["source"] = HOSTILE
     content["tools"][HOSTILE] = HOSTILE
+    content["notes"] = [HOSTILE]
     names = ("backend", "scheme", "mode", "granularity", "algorithm", "storage", "compute", "reason", "note")
     for row, status in zip(content["cells"][5:8], ("ok", "unsupported", "failed"), strict=True):
         row.update(dict.fromkeys((*names, "requires", "verified", "path", "sha256"), HOSTILE))

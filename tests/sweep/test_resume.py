@@ -314,12 +314,18 @@ def test_a_folder_in_use_is_refused(there):
     with locks.folder(there.out, "mobconv sweep"):
         code, _, err = there.cli("sweep", "job.yaml", "-o", "out", "--fresh")
         assert code == 6 and "in use by mobconv sweep, process" in err
-        code, _, err = there.cli(
-            "export", "net.safetensors", "--model", "user_nets:tiny", "--model-arg", "classes=10", "--input-shape",
-            "1,3,32,32", "--to", "onnx", "-o", "out",
-        )  # fmt: skip
-        assert code == 6 and "in use by mobconv sweep, process" in err
-    assert outcome(there.out) == before
+    exported = there.path / "exported"
+    exported.mkdir()
+    export = (
+        "export", "net.safetensors", "--model", "user_nets:tiny", "--model-arg", "classes=10", "--input-shape",
+        "1,3,32,32", "--to", "onnx", "-o",
+    )  # fmt: skip
+    with locks.folder(exported, "mobconv export"):
+        code, _, err = there.cli(*export, "exported")
+        assert code == 6 and "in use by mobconv export, process" in err
+    code, _, err = there.cli(*export, "out")
+    assert code == 2 and "out is the folder of a sweep" in err
+    assert outcome(there.out) == before and list(exported.iterdir()) == []
 
 
 def test_a_whole_module_is_never_taken_for_the_same(there):
@@ -331,6 +337,28 @@ def test_a_whole_module_is_never_taken_for_the_same(there):
     for _ in range(2):
         encoded, said, _ = there.sweep("--trust-pickle", **changed)
         assert encoded == ["onnx/fp32"] and "whose code cannot be followed" in said
+
+
+def test_a_factory_beside_the_recipe(there):
+    """It is imported, and what it is made of is part of the key."""
+    from mobconv import recipe
+    from mobconv.sweep import Job, keys
+
+    folder = there.path / "recipes"
+    folder.mkdir()
+    (there.path / "user_nets.py").rename(folder / "nets_beside.py")
+    changed = {"checkpoint": "../net.safetensors", "model": "nets_beside:tiny", "backends": "onnx", "schemes": "fp32"}
+    (folder / "job.yaml").write_text(json.dumps(PLAN | changed))
+    code, _, err = there.cli("sweep", "recipes/job.yaml", "-o", "beside")
+    assert code == 0, err
+
+    def code_of():
+        return keys.inputs(Job.of(recipe.load(folder / "job.yaml", ["onnx"]), beside=folder)).code
+
+    before = code_of()
+    assert before == code_of()
+    (folder / "nets_beside.py").write_text((folder / "nets_beside.py").read_text() + "# changed\n")
+    assert code_of() != before
 
 
 def test_predictions_are_those_of_the_files(there):
@@ -360,4 +388,7 @@ def test_data_of_the_hub_is_told_by_its_pixels(there, monkeypatch):
 
 def test_a_baseline_that_only_guesses_is_said_each_time(there):
     _, err, _ = there.sweep()
-    assert "no more than guessing among 10 classes: mean and std" in err
+    told = "no more than guessing among 10 classes: mean and std"
+    assert told in err and told in (there.out / "results.md").read_text()
+    (note,) = json.loads((there.out / "results.json").read_text())["notes"]
+    assert told in note

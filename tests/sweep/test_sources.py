@@ -66,6 +66,20 @@ def test_a_package_that_is_installed_is_followed_where_the_factory_is_its_own(pa
     assert "safetensors.torch" in found and "torch" in found and "torch.nn" not in found
 
 
+def test_a_factory_that_only_the_recipes_folder_has(package, tmp_path_factory, monkeypatch):
+    here = tmp_path_factory.mktemp("here")
+    monkeypatch.chdir(here)
+    assert sources.folder_of("nets.models:my_net", package) == package
+    assert sources.folder_of("nets.gone:my_net", package) == here
+    assert sources.folder_of("json:loads", package) == here
+    (package / "safetensors.py").touch()  # what is installed wins, as it does where the recipe's folder has no part
+    assert sources.folder_of("safetensors.torch:load", package) == here
+    (here / "nets").mkdir()  # a folder of that name is no module of that name
+    assert sources.folder_of("nets.models:my_net", package) == package
+    (here / "nets" / "models.py").touch()
+    assert sources.folder_of("nets.models:my_net", package) == here
+
+
 def test_what_lies_above_a_sweep_has_no_part_in_it():
     """Every module but those above is imported, as a sweep may: none of those above comes along."""
     code = f"""
