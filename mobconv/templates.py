@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +22,14 @@ FOLDER = ".templates"
 _CLOSE = {Compute.FP32: 1e-3, Compute.FP16: 5e-2}
 
 
-def template(backend: Backend, program: Program, compute: Compute, out: Path) -> Path:
+def template(
+    backend: Backend, program: Program, compute: Compute, out: Path, converting: Callable[[], None] = lambda: None
+) -> Path:
     """The folder of the template, converted now unless it lies below `out` already.
 
-    The key covers graph, weights, shapes of inputs, tools and mobconv itself, so a stale template is never found.
-    Raises what `Backend.convert` raises, and BackendError for a template that does not compute what
-    the program does.
+    converting: called before it is converted. The key covers graph, weights, shapes of inputs, tools and mobconv
+    itself, so a stale template is never found. Raises what `Backend.convert` raises, and BackendError for a template
+    that does not compute what the program does.
     """
     from mobconv import __version__
 
@@ -44,6 +47,7 @@ def template(backend: Backend, program: Program, compute: Compute, out: Path) ->
     key = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:16]
     folder = out / FOLDER / f"{backend.name}-{compute.value}-{key}"
     if not folder.is_dir():
+        converting()
         # workers on other machines may outlive their sweep: a template that is there is in use
         with aside(folder, keep=True) as partial:
             partial.mkdir()

@@ -37,9 +37,11 @@ def test_a_template_is_converted_once(tmp_path, name, monkeypatch):
     torch.manual_seed(0)
     traced = trace(nn.Linear(8, 4).eval(), {"image": np.zeros((1, 8), np.float32)})
     backend = backends.get(name)
-    first = templates.template(backend, traced, Compute.FP32, tmp_path)
+    told = []
+    first = templates.template(backend, traced, Compute.FP32, tmp_path, lambda: told.append("now"))
     monkeypatch.setattr(type(backend), "convert", None)
-    assert templates.template(backend, traced, Compute.FP32, tmp_path) == first
+    assert templates.template(backend, traced, Compute.FP32, tmp_path, lambda: told.append("again")) == first
+    assert told == ["now"]
     other = trace(nn.Linear(8, 4).eval(), {"image": np.zeros((1, 8), np.float32)})
     with pytest.raises(TypeError):  # other weights are another template
         templates.template(backend, other, Compute.FP32, tmp_path)

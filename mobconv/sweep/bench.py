@@ -176,7 +176,9 @@ class Bench:
 
     def template(self, backend: Backend, compute: Compute) -> Path:
         """The folder of a template, converted now unless it is there. Raises whatever a converter raises."""
-        return templates.template(backend, self._entrance(backend)[0], compute, self.store.out)
+        program = self._entrance(backend)[0]
+        told = f"convert to {backend.name} ({compute})"
+        return templates.template(backend, program, compute, self.store.out, lambda: self.stage(told))
 
     def make(self, cell: Cell, key: str, template: str, convert_seconds: float, timing: bool = True) -> Row:
         """Make a cell, read it back, measure it, and keep it; a cell that fails is a row.

@@ -56,7 +56,6 @@ class Convert:
     def perform(self, bench: Bench) -> tuple[str, float] | str:
         """Raises OutputError."""
         bench.program  # noqa: B018  traced outside of the time
-        bench.stage(self.name)
         start = time.perf_counter()
         try:
             folder = bench.template(backends.get(self.backend), self.compute)
