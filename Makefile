@@ -27,7 +27,7 @@ test: lint
 
 # the fast tests and the slow matrix
 test-all: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 # the site of docs/, in build/site: warnings are errors, nothing is fetched
 docs: $(STAMP)
