@@ -165,7 +165,8 @@ def check_shape(images: Images, shape: tuple[int, ...], what: str) -> None:
     if any(0 < wanted != got for wanted, got in zip(shape[2:], images.pixels.shape[1:3], strict=True)):
         height, width = images.pixels.shape[1:3]
         raise InputError(
-            f"{images.source}: images are {width}x{height} but {what} takes {shape[3]}x{shape[2]}; resize them first"
+            f"{images.source}: images are {width}x{height} but {what} takes {shape[3]}x{shape[2]}. "
+            f"Resize them first, or say how: `size: [{shape[2]}, {shape[3]}]` in its preprocessing"
         )
 
 

@@ -26,10 +26,10 @@ def cells(to: str, scheme: str, compute: str | None) -> list[Cell]:
         raise UsageError(f"--compute {compute!r}: fp32 or fp16{did_you_mean(compute, Compute)}")
     if compute == "fp32" and "@fp16" in scheme:
         raise UsageError(f"--scheme {scheme} and --compute fp32 do not go together")
-    if "," in scheme:
+    if "," in scheme or "{" in scheme:
         raise UsageError(
             f"--scheme {scheme}: one scheme an export. `mobconv sweep` makes several: in a recipe, "
-            f"schemes: [{', '.join(part.strip() for part in scheme.split(','))}]"
+            + (f'schemes: ["{scheme}"]' if "{" in scheme else f"schemes: [{', '.join(scheme.split(','))}]")
         )
     names = [name.strip() for name in to.split(",") if name.strip()]
     if not names:

@@ -140,9 +140,10 @@ def check_shape(pixels: NDArray[np.uint8], source: str, expected: Preprocessing,
     if pixels.shape[3] != expected.channels:
         raise InputError(f"{source}: images have {pixels.shape[3]} channels and {what} takes {expected.channels}")
     if any(0 < length != has for length, has in zip(wanted, got, strict=True)):
+        how = json.dumps(replace(expected, layout="nchw", size=(wanted[0], wanted[1])).to_json())
         raise InputError(
             f"{source}: images are {got[1]}x{got[0]} but {what} takes {wanted[1]}x{wanted[0]}; resize them first, or "
-            f'say how: --preprocessing with "size": [{wanted[0]}, {wanted[1]}]'
+            f"have it done: --preprocessing '{how}'"
         )
 
 

@@ -199,13 +199,19 @@ class Recipe(_Strict):
         return matching[-1].apply(scheme) if matching else scheme
 
     def check_layers(self, names: Sequence[str]) -> None:
-        """Raise UsageError for a rule that matches no layer."""
+        """Raise UsageError for a rule that matches no layer, and for a scheme that the rules leave to no layer."""
         for rule in self.layers:
             if not any(fnmatch.fnmatchcase(name, rule.match) for name in names):
                 near = did_you_mean(rule.match, names)
                 raise UsageError(
                     f"layers: match {rule.match!r} fits none of the network's {len(names)} weights{near}\n"
                     + "\n".join(f"  {name}" for name in names)
+                )
+        for scheme in dict.fromkeys(cell.scheme for cell in self.cells()):
+            if self.layers and names and all(self.scheme_for(name, scheme) != scheme for name in names):
+                raise UsageError(
+                    f"layers: the rules leave none of the network's {len(names)} weights at {scheme.name}, so no file "
+                    "would be what its name says; take the scheme out of `schemes`, or let the rules match less"
                 )
 
 
@@ -260,13 +266,16 @@ def load(path: Path, backends: Sequence[str]) -> Recipe:
     Raises InputError when it cannot be read, UsageError when it is wrong.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        text = path.read_text()
+        content, twice = yaml.safe_load(text), list(_twice(yaml.compose(text, yaml.SafeLoader)))
     except FileNotFoundError:
         raise InputError(f"{path}: no such recipe") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
     except yaml.YAMLError as error:
         raise UsageError(f"{path} is not YAML: {error}{_unquoted(error)}") from error
+    if twice:
+        raise UsageError(f"{path}: {'; '.join(twice)}")
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise UsageError(f"{path}: a recipe is a list of `key: value` lines, beginning with checkpoint and data")
     try:
@@ -289,10 +298,27 @@ def load(path: Path, backends: Sequence[str]) -> Recipe:
     return recipe.model_copy(update={"checkpoint": base / recipe.checkpoint, "data": data})
 
 
+def _twice(node: yaml.Node | None) -> Iterator[str]:
+    """Keys that stand twice: YAML takes the last in silence."""
+    if isinstance(node, yaml.MappingNode):
+        seen: dict[str, int] = {}
+        for key, value in node.value:
+            name, line = str(key.value), key.start_mark.line + 1
+            if name in seen:
+                yield f"{name}: given twice, in lines {seen[name]} and {line}"
+            seen[name] = line
+            yield from _twice(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for each in node.value:
+            yield from _twice(each)
+
+
 def _unquoted(error: yaml.YAMLError) -> str:
-    """What to do about braces in a list, which YAML takes for its own; or ''."""
+    """What to do about braces in a list and globs, which YAML takes for its own; or ''."""
     mark = getattr(error, "problem_mark", None)
     lines = mark.buffer.splitlines()[mark.line :] if mark is not None and mark.buffer else []
+    if lines and "alias" in str(error) and "*" in lines[0]:
+        return "\na glob goes in quotes"
     found = re.search(r"[\w-]+\{[^{}]*\}[\w{},.-]*", lines[0]) if lines else None
     return f"\n{_QUOTE.format(found[0])}" if found else ""
 
@@ -308,6 +334,10 @@ def _complaints(error: ValidationError) -> list[str]:
         elif found["type"] == "missing":
             told = _fields(found["loc"])[str(found["loc"][-1])].description
             lines.append(f"  {where}: missing{f' ({told})' if told else ''}")
+        elif found["type"] == "list_type" and found["loc"] == ("layers",):
+            lines.append('  layers: a list of rules, as - {match: "classifier.*", bits: 8}')
+        elif found["type"] == "list_type" and where == "input_shape":
+            lines.append("  input_shape: a list of whole numbers, as [1, 3, 224, 224]")
         elif found["type"] in ("string_type", "list_type") and isinstance(found["input"], dict):
             held = "{" + ",".join(map(str, found["input"])) + "}"
             lines.append(f"  {where}: {found['msg']}. {_QUOTE.format(held)}")

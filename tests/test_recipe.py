@@ -83,6 +83,30 @@ def test_only_that_matches_nothing(cli):
     cli.refuses(2, *words, arguments=sweep(cli, GOOD, "--only", "onnx/w4-kmean"))
 
 
+def test_a_scheme_that_rules_leave_to_no_weight(cli):
+    text = GOOD + "layers: [{match: '*', keep: fp32}]\n"
+    words = ("the rules leave none of the network's", "weights at w4-kmeans", "take the scheme out of `schemes`")
+    cli.refuses(2, *words, arguments=sweep(cli, text))
+
+
+def test_a_key_given_twice(cli):
+    cli.refuses(2, "images: given twice, in lines", arguments=sweep(cli, GOOD + "images: 8\nimages: 9\n"))
+    text = GOOD + "layers:\n- match: classifier.1.weight\n  bits: 8\n  bits: 4\n"
+    cli.refuses(2, "bits: given twice, in lines", arguments=sweep(cli, text))
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("layers: {fc.*: 8}", 'a list of rules, as - {match: "classifier.*", bits: 8}'),
+        ("layers: [{match: *.weight, bits: 8}]", "a glob goes in quotes"),
+        ("input_shape: 1,3,32,32", "input_shape: a list of whole numbers, as [1, 3, 224, 224]"),
+    ],
+)
+def test_what_is_written_the_wrong_way_is_shown_the_right_way(cli, line, words):
+    cli.refuses(2, "job.yaml", words, arguments=sweep(cli, GOOD + line + "\n"))
+
+
 def test_rule_that_matches_no_layer(cli):
     text = GOOD + "layers: [{match: clasifier.weight, keep: fp32}]\n"
     cli.refuses(

@@ -14,7 +14,7 @@ from mobconv.results import FAILED, OK, UNSUPPORTED, Results, Row
 from mobconv.schemes import Cell, Compute
 from mobconv.sweep import keys, workers
 from mobconv.sweep.bench import Bench
-from mobconv.sweep.job import Job, Watcher
+from mobconv.sweep.job import Job, Watcher, plural
 from mobconv.sweep.store import Network, Record, Store
 from mobconv.sweep.tasks import Convert, Make, Prepare, Task, Time
 from mobconv.sweep.workers import Team
@@ -27,7 +27,7 @@ class Sweep:
     """One run over cells. Rows come out in the order of the recipe, whatever order they are made in.
 
     jobs: processes that work side by side; cluster: address of a Dask scheduler, whose workers do; fresh: take nothing
-    from earlier sweeps.
+    from earlier sweeps for the cells that are asked for.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Sweep:
         """
         files.ensure_folder(self.out)
         with locks.folder(self.out, "mobconv sweep"):
-            self.store.begin(self.fresh)
+            self.store.begin(cells if self.fresh else ())
             try:
                 return self._run(cells)
             finally:
@@ -62,8 +62,6 @@ class Sweep:
 
     def _run(self, cells: Sequence[Cell]) -> Results:
         inputs = keys.inputs(self.job)
-        if not inputs.followed:
-            self.watcher.note("the file holds a whole module, whose code cannot be followed: every cell is made anew")
         refused = refusals(self.plan)
         wanted = [cell for cell in cells if cell not in refused]
         bench = Bench(self.job, inputs, self.store, self.plan.threads, self.watcher.stage)
@@ -73,6 +71,8 @@ class Sweep:
                 network = self._prepare(team, wanted)
             self.plan.check_layers(network.sites)
             team.know(network)
+            if not inputs.followed:
+                self.watcher.note("it holds a whole module, whose code cannot be followed: all cells are made anew")
             for note in network.notes:
                 self.watcher.note(note)
             supported = [cell for cell in self.plan.cells() if cell not in refused]
@@ -81,7 +81,8 @@ class Sweep:
             missing = [each for each in wanted if each not in records or records[each].row.status != OK]
             untimed = [each for each in wanted if each not in missing and not records[each].timed]
             kept = len(wanted) - len(missing) - len(untimed)
-            self.watcher.kept(kept, [each.name for each in untimed], len(cells))
+            self.watcher.kept(kept, [each.name for each in untimed], len(wanted))
+            self._tell_leftovers([each for each in supported if each not in wanted and each not in records])
             for each in cells:
                 if each in refused:
                     self.watcher.row(refused[each])
@@ -92,6 +93,22 @@ class Sweep:
         records |= {each: self._kept(each, named[each]) for each in (*missing, *untimed)}
         rows = {each: held.row for each, held in records.items()} | {c: row for c, row in refused.items() if c in cells}
         return self._write([each for each in self.plan.cells() if each in rows], rows, network, records)
+
+    def _tell_leftovers(self, stale: Sequence[Cell]) -> None:
+        """Of what lies in the folder and has no row in its results any more. stale: cells that were not asked for."""
+        there = self.store.names()
+        lost = [cell.name for cell in stale if cell.name in there]
+        if lost:
+            self.watcher.note(
+                f"rows of {plural(lost, 'other cell')} do not hold any more and are left out: {_some(lost)}. What they "
+                "were made of has changed; without --only they are made anew"
+            )
+        known = {cell.name for cell in self.plan.cells()}
+        others = [name for name in there if name not in known]
+        if others:
+            self.watcher.note(
+                f"{self.out} has {plural(others, 'file')} of another recipe, in no row of these: {_some(others)}"
+            )
 
     def _team(self, bench: Bench) -> AbstractContextManager[Team]:
         if self.cluster is not None:
@@ -193,6 +210,10 @@ class Sweep:
                 predictions[cell.name] = held
         results.write(self.out, found, predictions, tables.markdown(found))
         return found
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def refusals(plan: Recipe) -> dict[Cell, Row]:

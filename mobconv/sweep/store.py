@@ -17,7 +17,7 @@ import json
 import uuid
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -78,8 +78,10 @@ class Store:
         self.out, self.folder, self.run = out, out / FOLDER, run
         self.making = self.folder / "making"
 
-    def begin(self, fresh: bool) -> None:
-        """Make this the only sweep that may write, clean up after dead ones; fresh: forget all they made.
+    def begin(self, fresh: Sequence[Cell] = ()) -> None:
+        """Make this the only sweep that may write, and clean up after dead ones.
+
+        fresh: cells to forget, with the float baseline and the templates of their backends.
 
         The folder must be locked.
         """
@@ -94,9 +96,12 @@ class Store:
             files.remove_partials(self.folder / name)
         with files.output_errors(self.making):
             files.remove(self.making)
-            if fresh:
-                for held in (*(self.folder / name for name in names), self.out / templates.FOLDER):
+            for cell in fresh:
+                self._path(cell).unlink(missing_ok=True)
+            for name in {cell.backend for cell in fresh}:
+                for held in (self.out / templates.FOLDER).glob(f"{name}-fp*"):
                     files.remove(held)
+            if fresh:
                 (self.folder / "network.npz").unlink(missing_ok=True)
 
     def end(self) -> None:
@@ -154,6 +159,11 @@ class Store:
         except _BROKEN:
             return None
         return record
+
+    def names(self) -> list[str]:
+        """The cells that some sweep kept here, whether they still hold or not."""
+        found = self.folder.glob("*/*.npz")
+        return sorted(path.relative_to(self.folder).with_suffix("").as_posix() for path in found)
 
     def forget(self, cell: Cell) -> None:
         """Drop a record: what it was made of has changed."""

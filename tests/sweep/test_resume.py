@@ -241,6 +241,34 @@ def test_only_keeps_the_rows_of_other_cells_that_still_hold(there):
     assert encoded == ["onnx/w4-kmeans"] and list(rows) == ALL and outcome(there.out) == before
 
 
+def test_fresh_with_only_keeps_the_rows_of_the_others(there):
+    there.sweep()
+    encoded, said, rows = there.sweep("--only", "onnx/w4-kmeans", "--fresh")
+    assert encoded == ["onnx/w4-kmeans"] and "convert to onnx" in said
+    assert list(rows) == ALL
+    assert KEPT in there.sweep()[1]
+
+
+def test_rows_that_no_longer_hold_are_told(there):
+    there.sweep()
+    encoded, said, rows = there.sweep("--only", "onnx/fp32", images=8)
+    assert encoded == ["onnx/fp32"] and list(rows) == ["onnx/fp32"]
+    assert "rows of 3 other cells do not hold any more and are left out: onnx/w4-kmeans, coreml-mlmodel/fp32" in said
+
+
+def test_files_of_another_recipe_are_told(there):
+    there.sweep()
+    _, said, rows = there.sweep(schemes=["fp32", "w3-kmeans@native"], backends=["onnx"])
+    assert "has 3 files of another recipe, in no row of these: coreml-mlmodel/fp32, coreml-mlmodel/w4-kmeans" in said
+    assert set(rows) == {"onnx/fp32", "onnx/w3-kmeans@native"}
+
+
+def test_a_cell_that_cannot_be_leaves_nothing_to_make(there):
+    plan = {"backends": ["onnx"], "schemes": ["fp32", "w4-kmeans@native"]}  # ONNX has no type for tables
+    assert there.sweep(**plan)[2]["onnx/w4-kmeans@native"].status == "unsupported"
+    assert "1 of 1 cells are as they were; nothing to make" in there.sweep(**plan)[1]
+
+
 def test_fresh_makes_everything_anew(there):
     before = outcome(there.out)
     encoded, said, _ = there.sweep("--fresh")
