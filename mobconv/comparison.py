@@ -3,7 +3,6 @@ preprocessing where there is one."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -13,11 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mobconv import advice, backends, evaluate, feeding, paired, probe
+from mobconv import advice, backends, evaluate, feeding
 from mobconv.audit import record_of
 from mobconv.checkpoint import Checkpoint
-from mobconv.compare import Injections, Step, Waterfall, layers, waterfall
+from mobconv.compare import Injections, Step, layers, waterfall
 from mobconv.data import Images
+from mobconv.diagnosis import File, Inside, better, diagnose, difference
 from mobconv.errors import BackendError, UsageError
 from mobconv.paired import Difference
 from mobconv.preprocessing import Preprocessing
@@ -27,10 +27,6 @@ Floats = NDArray[np.float32]
 Range = tuple[float, float, float]
 
 LAYER_IMAGES = 32
-# Behind its own preprocessing a file computes what it computed when it was cut there and fed the reference's tensor;
-# where it is off by more than a hundredth (40 dB), its input is not what the network wants. Bytes at a quantized input
-# are off by 1/255 of the range and leave some 45 dB.
-_OFF_DB = 40.0
 
 
 @dataclass(frozen=True)
@@ -40,7 +36,10 @@ class Comparison:
     steps, lost   of the waterfall, and per step the points lost against the step before (None for the first)
     total         from the float baseline to the whole file
     injections    layers, worst first; None where they cannot be told apart
-    finding       of the probe; None: there was nothing to explain
+    finding       of the probe; None: there was nothing to explain, or no mistake to look for in a `better` file
+    inside        of a file that does not say what it takes, and was found to normalise inside
+    off           whether the file's input is not what the network wants
+    guessing      a warning where the float baseline is no better than guessing; or ''
     call          the corrected call, where a mistake is named
     sees, wants   least, mean and greatest value in front of the first layer, on the first images: in the file, and in
                   the checkpoint
@@ -57,12 +56,20 @@ class Comparison:
     total: Difference
     injections: Injections
     finding: Finding | None
+    inside: Inside | None
+    off: bool
+    guessing: str
     call: str
     sees: Range
     wants: Range
     verified: str
     other_checkpoint: bool
     doubt: str
+
+    @property
+    def better(self) -> bool:
+        """Whether the file is better than the float baseline, beyond noise."""
+        return better(self.total)
 
     def to_json(self) -> dict[str, Any]:
         """All figures; predictions and outputs left out."""
@@ -77,6 +84,15 @@ class Comparison:
             "verified": self.verified,
             "input": self.takes.preprocessing.to_json(),
             "input_by": self.takes.source,
+            "normalises_inside": None
+            if self.inside is None
+            else {
+                "takes": self.inside.option,
+                "snr_db": _finite(self.inside.snr_db),
+                "top1_normalised_twice": self.inside.top1,
+            },
+            "other_checkpoint": self.other_checkpoint,
+            "warnings": [text for text in (self.guessing, self.doubt) if text],
             "steps": steps,
             "total": {"lost": self.total.points, "interval": _interval(self.total)},
             "layers": [asdict(each) for each in self.injections.layers],
@@ -134,20 +150,15 @@ def compare(
         doubt = evaluate.check_names(images, named or checkpoint.labels, str(path))
         fall = waterfall(checkpoint, path, images, feeding.feed(takes.preprocessing, spec), say=say)
         try:
-            lost = _differences(fall.steps, images)
-            total = paired.difference(
-                fall.steps[0].predictions, fall.steps[-1].predictions, images.labels, images.groups
-            )
             say("layers")
             injections = layers(fall.subject, network(images.pixels[:LAYER_IMAGES]))
-            finding = None
-            if _off(fall, lost[-1]):
-                say("probe of the preprocessing")
-                finding = _probe(fall, evaluate.of_runner(runner), takes, spec, network, images)
+            found = diagnose(fall, takes, File(evaluate.of_runner(runner), spec, network, images), say)
         finally:
             fall.subject.close()
     finally:
         runner.close()
+    fall, takes, finding = found.fall, found.takes, found.finding
+    guessing = evaluate.guessing(fall.steps[0].top1, fall.steps[0].outputs.shape[1])
     call = ""
     if finding and finding.named:
         if takes.preprocessing.untouched:
@@ -159,10 +170,13 @@ def compare(
         feeding.told(takes.preprocessing, spec),
         len(images),
         fall.steps,
-        lost,
-        total,
+        _differences(fall.steps, images),
+        difference(fall.steps[0], fall.steps[-1], images),
         injections,
         finding,
+        found.inside,
+        found.off,
+        guessing,
         call,
         _range(fall.at_cut),
         _range(fall.reference),
@@ -173,39 +187,7 @@ def compare(
 
 
 def _differences(steps: tuple[Step, ...], images: Images) -> tuple[Difference | None, ...]:
-    pairs = pairwise(steps)
-    found = [paired.difference(a.predictions, b.predictions, images.labels, images.groups) for a, b in pairs]
-    return (None, *found)
-
-
-def _off(fall: Waterfall, lost: Difference | None) -> bool:
-    """Whether the last step needs explaining."""
-    snr = fall.steps[-1].snr_db
-    different = snr is not None and snr < _OFF_DB
-    undefined = snr is None and not np.array_equal(fall.steps[-1].outputs, fall.steps[-2].outputs)
-    return different or undefined or (lost is not None and not lost.within_noise)
-
-
-def _probe(
-    fall: Waterfall,
-    run: Callable[[NDArray[Any]], Floats],
-    takes: feeding.Expected,
-    spec: Any,
-    network: Preprocessing,
-    images: Images,
-) -> Finding:
-    program = fall.subject.weights
-    name, output = next(iter(program.example)), program.outputs[0]
-    whole = np.dtype(spec.dtype).kind != "f" and spec.quantization is None
-    return probe.probe(
-        lambda pixels: run(feeding.typed(takes.preprocessing(pixels), spec)),
-        lambda part: np.asarray(program.run({name: part})[output], np.float32),
-        network,
-        images.pixels,
-        images.labels,
-        bytes_only=whole,
-        own_db=min((math.inf if step.snr_db is None else step.snr_db for step in fall.steps[2:-1]), default=0.0),
-    )
+    return (None, *(difference(before, after, images) for before, after in pairwise(steps)))
 
 
 def _interval(found: Difference | None) -> dict[str, Any] | None:

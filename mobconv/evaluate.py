@@ -22,6 +22,7 @@ Pixels = NDArray[np.uint8]
 Feed = Callable[[Pixels], NDArray[Any]]
 BATCH = 32  # larger ones spend more time on fresh memory than they save
 _PIXELS = 64 * 64  # of an image of which as many are a batch in PyTorch
+_CHANCE = 1.5  # times one over the number of classes
 
 
 @dataclass(frozen=True)
@@ -181,6 +182,17 @@ def accuracy(outputs: Floats, labels: NDArray[np.int64]) -> Accuracy:
     rank = ((clean > own) | ((clean == own) & earlier)).sum(axis=1)
     rank[np.isnan(np.take_along_axis(outputs, labels[:, None], axis=1))[:, 0]] = max(outputs.shape[1], 5)
     return Accuracy(float((rank < 1).mean()), float((rank < 5).mean()))
+
+
+def guessing(top1: float, classes: int) -> str:
+    """A warning where a float baseline's top-1, a fraction, is at most 1.5 times that of guessing; or ''."""
+    if top1 > _CHANCE / classes:
+        return ""
+    return (
+        f"the float baseline has a top-1 of {top1 * 100:.2f} %, no more than guessing among {classes} classes: mean "
+        "and std, or the order of classes, are not those of its training. No figure here tells what conversion or "
+        "quantization costs"
+    )
 
 
 def closeness(outputs: Floats, reference: Floats) -> Closeness:

@@ -19,7 +19,9 @@ from mobconv.audit import record_of
 from mobconv.backends.base import Runner, TensorSpec
 from mobconv.errors import InputError, UsageError
 from mobconv.evaluate import Feed
-from mobconv.preprocessing import Layout, Preprocessing, raw
+from mobconv.preprocessing import Colour, Layout, Preprocessing, raw
+
+_ASSUMED = "the checkpoint: the file does not say, and is taken to want the same"
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,12 @@ class Expected:
 
     preprocessing  what its caller does to RGB pixels, in the layout that the file has
     source         who says so: 'the command line', 'its record', 'its image input', 'its metadata' or another
+    assumed        nobody says so: it is what the network wants
     """
 
     preprocessing: Preprocessing
     source: str
+    assumed: bool = False
 
 
 def expected(
@@ -53,8 +57,8 @@ def expected(
     if told is not None:
         if own is not None and own.untouched and not told.untouched:
             raise UsageError(
-                f"{artifact} normalises inside: by its record it takes {_values(own)}, and {option} would normalise "
-                f"them a second time ({_values(told)}). Leave {option} out, or say {_instead(own, told)}"
+                f"{artifact} normalises inside: by its record it takes {in_words(own)}, and {option} would normalise "
+                f"them a second time ({in_words(told)}). Leave {option} out, or say {_instead(own, told)}"
             )
         found = told, "the command line"
     elif own is not None:
@@ -66,7 +70,7 @@ def expected(
     elif spec.colour:
         found = raw("bgr" if spec.colour == "bgr" else "rgb", 1 if spec.colour == "gray" else 3), "its image input"
     elif otherwise is not None:
-        found = otherwise, "the checkpoint: the file does not say, and is taken to want the same"
+        found = otherwise, _ASSUMED
     if found is None:
         raise UsageError(
             f"{artifact} does not say how pixels are normalised; "
@@ -76,7 +80,26 @@ def expected(
     preprocessing, source = found
     if preprocessing.channels == 1 and len(spec.shape) == 4 and 3 in (lengths := (spec.shape[1], spec.shape[3])):
         preprocessing = preprocessing if 1 in lengths else preprocessing.for_channels(3)
-    return Expected(replace(preprocessing, layout=layout_of(spec, preprocessing.channels, artifact)), source)
+    held = replace(preprocessing, layout=layout_of(spec, preprocessing.channels, artifact))
+    return Expected(held, source, source == _ASSUMED)
+
+
+def inside(assumed: Preprocessing) -> list[Preprocessing]:
+    """What a file may take that says nothing and normalises inside: pixels of 0 to 255, or of 0 to 1."""
+    none, one = (0.0,) * assumed.channels, (1.0,) * assumed.channels
+    orders: dict[Colour, None] = dict.fromkeys(("rgb", assumed.colour))
+    found = [
+        replace(assumed, mean=none, std=one, range=(0.0, high), colour=colour)
+        for high in (255.0, 1.0)
+        for colour in orders
+    ]
+    return [each for each in found if each != assumed]
+
+
+def option(takes: Preprocessing) -> str:
+    """As --takes has it, to paste; sizes left out."""
+    plain = Preprocessing(takes.mean, takes.std, takes.range, takes.colour)
+    return "raw" if plain == raw() else f"'{json.dumps(plain.to_json())}'"
 
 
 def _recorded(runner: Runner, artifact: Path) -> Preprocessing | None:
@@ -151,10 +174,11 @@ def told(takes: Preprocessing, spec: TensorSpec) -> str:
     """What a file takes, in words."""
     order = "N, " + ("C, H, W" if takes.layout == "nchw" else "H, W, C")
     kind = f"{'an image' if spec.colour and not spec.mean else spec.dtype}, {takes.colour.upper()} ({order})"
-    return f"{kind}, {_values(takes)}"
+    return f"{kind}, {in_words(takes)}"
 
 
-def _values(takes: Preprocessing) -> str:
+def in_words(takes: Preprocessing) -> str:
+    """What is done to the values of pixels, in words."""
     text = f"pixels of {takes.range[0]:g} to {takes.range[1]:g}"
     if takes.mean == (0.0,) * takes.channels and takes.std == (1.0,) * takes.channels:
         return text

@@ -90,7 +90,7 @@ def probe(
     none, candidates = right(preprocessing), plausible(preprocessing)
     got = predict(run, pixels.astype(np.float32))
     wanted = predict(lambda part: reference(none.seen(part)), pixels)
-    clean = _db(got, wanted)
+    clean = snr_db(got, wanted)
     trials: list[Trial] = []
     for pairs in (False, True):
         if not trials or trials[0].forwards_db < _CERTAIN_DB:
@@ -115,11 +115,11 @@ def _forwards(
 ) -> list[Trial]:
     """The best few on all images, of those that are best on some."""
     few = pixels[:_SCREEN]
-    ranked = sorted(candidates, key=lambda each: -_db(got[: len(few)], reference(each.seen(few))))
+    ranked = sorted(candidates, key=lambda each: -snr_db(got[: len(few)], reference(each.seen(few))))
     found = []
     for each in ranked[:_BEST]:
         outputs = predict(lambda part, mistake=each: reference(mistake.seen(part)), pixels)  # type: ignore[misc]
-        found.append(Trial(each, _db(got, outputs)))
+        found.append(Trial(each, snr_db(got, outputs)))
     return found
 
 
@@ -137,10 +137,10 @@ def _backwards(
     if bytes_only and float(np.abs(undone - np.clip(np.rint(undone), 0, 255)).max()) > 1e-2:
         return trial
     outputs = predict(run, undone)
-    return Trial(trial.mistake, trial.forwards_db, _db(outputs, wanted), accuracy(outputs, labels).top1)
+    return Trial(trial.mistake, trial.forwards_db, snr_db(outputs, wanted), accuracy(outputs, labels).top1)
 
 
-def _db(outputs: Floats, reference: Floats) -> float:
+def snr_db(outputs: Floats, reference: Floats) -> float:
     """SNR in dB; infinite where both are the same, minus infinite where either is no number."""
     if not (np.all(np.isfinite(outputs)) and np.all(np.isfinite(reference))):
         return -np.inf

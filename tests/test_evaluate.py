@@ -18,6 +18,11 @@ def test_accuracy_by_hand():
     assert found == evaluate.Accuracy(1 / 3, 2 / 3)
 
 
+def test_guessing_is_half_again_what_chance_gives():
+    assert "top-1 of 15.00 %, no more than guessing among 10 classes" in evaluate.guessing(0.15, 10)
+    assert evaluate.guessing(0.16, 10) == ""
+
+
 def test_not_a_number_is_never_right():
     outputs = np.full((2, 3), np.nan, np.float32)
     outputs[1, 1] = 1

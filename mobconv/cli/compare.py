@@ -69,6 +69,8 @@ def command(
         )
     if found.other_checkpoint:
         say(f"warning: {artifact} says that it was made from another checkpoint than {checkpoint}")
+    if found.guessing:
+        say(f"warning: {found.guessing}")
     if found.doubt:
         say(f"warning: {found.doubt}")
     if as_json:

@@ -9,6 +9,6 @@
 
 from mobconv.compare.layers import Injected, Injections, layers
 from mobconv.compare.subject import Layer, Subject, prepare
-from mobconv.compare.waterfall import Step, Waterfall, waterfall
+from mobconv.compare.waterfall import Step, Waterfall, refed, waterfall
 
-__all__ = ["Injected", "Injections", "Layer", "Step", "Subject", "Waterfall", "layers", "prepare", "waterfall"]
+__all__ = ["Injected", "Injections", "Layer", "Step", "Subject", "Waterfall", "layers", "prepare", "refed", "waterfall"]

@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -132,12 +132,24 @@ def _run(subject: Subject, images: Images, feed: Feed, say: Callable[[str], None
     say("preprocessing")
     runs.append(_whole(subject, pixels, feed))
     steps = _steps(runs, images, _notes(subject, precise))
-    few = min(_AT_CUT, len(images))
-    cut = subject.frontier[0]
-    fed = feed(pixels[:few])
+    node = subject.frontier[0].node
+    wanted = subject.reference.run(inputs[:_AT_CUT], {node})[node]
+    return Waterfall(steps, subject, _at_cut(subject, feed(pixels[:_AT_CUT])), wanted)
+
+
+def refed(found: Waterfall, images: Images, feed: Feed) -> Waterfall:
+    """The same with the last step, which alone depends on it, run with another feed; images: all of them again."""
+    kept = found.steps[:-1]
+    runs = [*(step.outputs for step in kept), _whole(found.subject, images.pixels, feed)]
+    steps = _steps(runs, images, {step.name: step.note for step in found.steps})
+    at_cut = _at_cut(found.subject, feed(images.pixels[:_AT_CUT]))
+    return replace(found, steps=steps, at_cut=at_cut)
+
+
+def _at_cut(subject: Subject, fed: NDArray[Any]) -> Floats:
+    anatomy, cut = subject.anatomy, subject.frontier[0]
     made = fed if cut.tensor in anatomy.inputs else anatomy.run({anatomy.inputs[0]: fed}, [cut.tensor])[cut.tensor]
-    at_cut = cut.to_reference(np.asarray(made))
-    return Waterfall(steps, subject, at_cut, subject.reference.run(inputs[:few], {cut.node})[cut.node])
+    return cut.to_reference(np.asarray(made))
 
 
 def _channels_last(checkpoint: Checkpoint, inputs: Floats) -> Floats:

@@ -23,6 +23,8 @@ _BOOKED = {
     "precision": "compute precision",
     "preprocessing": "preprocessing",
 }
+# What is normalised twice varies by 1 / (255 std) of what it should: for a std of at least 0.1, by less than a 25th.
+_TWICE = 20
 LAYERS_NOTE = (
     "Each layer of the file fed what the float network has there, on {images} images; relative error, root mean "
     "square, of its worst output channel and of all. 'not of weights': what is left of it against PyTorch with the "
@@ -114,20 +116,59 @@ def _share(value: float) -> str:
     return f"{value * 100:.2f} %" if value >= 1e-4 else f"{value:.0e}" if value else "0"
 
 
+def _outcome(found: Comparison) -> Iterator[str]:
+    """What the points were lost to."""
+    if found.other_checkpoint:
+        yield "The file was made from another checkpoint: what follows compares two networks, not a file with its own."
+    if found.guessing:
+        yield "The float network is no better than guessing: no figure tells what conversion or quantization costs."
+    total = found.total
+    if total.within_noise:
+        yield f"The file is as accurate as the float network, within noise ({total.points:+.2f} points)."
+        return
+    points = {step.name: lost.points for step, lost in zip(found.steps, found.lost, strict=True) if lost is not None}
+    won = _at(points, -1, "won at")
+    if found.better:
+        lost = _at(points, 1, "lost to")
+        yield (
+            f"The file is {-total.points:.2f} points better than the float network: "
+            f"{'; '.join(part for part in (won, lost) if part)}."
+        )
+        return
+    most = max(points, key=lambda name: points[name])
+    if points[most] <= total.points + 1e-6:
+        yield f"Of {total.points:.2f} points lost, {points[most]:.2f} are lost to {_BOOKED[most]}."
+    else:
+        yield f"The file loses {total.points:.2f} points: {_at(points, 1, 'lost to')}; {won}."
+
+
+def _at(points: dict[str, float], sign: int, how: str) -> str:
+    """The steps that lost, or won, each with its points."""
+    return ", ".join(f"{abs(value):.2f} {how} {_BOOKED[name]}" for name, value in points.items() if value * sign > 0)
+
+
 def verdict(found: Comparison) -> Iterator[str]:
     """What the points were lost to, in sentences; and the corrected call."""
-    worst = max(
-        ((lost, step) for lost, step in zip(found.lost, found.steps, strict=True) if lost is not None),
-        key=lambda each: each[0].points,
-    )
-    if found.total.within_noise:
-        yield f"The file is as accurate as the float network, within noise ({found.total.points:+.2f} points)."
-    else:
-        booked = _BOOKED[worst[1].name]
-        yield f"Of {found.total.points:.2f} points lost, {worst[0].points:.2f} are lost to {booked}."
+    yield from _outcome(found)
+    inside = found.inside
+    if inside is not None:
+        yield (
+            f"Preprocessing: the file normalises inside, though it does not say so: it takes {inside.takes}. Say "
+            f"--takes {inside.option}."
+        )
+        yield (
+            "  Found by trial, and fed so in the steps above. Fed what the network wants, it normalises a second time, "
+            f"and has {inside.top1 * 100:.2f} %."
+        )
     probe = found.finding
-    if probe is None:
+    if found.off and probe is None:
+        yield (
+            "Preprocessing: the file's input is not what the checkpoint's mean and std make of pixels, and the file is "
+            "the better for it. Doubt the checkpoint's (--preprocessing), not the file's."
+        )
+    elif probe is None and inside is None:
         yield "Preprocessing: the file sees what the network wants; there is nothing to look for."
+    if probe is None:
         return
     (low, mean, high), (least, middle, most) = found.sees, found.wants
     seen = (
@@ -140,6 +181,8 @@ def verdict(found: Comparison) -> Iterator[str]:
             "mistakes explains what it gives. Nothing is named."
         )
         yield f"  {seen}"
+        if found.takes.assumed and (high - low) * _TWICE < most - least:
+            yield "  That looks normalised twice: the file may take pixels of 0 to 255. Try --takes raw."
         return
     named = probe.named
     yield f"Preprocessing: {named.mistake.name}."

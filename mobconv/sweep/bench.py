@@ -34,7 +34,6 @@ from mobconv.trace import Program
 
 Floats = NDArray[np.float32]
 Stage = Callable[[str], None]
-_CHANCE = 1.5  # times one over the number of classes
 
 
 @dataclass
@@ -144,12 +143,8 @@ class Bench:
         sites = self.program.sites
         top1 = evaluate.accuracy(outputs, images.labels).top1
         notes = list(held.notes)
-        if top1 <= _CHANCE / outputs.shape[1]:
-            notes.append(
-                f"the float baseline has a top-1 of {top1 * 100:.2f} %, no more than guessing among {outputs.shape[1]} "
-                "classes: mean and std, or the order of classes, are not those of its training. No figure here "
-                "tells what conversion or quantization costs"
-            )
+        if guesses := evaluate.guessing(top1, outputs.shape[1]):
+            notes.append(guesses)
         found = Network(
             path=held.path.name,
             sha256=held.sha256,

@@ -170,3 +170,112 @@ def test_images_of_another_size_say_how_to_resize(cli, exported, tmp_path):
     assert code == 2 and f"Leave --preprocessing out, or say '{raw}'" in err
     code, _, err = cli(*sized, raw)
     assert code == 0, err
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory):
+    """ONNX files of the fixture made by torch.onnx.export, by what their wrapper does to its input."""
+    import torch
+
+    from mobconv import checkpoint
+
+    held, folder = checkpoint.load(CHECKPOINT), tmp_path_factory.mktemp("foreign")
+    mean, std = (torch.tensor(part).view(1, 3, 1, 1) for part in (held.preprocessing.mean, held.preprocessing.std))
+    made = {
+        "raw": lambda x: (x / 255 - mean) / std,
+        "unit": lambda x: (x - mean) / std,
+        "sign": lambda x: (x / 255 + mean) / std,
+        "odd": lambda x: (x / 255 - 0.3 * mean) / std / 1.7,
+    }
+
+    class Wrapped(torch.nn.Module):
+        def __init__(self, does):
+            super().__init__()
+            self.module, self.does = held.module, does
+
+        def forward(self, x):
+            return self.module(self.does(x))
+
+    def file(name):
+        path = folder / f"{name}.onnx"
+        if not path.exists():
+            example = (torch.zeros(1, 3, 32, 32),)
+            options = {"dynamo": True, "external_data": False, "verbose": False}
+            torch.onnx.export(Wrapped(made[name]).eval(), example, str(path), **options)
+        return path
+
+    return file
+
+
+TEXT = ("--data", DATA, "--images", "64", "--layers", "0")
+
+
+def test_a_foreign_file_that_normalises_inside_is_no_loss(cli, foreign):
+    code, out, err = cli("compare", CHECKPOINT, foreign("raw"), *TEXT)
+    assert code == 0, err
+    flat = " ".join(out.split())
+    assert "by trial: the file does not say" in flat
+    assert "The file is as accurate as the float network" in flat
+    inside = "the file normalises inside, though it does not say so: it takes pixels of 0 to 255. Say --takes raw."
+    assert inside in flat
+    assert "Nothing is named" not in flat and "does it right" not in flat
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["raw", "unit"])
+def test_what_was_found_by_trial_is_what_is_found_when_it_is_told(cli, foreign, name):
+    by_trial = json.loads(cli("compare", CHECKPOINT, foreign(name), *FEW, "--json")[1])
+    inside = by_trial["normalises_inside"]
+    (takes,) = shlex.split(inside["takes"])
+    by_word = json.loads(cli("compare", CHECKPOINT, foreign(name), *FEW, "--json", "--takes", takes)[1])
+    assert by_trial["steps"] == by_word["steps"] and by_trial["input"] == by_word["input"]
+    assert inside["top1_normalised_twice"] < by_trial["steps"][-1]["top1"] - 0.3
+    assert by_word["normalises_inside"] is None and by_word["input_by"] == "the command line"
+
+
+def test_a_mistake_inside_a_foreign_file_has_its_name(cli, foreign):
+    code, out, err = cli("compare", CHECKPOINT, foreign("sign"), *TEXT, "--images", "32", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["probe"]["named"].startswith("the sign of the bias is wrong")
+    assert found["normalises_inside"]["takes"] == "raw" and found["input"]["range"] == [0.0, 255.0]
+    assert found["probe"]["restored_top1"] > found["probe"]["top1"] + 0.5
+
+
+@pytest.mark.parametrize("told", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_what_looks_normalised_twice_and_has_no_name_is_told(cli, foreign, told):
+    code, out, err = cli(
+        "compare", CHECKPOINT, foreign("odd"), *TEXT, "--images", "16", *(("--takes", "raw") if told else ())
+    )
+    assert code == 0 and "Nothing is named." in out, err
+    assert ("the file may take pixels of 0 to 255. Try --takes raw." in out) is not told
+
+
+def test_a_baseline_that_only_guesses_is_said_and_no_mistake_of_the_files(cli, exported):
+    wrong = ("--preprocessing", '{"mean": [5, 5, 5], "std": [0.1, 0.1, 0.1]}')
+    code, out, err = cli("compare", CHECKPOINT, exported / "onnx" / "w4-kmeans.onnx", *TEXT, *wrong)
+    assert code == 0, err
+    assert "no more than guessing among 10 classes: mean and std" in err
+    flat = " ".join(out.split())
+    assert "The float network is no better than guessing" in flat
+    assert "points better than the float network: " in flat and "won at preprocessing" in flat
+    assert "Doubt the checkpoint's (--preprocessing)" in flat
+    for words in ("that does it right", "mistake", "points lost", "there is nothing to look for"):
+        assert words not in flat
+
+
+def test_a_file_of_another_checkpoint_that_is_better(cli, exported, tmp_path):
+    """The checkpoint's classifier under noise of four times its size; the file is made from the fixture itself."""
+    from safetensors import safe_open
+    from safetensors.numpy import save_file
+
+    with safe_open(CHECKPOINT, "np") as held:
+        values, metadata = {name: held.get_tensor(name) for name in held.keys()}, held.metadata()  # noqa: SIM118
+    noise = np.random.default_rng(0).normal(size=values["classifier.weight"].shape)
+    values["classifier.weight"] += (4 * values["classifier.weight"].std() * noise).astype(np.float32)
+    save_file(values, tmp_path / "other.safetensors", metadata)
+    code, out, err = cli("compare", tmp_path / "other.safetensors", exported / "onnx" / "w4-kmeans.onnx", *TEXT)
+    assert code == 0 and "was made from another checkpoint" in err
+    first = out.index("The file was made from another checkpoint")
+    assert first < out.index("points better than the float network") < out.index("Preprocessing:")
+    assert "points lost" not in out
