@@ -75,7 +75,7 @@ def _print(report: Report) -> None:
     from mobconv.report import verdicts
 
     out = render.console()
-    out.print(verdicts.table(report))
+    out.print(verdicts.table(report, out.width))
     for line in verdicts.legend(report):
         out.print(escape(line), style="dim")
     out.print(f"\n{verdicts.sentence(report)}")
