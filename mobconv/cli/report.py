@@ -54,7 +54,7 @@ def _page(path: Path, output: Path | None, plots: Path | None) -> None:
     told = digest.digest(found, rows.read_predictions(path, found), path)
     _writable(target)
     if plots is not None:
-        files.ensure_folder(plots)
+        files.ensure_folder(plots, "choose another folder with --plots")
     text = overview.html(told)
     files.write_whole(target, text)
     for note in found.notes:
