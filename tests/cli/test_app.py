@@ -188,6 +188,20 @@ def test_backends(cli):
     assert found["onnx"]["missing"] is None and found["onnx"]["stored_bits"]["kmeans"]["3"] == 3
 
 
+@pytest.mark.parametrize("command", [["inspect"], ["evaluate", "--data", DATA]], ids=lambda command: command[0])
+def test_a_folder_in_place_of_an_artifact(cli, command):
+    """Sweeps call a folder `onnx`."""
+    (cli.folder / "out" / "onnx").mkdir(parents=True)
+    cli.refuses(3, "out/onnx is a folder; name an artifact in it, one of .onnx", arguments=[*command, "out/onnx"])
+    (cli.folder / "out" / "tflite").mkdir()
+    (cli.folder / "out" / "tflite" / "fp32.tflite").touch()
+    code, _, err = cli(*command, "out/tflite")
+    assert code == 3 and "name an artifact in it: out/tflite/fp32.tflite, for one" in err
+    (cli.folder / "weights").touch()
+    code, _, err = cli(*command, "weights")
+    assert code == 3 and "a name that has no ending is none of them" in err
+
+
 class TestOutput:
     export = ("export", CHECKPOINT, "--to", "onnx", "-o", "out")
 
