@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mobconv.gate import Report, Verdict
+from mobconv.report.tables import plural
 from mobconv.rules import MET, NOT_JUDGED, NOT_MET, WITHIN_NOISE
 
 TITLES = ("verdict", "cell", "rule", "figure", "limit", "why")
@@ -67,10 +68,10 @@ def sentence(report: Report) -> str:
     counts = {outcome: len(report.of(outcome)) for outcome in (NOT_MET, WITHIN_NOISE, NOT_JUDGED)}
     others = [f"{count} {outcome}" for outcome, count in counts.items() if count and outcome != NOT_MET]
     told = f" ({', '.join(others)})" if others else ""
-    total = len(report.verdicts)
+    total = plural(len(report.verdicts), "verdict")
     if report.met:
-        return f"The budget is met: {total} verdict{'s' * (total > 1)}{told}."
-    return f"The budget is not met: {counts[NOT_MET]} of {total} verdict{'s' * (total > 1)} failed{told}."
+        return f"The budget is met: {total}{told}."
+    return f"The budget is not met: {counts[NOT_MET]} of {total} failed{told}."
 
 
 def failures(report: Report) -> str:
@@ -83,8 +84,8 @@ def legend(report: Report) -> Iterator[str]:
     """How to read the table, and what else there is to know."""
     paired = [verdict.interval for verdict in report.verdicts if verdict.interval is not None]
     if paired:
-        groups, images = paired[0].groups, f"{report.images:,} images"
-        drawn = images if groups == report.images else f"{groups:,} groups of the {images}"
+        groups, images = paired[0].groups, plural(report.images, "image")
+        drawn = images if groups == report.images else f"{plural(groups, 'group')} of the {images}"
         yield f"95 % intervals by paired bootstrap over {drawn}; a drop fails where all of it is above the limit"
     yield from report.notes
 

@@ -249,5 +249,5 @@ def _as_xnnpack_takes_it(tensor: TensorAudit, bits: int, distinct: Callable[[Ten
     if len(tensor.shape) != 4 or tensor.shape[1:3] == (1, 1) or tensor.stored <= bits:
         return False
     if tensor.encoding == "float16":
-        return distinct(tensor) <= 2**bits * max(tensor.shape[0], tensor.shape[-1])
-    return tensor.encoding.startswith(("affine int8", "symmetric int8")) and distinct(tensor) <= 2**bits
+        return distinct(tensor) <= (1 << bits) * max(tensor.shape[0], tensor.shape[-1])
+    return tensor.encoding.startswith(("affine int8", "symmetric int8")) and distinct(tensor) <= 1 << bits
