@@ -116,7 +116,7 @@ def load(path: Path, options: Options | None = None) -> Checkpoint:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     if not content:
         raise InputError(f"{path} is empty")
-    misplaced.refuse(path, content)
+    misplaced.refuse(path, "checkpoint", content)
     digest = hashlib.sha256(content).hexdigest()
     if path.suffix == ".safetensors":
         state, metadata = _read_safetensors(path, content)

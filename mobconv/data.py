@@ -99,7 +99,7 @@ def _open(source: str, cache: str) -> Dataset:
                 raise InputError(f"{source}: data is a .parquet file, a folder of images by class, or a hub name")
             if not path.stat().st_size:
                 raise InputError(f"{source} is empty: 0 bytes")
-            misplaced.refuse(path)
+            misplaced.refuse(path, "parquet file")
             if not parquet.read_metadata(path).num_rows:
                 raise InputError(f"{source}: no images in it, the table has no rows")
             found = datasets.load_dataset("parquet", data_files=str(path), cache_dir=cache)

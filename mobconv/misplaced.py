@@ -13,10 +13,10 @@ _PAGES = (b"<!doctype html", b"<html", b"<head", b"<?xml")
 _SPACES = "\t\n\r\f\ufeff"
 
 
-def refuse(path: Path, content: bytes | None = None) -> None:
+def refuse(path: Path, wanted: str, content: bytes | None = None) -> None:
     """Raise InputError where a binary file is expected and this one is text, saying of what kind and what to do.
 
-    content: of the file, where it was read already; a text that is a pickle (of protocol 0) passes.
+    wanted: what was expected, 'checkpoint' for one; content: of the file, where it was read already; a text that is a pickle (of protocol 0) passes.
     """
     if content is None:
         with path.open("rb") as stream:
@@ -33,8 +33,7 @@ def refuse(path: Path, content: bytes | None = None) -> None:
         line = next(line for line in text.splitlines() if line.strip()).strip()
         begins = line if len(line) <= 40 else f"{line[:40]}..."
         raise InputError(
-            f"{path} is a text file (it begins with {begins!r}), not what its name says: give another, or download it "
-            "again"
+            f"{path} is a text file (it begins with {begins!r}), no {wanted}: name another file, or download it again"
         )
 
 

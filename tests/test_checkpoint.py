@@ -74,7 +74,10 @@ class TestBrokenFiles:
         [
             ("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "run `git lfs pull`"),
             ("\n<html>404 not found</html>", "is a web page"),
-            ("checkpoint: a.pt\ndata: b.parquet\n", "is a text file (it begins with 'checkpoint: a.pt')"),
+            (
+                "checkpoint: a.pt\ndata: b.parquet\n",
+                "is a text file (it begins with 'checkpoint: a.pt'), no checkpoint",
+            ),
             ("é" * 5000, "is a text file"),
         ],
         ids=["lfs", "html", "yaml", "utf-8"],

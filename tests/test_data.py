@@ -97,7 +97,7 @@ def test_a_table_without_rows(cli, artifact):
         ("", "set.parquet is empty"),
         ("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "run `git lfs pull`"),
         ("<!DOCTYPE html><html>login</html>", "set.parquet is a web page"),
-        ("image,label\n", "set.parquet is a text file (it begins with 'image,label')"),
+        ("image,label\n", "set.parquet is a text file (it begins with 'image,label'), no parquet file"),
     ],
 )
 def test_no_parquet_file_at_all(cli, artifact, text, said):

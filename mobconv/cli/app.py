@@ -108,7 +108,7 @@ def _unread(stream: TextIO) -> bool:
     """Whether it is a pipe that nobody reads any more."""
     asked = select.poll()
     asked.register(stream, 0)
-    return any(event & select.POLLERR for _, event in asked.poll(0))
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in asked.poll(0))
 
 
 def _discard(stream: TextIO) -> None:
