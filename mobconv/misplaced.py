@@ -16,7 +16,8 @@ _SPACES = "\t\n\r\f\ufeff"
 def refuse(path: Path, wanted: str, content: bytes | None = None) -> None:
     """Raise InputError where a binary file is expected and this one is text, saying of what kind and what to do.
 
-    wanted: what was expected, 'checkpoint' for one; content: of the file, where it was read already; a text that is a pickle (of protocol 0) passes.
+    wanted: what was expected, 'checkpoint' for one; content: of the file, where it was read already; a text that is
+    a pickle (of protocol 0) passes.
     """
     if content is None:
         with path.open("rb") as stream:
