@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,9 @@ class Side:
     path: Path
     results: Results
     predictions: Mapping[str, NDArray[np.int64]] | None
+
+
+_NONE = Estimate(0.0, 0.0, 0.0, 1.0, paired=False)  # of one and the same
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,7 @@ def _pairs(before: Side, after: Side) -> tuple[list[str], Pairs | None]:
         )
     if not _same_images(one, other):
         told = " and ".join(
-            f"{side.data.get('images', '?')} images of {side.data.get('source', '?')} ({name})"
+            f"{_counted(side.data.get('images'))} of {side.data.get('source', '?')} ({name})"
             for name, side in (("A", one), ("B", other))
         )
         notes.append(f"OTHER IMAGES: {told}. A difference may be the images', not the files'; intervals are unpaired")
@@ -135,6 +139,16 @@ def _pairs(before: Side, after: Side) -> tuple[list[str], Pairs | None]:
     return notes, Pairs(before.predictions["labels"], groups)
 
 
+def _counted(images: Any) -> str:
+    return f"{images:,} image{'s' * (images != 1)}" if isinstance(images, int) else "? images"
+
+
+def _same_network(one: Results, other: Results) -> bool:
+    """Whether both are of one checkpoint, with the same figure."""
+    sha256 = one.model.get("sha256")
+    return sha256 is not None and sha256 == other.model.get("sha256") and one.float_top1 == other.float_top1
+
+
 def _same_images(one: Results, other: Results) -> bool:
     return one.data.get("sha256") is not None and all(
         one.data.get(name) == other.data.get(name) for name in ("sha256", "images")
@@ -152,7 +166,8 @@ def _change(name: str, one: Row | None, other: Row | None, before: Side, after: 
         images = [images_of(row, side.results, side.path) for row, side in ((one, before), (other, after))]
         figures = [(row.sha256, row.file_bytes, row.top1) for row in (one, other)]
         same = one.sha256 is not None and figures[0] == figures[1] and _same_images(before.results, after.results)
-        return Change(name, SAME if same else "", one, other, unpaired(one.top1, other.top1, *images))
+        lost = _NONE if same else unpaired(one.top1, other.top1, *images)
+        return Change(name, SAME if same else "", one, other, lost)
     held = [predictions_of(row, side.predictions, side.path) for row, side in ((one, before), (other, after))]
     assert held[0] is not None and held[1] is not None
     same = np.array_equal(held[0], held[1])
@@ -175,5 +190,8 @@ def _judged(each: Change, p: float) -> Change:
 def _floats(before: Side, after: Side, pairs: Pairs | None) -> Estimate:
     if pairs is not None and before.predictions is not None and after.predictions is not None:
         return pairs(before.predictions["float"], after.predictions["float"])
+    one, other = before.results, after.results
+    if _same_images(one, other) and _same_network(one, other):
+        return _NONE
     images = [images_of(None, side.results, side.path) for side in (before, after)]
     return unpaired(before.results.float_top1, after.results.float_top1, *images)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mobconv import architecture, archive, torchscript
+from mobconv import architecture, archive, misplaced, torchscript
 from mobconv.errors import InputError, UsageError
 from mobconv.preprocessing import Preprocessing
 
@@ -116,6 +116,7 @@ def load(path: Path, options: Options | None = None) -> Checkpoint:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     if not content:
         raise InputError(f"{path} is empty")
+    misplaced.refuse(path, "checkpoint", content)
     digest = hashlib.sha256(content).hexdigest()
     if path.suffix == ".safetensors":
         state, metadata = _read_safetensors(path, content)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mobconv import misplaced
 from mobconv.errors import InputError
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def _quiet() -> Iterator[None]:
 
 def _open(source: str, cache: str) -> Dataset:
     import datasets
+    from pyarrow import parquet
 
     path = Path(source)
     try:
@@ -95,6 +97,11 @@ def _open(source: str, cache: str) -> Dataset:
         elif path.exists():
             if path.suffix != ".parquet":
                 raise InputError(f"{source}: data is a .parquet file, a folder of images by class, or a hub name")
+            if not path.stat().st_size:
+                raise InputError(f"{source} is empty: 0 bytes")
+            misplaced.refuse(path, "parquet file")
+            if not parquet.read_metadata(path).num_rows:
+                raise InputError(f"{source}: no images in it, the table has no rows")
             found = datasets.load_dataset("parquet", data_files=str(path), cache_dir=cache)
         elif path.suffix or source.count("/") != 1 or source.startswith((".", "/")):
             raise InputError(f"{source}: no such file or folder")

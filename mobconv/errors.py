@@ -11,7 +11,8 @@
        `- LockedError           6   another process works in the output folder
 
 0 is success (rows that say `unsupported` included), 1 a gate that was not met, 130 an
-interruption (Ctrl-C), 143 a termination (SIGTERM); both clean up first.
+interruption (Ctrl-C), 143 a termination (SIGTERM); both clean up first. 141: whoever read the
+output is gone, as in `| head`.
 A message says what was wrong, in which file or cell, and what to do next.
 """
 

@@ -21,16 +21,19 @@ _PARTIAL = re.compile(r"\..+\.(\d+\.partial|partial-\d+|old-\d+)")
 _IN_THE_WAY = (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY, errno.ENAMETOOLONG)
 
 
+ELSEWHERE = "choose another folder with -o"
+
+
 @contextlib.contextmanager
-def output_errors(path: Path) -> Iterator[None]:
-    """Turn 'disk full' and 'not writable' below this into OutputError; other errors pass."""
+def output_errors(path: Path, instead: str = ELSEWHERE) -> Iterator[None]:
+    """Turn 'disk full' and 'not writable' below this into OutputError; other errors pass. instead: what to do next."""
     try:
         yield
     except OSError as error:
         if error.errno in FULL:
             raise OutputError(f"{path}: the disk is full; free some space and run the same command again") from error
         if error.errno in (*_REFUSED, *_IN_THE_WAY) or _cannot_be_made(path, error):
-            raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another folder with -o") from error
+            raise OutputError(f"{path}: cannot be written ({error.strerror}); {instead}") from error
         raise
 
 
@@ -52,14 +55,14 @@ def disk_full(error: BaseException) -> bool:
     return False
 
 
-def ensure_folder(path: Path) -> None:
+def ensure_folder(path: Path, instead: str = ELSEWHERE) -> None:
     """Make a folder now, so that what is in its way is said before the work. Raises OutputError."""
-    with output_errors(path):
+    with output_errors(path, instead):
         path.mkdir(parents=True, exist_ok=True)
 
 
 @contextlib.contextmanager
-def aside(path: Path, keep: bool = False) -> Iterator[Path]:
+def aside(path: Path, keep: bool = False, instead: str = ELSEWHERE) -> Iterator[Path]:
     """A path beside `path` to write to; renamed over it on success, removed on any failure.
 
     Works for files and folders: a file replaces a file, a folder a folder, and neither the other. keep: a folder that
@@ -67,7 +70,7 @@ def aside(path: Path, keep: bool = False) -> Iterator[Path]:
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with output_errors(path):
+        with output_errors(path, instead):
             path.parent.mkdir(parents=True, exist_ok=True)
             remove(partial)
             yield partial
@@ -99,9 +102,9 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, content: bytes | str) -> None:
+def write_whole(path: Path, content: bytes | str, instead: str = ELSEWHERE) -> None:
     """Write a file aside, then rename. Raises OutputError when the disk is full or not writable."""
-    with aside(path) as partial:
+    with aside(path, instead=instead) as partial:
         partial.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 

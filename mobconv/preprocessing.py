@@ -134,7 +134,10 @@ class Preprocessing:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Preprocessing:
-        """Raises InputError for what is missing, unknown or no number."""
+        """From mean, std and the rest; a bare number as mean or std holds for all channels.
+
+        Raises InputError for what is missing, unknown or no number.
+        """
         unknown = [key for key in value if key not in cls.__dataclass_fields__]
         if unknown:
             known = ", ".join(cls.__dataclass_fields__)
@@ -142,7 +145,7 @@ class Preprocessing:
             raise InputError(f"preprocessing has no {unknown[0]!r}{near}; it has {known}")
         held: dict[str, Any] = dict(value)
         try:
-            held["mean"], held["std"] = (tuple(float(v) for v in value[key]) for key in ("mean", "std"))
+            held["mean"], held["std"] = _for_each_channel(value["mean"], value["std"])
             if "range" in held:
                 held["range"] = tuple(float(v) for v in value["range"])
             if held.get("size") is not None:
@@ -151,7 +154,8 @@ class Preprocessing:
                 held["resize"] = int(value["resize"])
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
-                f"preprocessing needs lists of numbers under 'mean' and 'std', one a channel, got {dict(value)!r}"
+                f"preprocessing needs numbers under 'mean' and 'std', a list with one a channel or one for all, got "
+                f"{dict(value)!r}"
             ) from error
         made = cls(**held)
         low, high = made.range
@@ -161,6 +165,15 @@ class Preprocessing:
                 'in; for constants in units of pixels say "range": [0, 255] as well'
             )
         return made
+
+
+def _for_each_channel(mean: Any, std: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Both as tuples of one length; a bare number stands for as many as the other has. Raises TypeError, ValueError."""
+    if any(isinstance(each, str | bool) for each in (mean, std)):
+        raise TypeError("no number")
+    count = next((len(each) for each in (mean, std) if not isinstance(each, int | float)), 1)
+    first, second = ([each] * count if isinstance(each, int | float) else each for each in (mean, std))
+    return tuple(float(v) for v in first), tuple(float(v) for v in second)
 
 
 def raw(colour: Colour = "rgb", channels: int = 3) -> Preprocessing:

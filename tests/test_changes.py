@@ -80,8 +80,15 @@ def test_equal_predictions_are_the_same_and_equal_figures_are_noise():
 def test_without_predictions_only_the_same_file_on_the_same_images_is_the_same():
     before, after = (side(predicted=False) for _ in range(2))
     row = after.results.cells[0] = replace(after.results.cells[0], sha256="of another file")
-    found = verdicts(compare(before, after))
+    told = compare(before, after)
+    found = verdicts(told)
     assert found.pop(row.cell) == WITHIN_NOISE and {*found.values()} == {SAME}
+    for each in (told, *told.of(SAME)):  # nothing changed, so there is no noise
+        assert (each.lost.points, each.lost.low, each.lost.high, each.lost.p) == (0, 0, 0, 1)
+    assert told.of(WITHIN_NOISE)[0].lost.low < -1 < 1 < told.of(WITHIN_NOISE)[0].lost.high
+    retrained = side(predicted=False)
+    retrained.results.model["sha256"] = "of another checkpoint"
+    assert compare(before, retrained).lost.low < -1
     others = side(predicted=False, data={"sha256": "of other images"})
     assert {*verdicts(compare(before, others)).values()} == {WITHIN_NOISE}
 

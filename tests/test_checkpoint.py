@@ -68,8 +68,28 @@ class TestBrokenFiles:
         rewrite("net.pt", "net.pt", {"net/data.pkl": b"\x80\x02}q\x00(X\x08"})
         cli.refuses(3, "net.pt", "truncated, or no checkpoint", arguments=export("net.pt", *TINY))
 
-    def test_no_checkpoint_at_all(self, cli):
-        (cli.folder / "net.pth").write_text("<html>404 not found</html>")
+    @pytest.mark.parametrize("suffix", ["pt", "pth", "ckpt", "safetensors", "pt2"])
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "run `git lfs pull`"),
+            ("\n<html>404 not found</html>", "is a web page"),
+            (
+                "checkpoint: a.pt\ndata: b.parquet\n",
+                "is a text file (it begins with 'checkpoint: a.pt'), no checkpoint",
+            ),
+            ("é" * 5000, "is a text file"),
+        ],
+        ids=["lfs", "html", "yaml", "utf-8"],
+    )
+    def test_text(self, cli, suffix, text, said):
+        """`checkpoint: ...` also is the start of a pickle, of an op that imports `heckpoint: ...`."""
+        (cli.folder / f"net.{suffix}").write_text(text, encoding="utf-8")
+        told = cli.refuses(3, f"net.{suffix}", said, arguments=export(f"net.{suffix}", *TINY))
+        assert "--trust-pickle" not in told
+
+    def test_bytes_that_are_no_checkpoint(self, cli):
+        (cli.folder / "net.pth").write_bytes(b"\x00\xff" * 100)
         cli.refuses(3, "net.pth", "no checkpoint that torch.load reads", arguments=export("net.pth", *TINY))
 
     def test_a_zip_that_is_no_checkpoint(self, cli):
@@ -265,6 +285,13 @@ class TestPickles:
         (cli.folder / "net.pth").write_bytes(pickle.dumps(Planted(cli.folder / "ran"), protocol=2))
         cli.refuses(3, "net.pth", arguments=export("net.pth", *TINY))
         assert not (cli.folder / "ran").exists()
+
+    def test_code_in_a_pickle_of_letters_is_refused(self, cli):
+        content = pickle.dumps(Planted(cli.folder / "ran"), protocol=0)
+        assert content.isascii()
+        (cli.folder / "net.pth").write_bytes(content)
+        told = cli.refuses(3, "net.pth", arguments=export("net.pth", *TINY))
+        assert "text file" not in told and not (cli.folder / "ran").exists()
 
     def test_trusted_it_is_loaded_with_a_warning(self, cli, tiny):
         torch.save({"state_dict": tiny, "hook": Planted(cli.folder / "ran")}, "net.pt")

@@ -4,6 +4,7 @@ import time
 
 import datasets
 import numpy as np
+import pyarrow.parquet as parquet_of_pyarrow
 import pytest
 from PIL import Image
 from support import CHECKPOINT, DATA
@@ -84,7 +85,27 @@ def test_mixed_sizes(cli, artifact):
     refused(cli, artifact, "set.parquet", "images of 32x32 and 8x16", "resize")
 
 
-@pytest.mark.parametrize("kept", [0, 100, 50_000])
+def test_a_table_without_rows(cli, artifact):
+    """With a group of rows that is empty, as pyarrow and pandas write it."""
+    parquet_of_pyarrow.write_table(parquet_of_pyarrow.read_table(DATA).slice(0, 0), "set.parquet")
+    refused(cli, artifact, "set.parquet", "set.parquet: no images in it, the table has no rows")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "set.parquet is empty"),
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "run `git lfs pull`"),
+        ("<!DOCTYPE html><html>login</html>", "set.parquet is a web page"),
+        ("image,label\n", "set.parquet is a text file (it begins with 'image,label'), no parquet file"),
+    ],
+)
+def test_no_parquet_file_at_all(cli, artifact, text, said):
+    (cli.folder / "set.parquet").write_text(text)
+    refused(cli, artifact, "set.parquet", said)
+
+
+@pytest.mark.parametrize("kept", [100, 50_000])
 def test_truncated_parquet(cli, artifact, kept):
     (cli.folder / "set.parquet").write_bytes(DATA.read_bytes()[:kept])
     refused(cli, artifact, "set.parquet", "set.parquet: cannot be read as a data set")

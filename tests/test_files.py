@@ -71,6 +71,12 @@ def test_a_file_where_a_folder_should_be(tmp_path, below):
     assert names(tmp_path) == ["out"]
 
 
+def test_what_to_do_where_there_is_no_such_option(tmp_path):
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(OutputError, match=r"cannot be written \(.*\); name another file$"):
+        files.write_whole(tmp_path / "out" / "a.xml", "", "name another file")
+
+
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_a_full_disk(tmp_path, code):
     with pytest.raises(OutputError, match="the disk is full"), files.aside(tmp_path / "a.onnx") as partial:

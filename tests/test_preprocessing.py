@@ -67,10 +67,19 @@ def test_one_value_holds_for_all_channels():
         OWN.for_channels(1)
 
 
+def test_a_bare_number_holds_for_all_channels():
+    assert Preprocessing.from_json({"mean": 0.5, "std": 0.25}) == Preprocessing((0.5,), (0.25,))
+    both = Preprocessing((0.5, 0.4, 0.3), (0.25,) * 3)
+    assert Preprocessing.from_json({"mean": [0.5, 0.4, 0.3], "std": 0.25}) == both
+    assert Preprocessing.from_json({"mean": 0, "std": [1, 2]}) == Preprocessing((0.0, 0.0), (1.0, 2.0))
+
+
 @pytest.mark.parametrize(
     ("value", "said"),
     [
         ({"mean": [0, 0, 0]}, "'std'"),
+        ({"mean": "0.5", "std": 1}, "one for all, got"),
+        ({"mean": True, "std": 1}, "one for all, got"),
         ({"mean": [0], "std": [0]}, "above 0"),
         ({"mean": [0, 0], "std": [1]}, "one value per channel"),
         ({"mean": [0], "std": [1], "color": "bgr"}, "did you mean 'colour'"),

@@ -36,10 +36,15 @@ def get(name: str) -> Backend:
 def for_path(path: Path) -> Backend:
     """The backend whose suffix the artifact has. Raises InputError when there is none."""
     found = {get(name).suffix: name for name in names()}
-    suffix = path.name.rpartition(".")[2]
+    suffix = path.suffix.removeprefix(".")
     if suffix not in found:
         known = ", ".join(f".{known}" for known in found)
-        raise InputError(f"{path}: mobconv opens {known}, and a name that ends in .{suffix} is none of them")
+        if path.is_dir():
+            inside = sorted(each for each in path.iterdir() if each.suffix.removeprefix(".") in found)
+            example = f": {inside[0]}, for one" if inside else f", one of {known}"
+            raise InputError(f"{path} is a folder; name an artifact in it{example}")
+        ends = f"ends in .{suffix}" if suffix else "has no ending"
+        raise InputError(f"{path}: mobconv opens {known}, and a name that {ends} is none of them")
     return get(found[suffix])
 
 

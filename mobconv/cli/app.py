@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
@@ -20,7 +21,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     epilog="Exit codes: 0 fine, 1 gate not met, 2 wrong usage, recipe or budget, 3 bad input, 4 backend missing, "
-    "5 a cell failed, 6 cannot write, 130 interrupted, 143 terminated.",
+    "5 a cell failed, 6 cannot write, 130 interrupted, 141 nobody reads the output, 143 terminated.",
 )
 
 
@@ -53,6 +54,7 @@ app.command("backends")(backends.command)
 app.command("schema")(schema.command)
 
 INTERRUPTED = 130
+UNREAD = 141  # what shells see of a program that SIGPIPE ends
 TERMINATED = 143
 _FULL = "the disk is full; free some space and run the same command again"
 
@@ -66,7 +68,54 @@ def main() -> None:
     # they wait for from running. Less spinning costs nothing and spares stalls of a minute. Set before torch is there.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     memory.keep_freed()
-    sys.exit(run(sys.argv[1:]))
+    code = _until_unread(sys.argv[1:])
+    # what is left in the buffers, now: at exit the interpreter would tell a closed pipe as an error of its own
+    for stream in _streams():
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            code = code or UNREAD
+            _discard(stream)
+    sys.exit(code)
+
+
+def _until_unread(arguments: list[str]) -> int:
+    """`run`, ending quietly where whoever read the output is gone, as `| head` is: that is no failed command.
+
+    click and rich make SystemExit(1) of it, which here would say that a budget was not met.
+    """
+    before = [os.fstat(stream.fileno()) for stream in _streams()]
+    try:
+        return run(arguments)
+    except (BrokenPipeError, SystemExit) as error:
+        pipe = error if isinstance(error, BrokenPipeError) else error.__context__
+        if not isinstance(pipe, BrokenPipeError):
+            raise
+        unread = [stream for stream in _streams() if _unread(stream)]
+        if not unread and before == [os.fstat(stream.fileno()) for stream in _streams()]:  # else rich closed it itself
+            raise pipe from None  # of another program, such as a worker
+        for stream in unread:
+            _discard(stream)
+        return UNREAD
+
+
+def _streams() -> list[TextIO]:
+    """stdout and stderr, where the process was given them."""
+    return [stream for stream in (sys.stdout, sys.stderr) if stream is not None]
+
+
+def _unread(stream: TextIO) -> bool:
+    """Whether it is a pipe that nobody reads any more."""
+    asked = select.poll()
+    asked.register(stream, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in asked.poll(0))
+
+
+def _discard(stream: TextIO) -> None:
+    """Send what is still written there nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def run(arguments: list[str]) -> int:

@@ -17,6 +17,7 @@ def command(
     """Write what `mobconv check` holds later results against: top-1, bytes, hashes, and which images were right."""
     from mobconv import baseline, files
     from mobconv import results as rows
+    from mobconv.report.tables import plural
 
     path = results_file(results)
     found = rows.read(path)
@@ -24,5 +25,5 @@ def command(
     if predictions is None:
         say(f"{path.parent}: no predictions.npz; without it regressions are judged by their figures, noise or not")
     count = baseline.write(out, found, predictions)
-    say(f"{out}: {count} of {len(found.cells)} cells, {files.size(out) / 1000:.1f} kB")
+    say(f"{out}: {count} of {plural(len(found.cells), 'cell')}, {files.size(out) / 1000:.1f} kB")
     return 0

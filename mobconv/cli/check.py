@@ -51,9 +51,9 @@ def command(
     )
     report = gate.judge(limits, held, artifacts)
     if junit is not None:
-        _write(junit, verdicts.junit(report))
+        _write(junit, verdicts.junit(report), "--junit")
     if markdown is not None:
-        _write(markdown, verdicts.markdown(report))
+        _write(markdown, verdicts.markdown(report), "--markdown")
     notes = list(verdicts.workflow_commands(report)) if os.environ.get("GITHUB_ACTIONS") else []
     if as_json:
         print(json.dumps(verdicts.as_json(report), indent=1))
@@ -75,21 +75,22 @@ def _print(report: Report) -> None:
     from mobconv.report import verdicts
 
     out = render.console()
-    out.print(verdicts.table(report))
+    out.print(verdicts.table(report, out.width))
     for line in verdicts.legend(report):
         out.print(escape(line), style="dim")
     out.print(f"\n{verdicts.sentence(report)}")
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, text: str, option: str) -> None:
     """Whole or not at all; after what other commands of the step wrote, where it is a job's summary."""
     import os
 
     from mobconv import files
 
+    instead = f"name another file with {option}"
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if summary and path == Path(summary):
-        with files.output_errors(path), path.open("a", encoding="utf-8") as stream:
+        with files.output_errors(path, instead), path.open("a", encoding="utf-8") as stream:
             stream.write(text)
     else:
-        files.write_whole(path, text)
+        files.write_whole(path, text, instead)

@@ -67,10 +67,10 @@ def command(
     if as_json:
         print(json.dumps(found, indent=1))
         return 0
-    from mobconv.report.tables import size
+    from mobconv.report.tables import plural, size
 
     print(f"{artifact} ({found['cell'] or 'not made by mobconv'})")
-    print(f"  top-1    {right.top1 * 100:.2f} %  of {len(images)} images")
+    print(f"  top-1    {right.top1 * 100:.2f} %  of {plural(len(images), 'image')}")
     print(f"  top-5    {right.top5 * 100:.2f} %")
     print(f"  size     {size(files.size(artifact))}")
     print(f"  load     {load_ms:.0f} ms")

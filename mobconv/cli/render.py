@@ -16,7 +16,7 @@ from mobconv.report import tables
 from mobconv.results import FAILED, OK, Results, Row
 from mobconv.sweep import Watcher
 
-WIDE = 100  # columns that the whole table takes
+WIDE = 100  # columns that the whole table of `report A B` takes
 _PLAIN_WIDTH = 160  # tables in a log file are not folded at 80 columns
 
 
@@ -131,8 +131,9 @@ def watching(total: int, name: str) -> Iterator[_Counting]:
 def results(found: Results) -> None:
     """The table of a sweep, its cliffs and remarks, on stdout."""
     out = console()
-    out.print(rows(found.cells, narrow=out.width < WIDE))
-    for line in tables.legend(found):
+    columns = tables.fitting(found.cells, out.width)
+    out.print(rows(found.cells, columns))
+    for line in tables.legend(found, columns):
         out.print(escape(line), style="dim")
     if found.cliffs:
         out.print(f"\nCliffs (top-1 more than {found.cliffs[0].margin:g} points below the float baseline):")
@@ -150,20 +151,16 @@ def remarks(out: Console, lines: Sequence[str]) -> None:
         out.print(f"  {escape(line)}")
 
 
-def rows(cells: Sequence[Row], narrow: bool) -> Table:
+def rows(cells: Sequence[Row], columns: Sequence[tables.Column]) -> Table:
     """Rows as a table, backends apart, dim where unsupported and red where failed."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    columns = [column for column in tables.COLUMNS if not (narrow and column.extra)]
     for column in columns:
         table.add_column(column.title, justify="right" if column.figure else "left", no_wrap=True)
     for position, row in enumerate(cells):
         if position and cells[position - 1].backend != row.backend:
             table.add_row()
         style = {OK: "", FAILED: "red"}.get(row.status, "dim")
-        shown = [escape(column.show(row)) for column in columns]
-        if row.status != OK:
-            shown[1] = row.status
-        table.add_row(*shown, style=style)
+        table.add_row(*map(escape, tables.shown(row, columns)), style=style)
     return table
 
 

@@ -46,7 +46,7 @@ def command(
 def _page(path: Path, output: Path | None, plots: Path | None) -> None:
     from mobconv import files
     from mobconv import results as rows
-    from mobconv.report import digest, drawing, gallery, overview
+    from mobconv.report import digest, drawing, gallery, overview, tables
 
     drawing.require()
     found = rows.read(path)
@@ -54,12 +54,12 @@ def _page(path: Path, output: Path | None, plots: Path | None) -> None:
     told = digest.digest(found, rows.read_predictions(path, found), path)
     _writable(target)
     if plots is not None:
-        files.ensure_folder(plots)
+        files.ensure_folder(plots, "choose another folder with --plots")
     text = overview.html(told)
     files.write_whole(target, text)
     for note in found.notes:
         say(f"{found.model.get('path', path)}: {note}")
-    say(f"{target}: {len(found.cells)} cells, {len(text.encode()) / 1e3:,.0f} kB")
+    say(f"{target}: {tables.plural(len(found.cells), 'cell')}, {len(text.encode()) / 1e3:,.0f} kB")
     if plots is not None:
         say(f"{plots}: {gallery.write(told, plots)} plots")
 
@@ -81,7 +81,7 @@ def _compare(before: Path, after: Path, output: Path | None, as_json: bool) -> i
 
     from mobconv import changes, files
     from mobconv import results as rows
-    from mobconv.report import changed, drawing
+    from mobconv.report import changed, drawing, tables
 
     if output is not None:
         drawing.require("jinja2")
@@ -99,7 +99,7 @@ def _compare(before: Path, after: Path, output: Path | None, as_json: bool) -> i
     else:
         _print(told)
     if output is not None:
-        say(f"{output}: {len(told.cells)} cells")
+        say(f"{output}: {tables.plural(len(told.cells), 'cell')}")
     return 0
 
 

@@ -23,7 +23,7 @@ from mobconv.changes import (
 from mobconv.intervals import Estimate
 from mobconv.report import drawing, page, words
 from mobconv.report.page import Column, Line, Shown
-from mobconv.report.tables import size
+from mobconv.report.tables import plural, size
 
 _STYLE = {WORSE: "red", NOT_COMPARED: "yellow", BETTER: "green", ONLY_BEFORE: "dim", ONLY_AFTER: "dim"}
 TITLES = ("outcome", "cell", "top-1 %", "change", "95 % interval", "p", "size", "latency")
@@ -33,7 +33,7 @@ def sentence(found: Changes) -> str:
     """How many of each, in one line."""
     counts = {outcome: len(found.of(outcome)) for outcome in ORDER}
     told = [f"{count} {outcome}" for outcome, count in counts.items() if count or outcome in (WORSE, BETTER)]
-    return f"{len(found.cells)} cells: {', '.join(told)}"
+    return f"{plural(len(found.cells), 'cell')}: {', '.join(told)}"
 
 
 def legend(found: Changes) -> Iterator[str]:
@@ -48,14 +48,14 @@ def legend(found: Changes) -> Iterator[str]:
     )
     yield from found.notes
     if found.paired:
-        over = f"{found.groups:,} groups of images" if found.groups else "images"
+        over = f"{plural(found.groups, 'group')} of images" if found.groups else "images"
         how = f"paired bootstrap over {over}; p: McNemar's exact test"
     else:
         how = "unpaired, by Newcombe's formula; p: Fisher's exact test"
+    many = ": of so many, some intervals leave out 0 by chance" if found.tests > 1 else ""
     yield (
         f"change: points of top-1, B less A, with its 95 % interval ({how}). p is adjusted by Holm for "
-        f"{found.tests} comparisons: "
-        "of so many, some intervals leave out 0 by chance. better or worse: p at most 5 % and an interval "
+        f"{plural(found.tests, 'comparison')}{many}. better or worse: p at most 5 % and an interval "
         "without 0; the same: equal predictions of every image, or the same file. latency: each "
         "against its own fp32 file"
     )

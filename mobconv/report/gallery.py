@@ -10,6 +10,7 @@ from mobconv.files import write_whole
 from mobconv.report import charts, drawing, fronts, words
 from mobconv.report.digest import Digest, Panel
 from mobconv.report.style import DARK, LIGHT, Palette, Spec
+from mobconv.report.tables import plural
 
 
 def write(told: Digest, folder: Path) -> int:
@@ -55,7 +56,7 @@ def title(what: str, told: Digest, panel: Panel) -> str:
 
 
 def _of(told: Digest) -> str:
-    return f"{told.results.model.get('path', '')}, {told.results.data.get('images', 0):,} images"
+    return f"{told.results.model.get('path', '')}, {plural(told.results.data.get('images', 0), 'image')}"
 
 
 def _name(kind: str, panel: Panel, panels: tuple[Panel, ...], taken: set[str]) -> str:

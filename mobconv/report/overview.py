@@ -8,7 +8,7 @@ from typing import Any
 from mobconv.report import charts, drawing, fronts, page, style, words
 from mobconv.report.digest import FLOAT_SPEED, Choice, Digest, Measured, Panel, way
 from mobconv.report.page import Column, Line, Shown
-from mobconv.report.tables import size
+from mobconv.report.tables import plural, size
 from mobconv.results import OK, Row
 
 PLOTS = 12  # of a kind in one page: more than that nobody compares, and each takes a quarter of a second to draw
@@ -39,12 +39,12 @@ def html(told: Digest) -> str:
     backends = list(dict.fromkeys(row.backend for row in found.cells))
     return page.render(
         "report.html",
-        title=f"{model}: {len(found.cells)} cells",
+        title=f"{model}: {plural(len(found.cells), 'cell')}",
         heading=model,
         lead=(
-            f"{len(told.measured)} files in {len(backends)} format{'s' * (len(backends) != 1)} "
+            f"{plural(len(told.measured), 'file')} in {plural(len(backends), 'format')} "
             f"({words.joined(backends)}), "
-            f"each read back from disk and measured on {images:,} images of {source}."
+            f"each read back from disk and measured on {plural(images, 'image')} of {source}."
         ),
         notes=found.notes,
         tiles=_tiles(told),
@@ -130,7 +130,7 @@ def _tiles(told: Digest) -> list[dict[str, Any]]:
         _best(told, f"Smallest within {told.margin:g} points of float", [choice.within for choice in told.choices]),
         {
             "title": "Float top-1", "figure": f"{told.float_top1:.2f} %",
-            "lines": [f"the baseline, PyTorch, on {told.results.data.get('images', 0):,} images"],
+            "lines": [f"the baseline, PyTorch, on {plural(told.results.data.get('images', 0), 'image')}"],
         },
         {"title": "Cells", "figure": f"{counts[OK]} ok", "lines": [", ".join(rest)]},
     ]  # fmt: skip
@@ -263,10 +263,10 @@ def _facts(told: Digest) -> list[tuple[str, str]]:
     return [
         ("checkpoint", str(found.model.get("path", "-"))),
         ("its sha256", str(found.model.get("sha256", "-"))),
-        ("parameters", f"{parameters:,}, {weights:,} of them quantized" if _both(parameters, weights) else "-"),
-        ("data", f"{found.data.get('source', '-')}, {found.data.get('images', 0):,} images"),
+        ("parameters", f"{parameters:,}, {weights:,} of them quantizable" if _both(parameters, weights) else "-"),
+        ("data", f"{found.data.get('source', '-')}, {plural(found.data.get('images', 0), 'image')}"),
         ("its sha256", str(found.data.get("sha256", "-"))),
-        ("measured by", "; ".join(f"{count} files: {who}" for who, count in by.items())),
+        ("measured by", "; ".join(f"{plural(count, 'file')}: {who}" for who, count in by.items())),
         ("intervals", words.intervals(told)),
         ("size", "the whole artifact on disk; eff. bits: of a weight, with scales, tables and decoding ops"),
         ("latency", "one image on one thread, median, against the format's fp32 file; emulated files have none"),

@@ -13,12 +13,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from mobconv.gate import Report, Verdict
+from mobconv.report.tables import plural
 from mobconv.rules import MET, NOT_JUDGED, NOT_MET, WITHIN_NOISE
 
 TITLES = ("verdict", "cell", "rule", "figure", "limit", "why")
 WHOLE = "(results)"  # in place of a cell, where the results as a whole are judged
 _STYLE = {NOT_MET: "red", WITHIN_NOISE: "yellow", NOT_JUDGED: "dim", MET: ""}
 _BOUND = {"max": "at most ", "min": "at least "}
+_LEAST = 24  # characters of a line that a reason needs
+_GAP = 2
 # what XML 1.0 cannot hold, not even escaped
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -65,10 +68,10 @@ def sentence(report: Report) -> str:
     counts = {outcome: len(report.of(outcome)) for outcome in (NOT_MET, WITHIN_NOISE, NOT_JUDGED)}
     others = [f"{count} {outcome}" for outcome, count in counts.items() if count and outcome != NOT_MET]
     told = f" ({', '.join(others)})" if others else ""
-    total = len(report.verdicts)
+    total = plural(len(report.verdicts), "verdict")
     if report.met:
-        return f"The budget is met: {total} verdict{'s' * (total > 1)}{told}."
-    return f"The budget is not met: {counts[NOT_MET]} of {total} verdict{'s' * (total > 1)} failed{told}."
+        return f"The budget is met: {total}{told}."
+    return f"The budget is not met: {counts[NOT_MET]} of {total} failed{told}."
 
 
 def failures(report: Report) -> str:
@@ -81,8 +84,8 @@ def legend(report: Report) -> Iterator[str]:
     """How to read the table, and what else there is to know."""
     paired = [verdict.interval for verdict in report.verdicts if verdict.interval is not None]
     if paired:
-        groups, images = paired[0].groups, f"{report.images:,} images"
-        drawn = images if groups == report.images else f"{groups:,} groups of the {images}"
+        groups, images = paired[0].groups, plural(report.images, "image")
+        drawn = images if groups == report.images else f"{plural(groups, 'group')} of the {images}"
         yield f"95 % intervals by paired bootstrap over {drawn}; a drop fails where all of it is above the limit"
     yield from report.notes
 
@@ -92,13 +95,18 @@ def _cells(verdict: Verdict) -> tuple[str, ...]:
     return verdict.outcome, *shown
 
 
-def table(report: Report) -> Table:
-    """Every verdict, a row each."""
+def table(report: Report, width: int) -> Table:
+    """Every verdict, a row each; rule, figure, limit and why are one column where they have no room side by side."""
+    rows = [_cells(verdict) for verdict in report.verdicts]
+    whole = [max(map(len, column)) for column in zip(TITLES, *rows, strict=True)]
+    beside = sum(whole[:-1]) + min(whole[-1], _LEAST) + _GAP * (len(whole) - 1) <= width
+    titles = TITLES if beside else (*TITLES[:2], "rule, figure and limit")
     made = Table(box=None, pad_edge=False, header_style="bold")
-    for title in TITLES:
-        made.add_column(title, overflow="fold", no_wrap=title in ("verdict", "rule"))
-    for verdict in report.verdicts:
-        made.add_row(*map(escape, _cells(verdict)), style=_STYLE[verdict.outcome])
+    for title in titles:
+        made.add_column(title, overflow="fold", no_wrap=title not in (titles[-1], "figure", "limit"))
+    for verdict, row in zip(report.verdicts, rows, strict=True):
+        shown = row if beside else (*row[:2], line(verdict))
+        made.add_row(*map(escape, shown), style=_STYLE[verdict.outcome])
     return made
 
 

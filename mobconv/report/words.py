@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mobconv.report.charts import interval
 from mobconv.report.digest import Digest, Measured, Panel, cliff_words, modes
 from mobconv.report.style import mode_name
-from mobconv.report.tables import size
+from mobconv.report.tables import plural, size
 from mobconv.results import FAILED, OK, UNSUPPORTED, Row
 
 VERIFIED = {
@@ -45,10 +45,10 @@ def counts(rows: Sequence[Row]) -> dict[str, int]:
 def intervals(told: Digest) -> str:
     """What the 95 % intervals are."""
     if told.paired:
-        over = f"{told.groups:,} groups" if told.groups else "images"
+        over = plural(told.groups, "group") if told.groups else "images"
         return (
             "95 % intervals are of the difference to the float baseline, paired image by image (bootstrap over "
-            f"{over} of the {told.results.data['images']:,} images)."
+            f"{over} of the {plural(told.results.data['images'], 'image')})."
         )
     return (
         "There is no predictions.npz beside the results, so 95 % intervals are unpaired: of top-1 alone by Wilson's "

@@ -163,6 +163,34 @@ def test_layer_rules(folder):
     assert found[WEIGHTS["second"]].reason == ""
 
 
+_FLOATS = [{"match": f"{name}.*", "keep": "fp32"} for name in ("first", "pointwise")]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "layers", "encoding"),
+    [
+        # few weights have codes, so filters are no small part of them, and none lies in XNNPACK's types
+        ("w4-kmeans", [*_FLOATS, {"match": "stem.*", "bits": 8}], "lookup table 256 x float32, 8-bit codes"),
+        ("w4-linear", [*_FLOATS, {"match": "stem.*", "bits": 8}], "affine int8 per channel"),
+        ("w4-linear", [{"match": "stem.*", "bits": 8}], "affine int8 per channel"),
+    ],
+)
+def test_filters_that_a_layer_rule_widens(folder, scheme, layers, encoding):
+    found = by_size(judged(audited(vendor.ours(f"tflite/{scheme}", folder, layers=layers)[0]), 4))
+    assert found[WEIGHTS["stem"]].encoding == encoding
+    assert found[WEIGHTS["stem"]].reason == "a layer rule of the recipe keeps it at 8 bits"
+    beside = found[WEIGHTS["depthwise"]]
+    assert ("XNNPACK convolves" in beside.reason) == (layers[0]["match"] == "stem.*")
+    assert beside.stored == (8 if layers[0]["match"] == "stem.*" else 4)
+
+
+@pytest.mark.parametrize("scheme", ["w4-kmeans", "w2-kmeans-oc16", "w1-linear", "w1-symmetric", "w3-symmetric"])
+def test_wider_types_at_every_kind_of_codes(folder, scheme):
+    found = by_size(judged(audited(vendor.ours(f"tflite/{scheme}", folder)[0]), int(scheme[1])))
+    for weights in WIDE:
+        assert "XNNPACK convolves with constants" in found[weights].reason, found[weights]
+
+
 def test_weight_bytes_are_about_those_that_encode_counts(folder):
     """Both count ops; alignment, and what all weights share, is a weight's to `encode` only."""
     for scheme in ("fp32", "w8-linear", "w5-linear", "w4-kmeans"):

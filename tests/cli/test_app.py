@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from support import CHECKPOINT, DATA, leftovers
@@ -16,6 +17,7 @@ HEAVY = (
     "torch numpy pydantic rich yaml coremltools onnx onnxruntime onnxscript litert_torch ai_edge_litert datasets PIL "
     "safetensors scipy"
 )
+DEMO = Path(__file__).parents[2] / "docs" / "demo-results.json"
 COMMANDS = ("export", "evaluate", "compare", "sweep", "check", "baseline", "inspect", "backends")
 
 
@@ -41,7 +43,16 @@ def test_help_names_every_command_and_code(cli):
     code, out, _ = cli("--help")
     assert code == 0 and all(command in out for command in COMMANDS)
     flat = " ".join(out.split())
-    for meaning in ("0 fine", "2 wrong usage", "3 bad input", "4 backend", "6 cannot write", "130 interrupted", "143"):
+    for meaning in (
+        "0 fine",
+        "2 wrong usage",
+        "3 bad input",
+        "4 backend",
+        "6 cannot write",
+        "130 interrupted",
+        "141",
+        "143",
+    ):
         assert meaning in flat
 
 
@@ -125,6 +136,49 @@ def test_our_own_mistakes_are_not_hidden(cli, monkeypatch):
         cli("backends")
 
 
+_RUN = "from mobconv.cli.app import main; main()"
+
+
+def _unread(arguments, both, code=_RUN):
+    """The command with an output that nobody reads; `both`: nor its messages."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        return subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            stdout=writer,
+            stderr=writer if both else subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    finally:
+        os.close(writer)
+
+
+@pytest.mark.parametrize("both", [False, True], ids=["stdout", "both"])
+@pytest.mark.parametrize("arguments", [["--help"], ["schema", "recipe"], ["report", DEMO, DEMO]], ids=lambda a: a[0])
+def test_nobody_reads_the_output(arguments, both):
+    """Help (by rich), print and a table of rich's: each has its own way to fail, all with exit code 1."""
+    found = _unread([str(each) for each in arguments], both)
+    assert found.returncode == 141 and not found.stderr
+
+
+def test_nobody_reads_an_error():
+    assert _unread(["exprot"], both=True).returncode == 141
+    found = _unread(["exprot"], both=False)
+    assert found.returncode == 2 and "No such command 'exprot'" in found.stderr
+
+
+def test_the_pipe_of_another_program_is_an_error():
+    fails = (
+        "import mobconv.backends as b\ndef names(): raise BrokenPipeError(32, 'the worker is gone')\nb.names = names\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", fails + _RUN, "backends"], capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 1 and "BrokenPipeError: [Errno 32] the worker is gone" in found.stderr
+
+
 def test_backends(cli):
     code, out, _ = cli("backends")
     assert code == 0 and all(name in out for name in ("onnx", "tflite", "coreml", ".mlpackage", ".mlmodel"))
@@ -132,6 +186,20 @@ def test_backends(cli):
     found = {entry["backend"]: entry for entry in json.loads(out)}
     assert code == 0 and list(found) == ["onnx", "tflite", "coreml", "coreml-mlmodel"]
     assert found["onnx"]["missing"] is None and found["onnx"]["stored_bits"]["kmeans"]["3"] == 3
+
+
+@pytest.mark.parametrize("command", [["inspect"], ["evaluate", "--data", DATA]], ids=lambda command: command[0])
+def test_a_folder_in_place_of_an_artifact(cli, command):
+    """Sweeps call a folder `onnx`."""
+    (cli.folder / "out" / "onnx").mkdir(parents=True)
+    cli.refuses(3, "out/onnx is a folder; name an artifact in it, one of .onnx", arguments=[*command, "out/onnx"])
+    (cli.folder / "out" / "tflite").mkdir()
+    (cli.folder / "out" / "tflite" / "fp32.tflite").touch()
+    code, _, err = cli(*command, "out/tflite")
+    assert code == 3 and "name an artifact in it: out/tflite/fp32.tflite, for one" in err
+    (cli.folder / "weights").touch()
+    code, _, err = cli(*command, "weights")
+    assert code == 3 and "a name that has no ending is none of them" in err
 
 
 class TestOutput:

@@ -56,6 +56,12 @@ def test_met(check):
     assert "paired bootstrap over" in out
 
 
+@pytest.mark.parametrize("option", ["--junit", "--markdown"])
+def test_a_file_that_cannot_be_written(check, option):
+    code, _, err = check(MET, option, "budget.yaml/below.xml")
+    assert code == 6 and f"cannot be written (File exists); name another file with {option}" in err
+
+
 def test_not_met(check, cli):
     """The sweep's images are of few scans: an interval over scans, not images, is what is judged."""
     code, out, err = check(NOT_MET)

@@ -93,7 +93,19 @@ def test_results_of_one_float_file(cli, changed):
     assert "safetensors: no more than guessing\n" in err
     assert '<p role="note"><strong>Note:</strong> no more than guessing.</p>' in page
     assert 'id="size"' in page and 'id="cliff"' not in page and 'id="losses"' not in page
+    assert "1 cell</title>" in page and "1 file in 1 format " in page
+    assert "of them quantizable" in page
     assert "1 ok" in page and "Smallest within 5 points of float" in page
+
+
+def test_two_results_of_one_cell(cli, changed):
+    def one(content):
+        content["cells"] = content["cells"][:1]
+
+    code, out, _ = cli("report", changed(one), changed(one))
+    assert code == 0 and out.splitlines()[-1] == "1 cell: 0 worse, 0 better, 1 the same"
+    flat = " ".join(out.split())
+    assert "adjusted by Holm for 1 comparison. better or worse" in flat and "+0.00 to +0.00" in flat
 
 
 def test_files_that_are_none(cli):
@@ -170,7 +182,7 @@ def test_other_networks_and_other_images_are_told(cli, changed):
     other = changed(lambda content: content["data"].update(sha256="0" * 64, source="others.parquet"))
     code, out, _ = cli("report", DEMO, other)
     assert code == 0
-    assert "OTHER IMAGES: 2000 images of digits-test.parquet (A) and 2000 images of others.parquet (B)" in out
+    assert "OTHER IMAGES: 2,000 images of digits-test.parquet (A) and 2,000 images of others.parquet (B)" in out
 
 
 @pytest.mark.slow

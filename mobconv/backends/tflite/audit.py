@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mobconv.audit import OTHER, PROGRAM, SHARED, Audit, TensorAudit, cell_of, explained, threshold
 from mobconv.backends.tally import CODE, REST, SCALE, TABLE, ZERO, Leaf, Site, Step, Tally, rest
 from mobconv.backends.tflite import runner
@@ -66,7 +68,7 @@ def audit(path: Path) -> Audit:
     ]
     left = len(data) - sum(tensor.bytes for tensor in tensors) - sum(count for _, count in known)
     found = Audit(path, "TFLite", len(data), tuple(tensors), rest([*known, (PROGRAM, left)], path), record)
-    return explained(found, _why(found))
+    return explained(found, _why(found, reader.distinct))
 
 
 class _Reader:
@@ -76,6 +78,8 @@ class _Reader:
         from ai_edge_litert import schema_py_generated as schema
 
         self.tally = Tally()
+        self._places: dict[Any, slice] = {}  # key of a leaf -> its bytes
+        self._weights: dict[str, str] = {}  # what an op gives -> the weight it reads
         self._data = data
         self._model = schema.Model.GetRootAs(data, 0)
         self._kinds = {value: name.lower() for name, value in vars(schema.TensorType).items() if name.isupper()}
@@ -102,6 +106,7 @@ class _Reader:
         digits = "".join(filter(str.isdigit, kind.partition("_")[0]))
         bits = int(digits) if digits else 8
         name = (tensor.Name() or b"").decode(errors="replace")
+        self._places[where] = slice(where[0], sum(where))
         used = WORD_BITS if kind == "int16" else 0
         leaf = Leaf(where, name, _shape(tensor), kind, bits, where[1], used=used)
         parameters = tensor.Quantization()
@@ -123,6 +128,21 @@ class _Reader:
                 inputs.append((f"{key}r{slot}", REST))
         inputs += self._blocks(key, parameters)
         self.tally.steps[key] = Step(("quantized", key), "quantized", tuple(inputs), shape=_shape(tensor))
+
+    def distinct(self, tensor: TensorAudit) -> int:
+        """How many different values lie in the INT8 or FLOAT16 of a weight without a name, as ours are; else 0."""
+        waiting, seen = [self._weights.get(tensor.name, "")], set()
+        while waiting:
+            name = waiting.pop()
+            if name in seen:
+                continue
+            seen.add(name)
+            leaf = self.tally.leaves.get(name)
+            if leaf is not None and leaf.count == tensor.weights:
+                kind = np.uint16 if tensor.is_float else np.uint8
+                return len(np.unique(np.frombuffer(self._data[self._places[leaf.key]], kind)))
+            waiting += [each for each, _ in self.tally.steps[name].inputs] if name in self.tally.steps else []
+        return 0
 
     def _blocks(self, key: str, parameters: Any) -> list[tuple[str, str]]:
         """Scales and zero points of blocks are tensors of their own, named by number."""
@@ -164,7 +184,9 @@ class _Reader:
             if position < len(inputs) and inputs[position]:
                 name = (tensors[outputs[0]].Name() or b"").decode(errors="replace") if outputs else ""
                 shape = _shape(tensors[op.Inputs(position)])
-                self.tally.add(Site(inputs[position], "", word, name or f"op {number} ({kind})", shape=shape))
+                name = name or f"op {number} ({kind})"
+                self._weights[name] = inputs[position]
+                self.tally.add(Site(inputs[position], "", word, name, shape=shape))
 
     def _roles(self, kind: str, inputs: list[str], tensors: list[Any]) -> list[str]:
         roles = list(_ROLES.get(kind, ()))
@@ -200,7 +222,7 @@ def _count(tensor: Any) -> int:
     return found
 
 
-def _why(found: Audit) -> Callable[[TensorAudit], str]:
+def _why(found: Audit, distinct: Callable[[TensorAudit], int]) -> Callable[[TensorAudit], str]:
     """What our own files and the vendors' tools leave in wider types."""
     cell = cell_of(found)
     quantized = [tensor.stored for tensor in found.tensors if not tensor.is_float]
@@ -211,10 +233,21 @@ def _why(found: Audit) -> Callable[[TensorAudit], str]:
 
     def why(tensor: TensorAudit) -> str:
         if cell is not None and cell.scheme.mode is not None and cell.storage is Storage.PACKED:
-            wide = len(tensor.shape) == 4 and tensor.shape[1:3] != (1, 1)
-            return _WIDE if wide and tensor.stored in (8, 16) and tensor.stored > cell.scheme.bits else ""
+            return _WIDE if _as_xnnpack_takes_it(tensor, cell.scheme.bits, distinct) else ""
         if narrow < 8 and tensor.op in _FEW_OPS and tensor.stored > narrow:
             return f"ai-edge-quantizer has no {narrow:g}-bit {tensor.op}: its policy leaves these as they are"
         return small(tensor)
 
     return why
+
+
+def _as_xnnpack_takes_it(tensor: TensorAudit, bits: int, distinct: Callable[[TensorAudit], int]) -> bool:
+    """Whether a filter of so many bits lies in a wider type, as `encode` does it; else a layer rule asked for the type.
+
+    The values are those of the narrow codes: in INT8 the codes themselves, in FLOAT16 what a table has for a channel.
+    """
+    if len(tensor.shape) != 4 or tensor.shape[1:3] == (1, 1) or tensor.stored <= bits:
+        return False
+    if tensor.encoding == "float16":
+        return distinct(tensor) <= (1 << bits) * max(tensor.shape[0], tensor.shape[-1])
+    return tensor.encoding.startswith(("affine int8", "symmetric int8")) and distinct(tensor) <= 1 << bits
