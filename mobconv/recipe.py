@@ -109,8 +109,8 @@ def _raw(value: Any) -> Any:
 class PreprocessingSpec(_Strict):
     """What happens to pixels before the network; see mobconv.preprocessing."""
 
-    mean: list[float] = Field(description="one a channel or one for all, in the units of `range`")
-    std: list[float] = Field(description="one a channel or one for all, in the units of `range`")
+    mean: list[float] | float = Field(description="one a channel or one for all, in the units of `range`")
+    std: list[float] | float = Field(description="one a channel or one for all, in the units of `range`")
     range: list[float] = Field(default=[0.0, 1.0], description="what pixels of 0 and 255 are mapped onto first")
     colour: Literal["rgb", "bgr"] = Field(default="rgb", description="order of the network's channels")
     size: list[int] | None = Field(default=None, description="height and width that images are cut to")

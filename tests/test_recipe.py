@@ -198,3 +198,9 @@ def test_paths_are_relative_to_the_recipe(tmp_path):
     assert found.data == str(tmp_path / "sub" / "set.parquet")
     (tmp_path / "sub" / "job.yaml").write_text(text.format("owner/set"))
     assert recipe.load(tmp_path / "sub" / "job.yaml", ["onnx"]).data == "owner/set"
+
+
+def test_one_number_of_mean_and_std_holds_for_all_channels(tmp_path):
+    (tmp_path / "job.yaml").write_text(GOOD + "preprocessing: {mean: 0.5, std: [0.25]}\n")
+    found = recipe.preprocessing_of(recipe.load(tmp_path / "job.yaml", ["onnx"]))
+    assert found.for_channels(3).mean == (0.5,) * 3 and found.for_channels(3).std == (0.25,) * 3

@@ -119,7 +119,7 @@ class Sweep:
         """The float baseline; with workers, templates at the same time."""
         tasks = [Task((Prepare(team.shared),)), *(self._conversions(wanted) if team.shared else ())]
         if team.shared:
-            self.watcher.stage(f"float baseline and {len(tasks) - 1} conversions, {team.told}")
+            self.watcher.stage(f"float baseline and {plural(tasks[1:], 'conversion')}, {team.told}")
         found: Network | None = None
         for part, came in team.run(tasks):
             if isinstance(part, Prepare):
