@@ -17,7 +17,7 @@ from mobconv import backends
 # What lies above a sweep, or beside it, and has no part in a cell; tests/sweep/test_sources.py holds it to that.
 ABOVE = {
     "cli", "exporting.py", "report", "comparison.py", "gate.py", "rules.py", "compare", "probe.py", "advice.py",
-    "paired.py", "baseline.py", "mistakes.py", "budget.py", "changes.py", "intervals.py",
+    "paired.py", "baseline.py", "mistakes.py", "diagnosis.py", "budget.py", "changes.py", "intervals.py",
 }  # fmt: skip
 _ROOT = Path(backends.__file__).parents[1]
 
