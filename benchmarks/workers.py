@@ -3,7 +3,7 @@
 Each sweep is a process of its own with an empty folder, started in turn with the others: wall time includes its own
 workers' start and imports. The cluster's scheduler and workers run before, as a cluster's do; a first sweep that is not
 counted lets them import what they need. Latency is taken alone on both sides, which no worker shortens.
-Rows, predictions and artifacts of all three must be equal, timings aside; a difference ends the benchmark.
+Rows and artifacts of all three must be equal, timings aside; a difference ends the benchmark.
 """
 
 from __future__ import annotations

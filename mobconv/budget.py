@@ -20,7 +20,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic.fields import FieldInfo
 
 from mobconv.errors import InputError, UsageError, did_you_mean
-from mobconv.recipe import expand, one_or_many
+from mobconv.recipe import expand, one_or_many, twice
 
 UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _FIGURE = re.compile(r"([+-]?(?:\d+(?:\.\d*)?|\.\d+))\s*([A-Za-z%]*)")
@@ -315,16 +315,10 @@ def _entry(position: int, lines: tuple[int, ...]) -> str:
 
 
 def _twice(root: yaml.MappingNode, entries: list[yaml.Node], lines: tuple[int, ...]) -> Iterator[str]:
-    """Keys that stand twice: YAML takes the last in silence."""
+    """Keys that stand twice, and where."""
     places = [("", root), *((f"{_entry(i, lines)}, ", node) for i, node in enumerate(entries))]
     for place, node in places:
-        seen: dict[str, int] = {}
-        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-            line = key.start_mark.line + 1
-            name = str(key.value)
-            if name in seen:
-                yield f"{place}{name}: given twice, in lines {seen[name]} and {line}"
-            seen[name] = line
+        yield from (f"{place}{found}" for found in twice(node))
 
 
 def _again(entries: list[Entry], lines: tuple[int, ...]) -> Iterator[str]:

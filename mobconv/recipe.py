@@ -267,15 +267,15 @@ def load(path: Path, backends: Sequence[str]) -> Recipe:
     """
     try:
         text = path.read_text()
-        content, twice = yaml.safe_load(text), list(_twice(yaml.compose(text, yaml.SafeLoader)))
+        content, repeated = yaml.safe_load(text), list(_all_twice(yaml.compose(text, yaml.SafeLoader)))
     except FileNotFoundError:
         raise InputError(f"{path}: no such recipe") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
     except yaml.YAMLError as error:
         raise UsageError(f"{path} is not YAML: {error}{_unquoted(error)}") from error
-    if twice:
-        raise UsageError(f"{path}: {'; '.join(twice)}")
+    if repeated:
+        raise UsageError(f"{path}: {'; '.join(repeated)}")
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise UsageError(f"{path}: a recipe is a list of `key: value` lines, beginning with checkpoint and data")
     try:
@@ -298,19 +298,22 @@ def load(path: Path, backends: Sequence[str]) -> Recipe:
     return recipe.model_copy(update={"checkpoint": base / recipe.checkpoint, "data": data})
 
 
-def _twice(node: yaml.Node | None) -> Iterator[str]:
-    """Keys that stand twice: YAML takes the last in silence."""
-    if isinstance(node, yaml.MappingNode):
-        seen: dict[str, int] = {}
-        for key, value in node.value:
-            name, line = str(key.value), key.start_mark.line + 1
-            if name in seen:
-                yield f"{name}: given twice, in lines {seen[name]} and {line}"
-            seen[name] = line
-            yield from _twice(value)
-    elif isinstance(node, yaml.SequenceNode):
+def twice(node: yaml.Node | None) -> Iterator[str]:
+    """Keys of a mapping that stand twice: YAML takes the last in silence."""
+    seen: dict[str, int] = {}
+    for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+        name, line = str(key.value), key.start_mark.line + 1
+        if name in seen:
+            yield f"{name}: given twice, in lines {seen[name]} and {line}"
+        seen[name] = line
+
+
+def _all_twice(node: yaml.Node | None) -> Iterator[str]:
+    """The same in all that a node holds."""
+    yield from twice(node)
+    if isinstance(node, yaml.CollectionNode):
         for each in node.value:
-            yield from _twice(each)
+            yield from _all_twice(each[1] if isinstance(each, tuple) else each)
 
 
 def _unquoted(error: yaml.YAMLError) -> str:

@@ -84,7 +84,7 @@ def _until_unread(arguments: list[str]) -> int:
 
     click and rich make SystemExit(1) of it, which here would say that a budget was not met.
     """
-    before = [os.fstat(stream.fileno()) for stream in _streams()]
+    before = _targets()
     try:
         return run(arguments)
     except (BrokenPipeError, SystemExit) as error:
@@ -92,7 +92,7 @@ def _until_unread(arguments: list[str]) -> int:
         if not isinstance(pipe, BrokenPipeError):
             raise
         unread = [stream for stream in _streams() if _unread(stream)]
-        if not unread and before == [os.fstat(stream.fileno()) for stream in _streams()]:  # else rich closed it itself
+        if not unread and before == _targets():  # else rich closed it itself
             raise pipe from None  # of another program, such as a worker
         for stream in unread:
             _discard(stream)
@@ -102,6 +102,12 @@ def _until_unread(arguments: list[str]) -> int:
 def _streams() -> list[TextIO]:
     """stdout and stderr, where the process was given them."""
     return [stream for stream in (sys.stdout, sys.stderr) if stream is not None]
+
+
+def _targets() -> list[tuple[int, int]]:
+    """Where they lead: a file that was written to meanwhile is the same."""
+    found = [os.fstat(stream.fileno()) for stream in _streams()]
+    return [(each.st_dev, each.st_ino) for each in found]
 
 
 def _unread(stream: TextIO) -> bool:

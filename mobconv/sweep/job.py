@@ -74,8 +74,3 @@ class Watcher:
 
     def row(self, row: Row) -> None:
         """A cell is done, or cannot be."""
-
-
-def plural(names: Sequence[object], noun: str) -> str:
-    """'1 cell', '2 cells'."""
-    return f"{len(names)} {noun}{'' if len(names) == 1 else 's'}"

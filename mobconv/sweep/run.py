@@ -14,7 +14,7 @@ from mobconv.results import FAILED, OK, UNSUPPORTED, Results, Row
 from mobconv.schemes import Cell, Compute
 from mobconv.sweep import keys, workers
 from mobconv.sweep.bench import Bench
-from mobconv.sweep.job import Job, Watcher, plural
+from mobconv.sweep.job import Job, Watcher
 from mobconv.sweep.store import Network, Record, Store
 from mobconv.sweep.tasks import Convert, Make, Prepare, Task, Time
 from mobconv.sweep.workers import Team
@@ -100,14 +100,15 @@ class Sweep:
         lost = [cell.name for cell in stale if cell.name in there]
         if lost:
             self.watcher.note(
-                f"rows of {plural(lost, 'other cell')} do not hold any more and are left out: {_some(lost)}. What they "
-                "were made of has changed; without --only they are made anew"
+                f"rows of {tables.plural(len(lost), 'other cell')} do not hold any more and are left out: "
+                f"{_some(lost)}. What they were made of has changed; without --only they are made anew"
             )
         known = {cell.name for cell in self.plan.cells()}
         others = [name for name in there if name not in known]
         if others:
             self.watcher.note(
-                f"{self.out} has {plural(others, 'file')} of another recipe, in no row of these: {_some(others)}"
+                f"{self.out} has {tables.plural(len(others), 'file')} of another recipe, in no row of these: "
+                f"{_some(others)}"
             )
 
     def _team(self, bench: Bench) -> AbstractContextManager[Team]:
@@ -119,7 +120,7 @@ class Sweep:
         """The float baseline; with workers, templates at the same time."""
         tasks = [Task((Prepare(team.shared),)), *(self._conversions(wanted) if team.shared else ())]
         if team.shared:
-            self.watcher.stage(f"float baseline and {plural(tasks[1:], 'conversion')}, {team.told}")
+            self.watcher.stage(f"float baseline and {tables.plural(len(tasks) - 1, 'conversion')}, {team.told}")
         found: Network | None = None
         for part, came in team.run(tasks):
             if isinstance(part, Prepare):

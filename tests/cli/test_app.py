@@ -179,6 +179,23 @@ def test_the_pipe_of_another_program_is_an_error():
     assert found.returncode == 1 and "BrokenPipeError: [Errno 32] the worker is gone" in found.stderr
 
 
+def test_so_it_is_where_a_file_took_the_output(tmp_path):
+    fails = (
+        "import mobconv.backends as b\ndef names():\n print('begun', flush=True)\n"
+        " raise BrokenPipeError(32, 'the worker is gone')\nb.names = names\n"
+    )
+    with (tmp_path / "out.txt").open("w") as stdout:
+        found = subprocess.run(
+            [sys.executable, "-c", fails + _RUN, "backends"],
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert found.returncode == 1 and "the worker is gone" in found.stderr
+    assert (tmp_path / "out.txt").read_text() == "begun\n"
+
+
 def test_backends(cli):
     code, out, _ = cli("backends")
     assert code == 0 and all(name in out for name in ("onnx", "tflite", "coreml", ".mlpackage", ".mlmodel"))
