@@ -25,15 +25,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mobconv import memory
+from mobconv.common import memory
 
 # As the command line does (mobconv/cli/app.py), and before torch is loaded: both sides of every ratio get it.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 memory.keep_freed()
 
 if TYPE_CHECKING:
-    from mobconv.checkpoint import Checkpoint
-    from mobconv.data import Images
+    from mobconv.data.labelled import Images
+    from mobconv.model.checkpoint import Checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 FIXTURES = ROOT / "fixtures"
@@ -236,15 +236,15 @@ class Options:
 
     def load(self, input_shape: tuple[int, ...] | None = None) -> Checkpoint:
         """The trained network, for another input shape than its own if one is given."""
-        from mobconv import checkpoint
+        from mobconv.model import checkpoint
 
         return checkpoint.load(self.checkpoint, checkpoint.Options(input_shape=input_shape))
 
     def images(self) -> Images:
         """Test images: all 2,000, with --quick the first 200."""
-        from mobconv import data
+        from mobconv.data import labelled
 
-        return data.load(str(self.data), 200 if self.quick else None)
+        return labelled.load(str(self.data), 200 if self.quick else None)
 
     @property
     def subject(self) -> str:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import common
 import numpy as np
 
-from mobconv import backends, templates
+from mobconv import backends
+from mobconv.pipeline import templates
 from mobconv.schemes import Compute
 
 if TYPE_CHECKING:

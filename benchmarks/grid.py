@@ -21,8 +21,9 @@ import with_ai_edge
 import with_coremltools
 import with_onnxruntime
 
-from mobconv import backends, sweep, templates
-from mobconv.checkpoint import Checkpoint
+from mobconv import backends, sweep
+from mobconv.model.checkpoint import Checkpoint
+from mobconv.pipeline import templates
 from mobconv.schemes import Cell, Compute, Mode, Scheme
 
 LIMIT = 8.0
@@ -52,7 +53,7 @@ def ours(network: Checkpoint, cells: list[Cell], scratch: Path) -> dict[str, flo
         program = network.trace()
     for scheme in dict.fromkeys(cell.scheme for cell in cells):
         with seconds.of(f"quantize {scheme}"):
-            weights = sweep.quantize_all(program, scheme)
+            weights = network.quantize_all(program, scheme)
         for cell in (each for each in cells if each.scheme == scheme):
             backend = backends.get(cell.backend)
             with seconds.of("convert"):  # the first time; afterwards the template is found

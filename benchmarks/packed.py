@@ -9,8 +9,9 @@ from pathlib import Path
 import common
 import numpy as np
 
-from mobconv import backends, sweep, templates
+from mobconv import backends
 from mobconv.backends.base import Runner
+from mobconv.pipeline import network, templates
 from mobconv.schemes import Cell, Compute, Mode, Scheme
 
 BITS = range(8, 0, -1)
@@ -65,7 +66,7 @@ def pairs(options: common.Options, name: str, input_shape: tuple[int, ...] | Non
             common.progress(str(cell))
             path = options.scratch / cell.path(backend.suffix)
             with common.hushed():
-                backend.encode(folder, sweep.quantize_all(program, cell.scheme), cell, path)
+                backend.encode(folder, network.quantize_all(program, cell.scheme), cell, path)
             yield Pair(cell, path, plain)
 
 

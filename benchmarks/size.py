@@ -10,7 +10,9 @@ from collections.abc import Mapping
 
 import common
 
-from mobconv import backends, files, sweep, templates
+from mobconv import backends
+from mobconv.common import files
+from mobconv.pipeline import network, templates
 from mobconv.schemes import Cell, Compute, Mode, Scheme
 
 BITS = range(8, 0, -1)
@@ -37,8 +39,8 @@ def ratios(options: common.Options, bits: tuple[int, ...]) -> dict[Cell, tuple[f
             scheme = Scheme.parse(f"w{width}-{mode}")
             common.progress(str(scheme))
             with common.hushed():
-                weights = sweep.quantize_all(program, scheme)
-                ideal = sweep.describe(weights, scheme)["parameters"] * width / 8
+                weights = network.quantize_all(program, scheme)
+                ideal = network.describe(weights, scheme)["parameters"] * width / 8
                 for name, compute in BACKENDS:
                     cell, backend = Cell(name, scheme, compute=compute), backends.get(name)
                     path = options.scratch / cell.path(backend.suffix)

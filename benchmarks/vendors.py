@@ -26,13 +26,16 @@ import with_onnxruntime
 from numpy.typing import NDArray
 from rival import Rival, Weights
 
-from mobconv import backends, evaluate, files, recipe, sweep, templates
-from mobconv.checkpoint import Checkpoint
-from mobconv.data import Images
-from mobconv.paired import holm
+from mobconv import backends, recipe
+from mobconv.common import files
+from mobconv.data.labelled import Images
+from mobconv.evaluate import inference
+from mobconv.model.checkpoint import Checkpoint
+from mobconv.model.trace import Program
+from mobconv.pipeline import network, templates
 from mobconv.quantize import Weight
 from mobconv.schemes import Cell, Compute
-from mobconv.trace import Program
+from mobconv.stats.paired import holm
 
 SIZE_LIMIT = 1.02
 SPEED_LIMIT = 3.0
@@ -164,7 +167,7 @@ class Bench:
         made: dict[str, Weight] = {}
 
         def make() -> None:
-            weights = sweep.quantize_all(self.program, cell.scheme, rules)
+            weights = network.quantize_all(self.program, cell.scheme, rules)
             backend.encode(template, weights, cell, ours)
             made.update(weights)
 
@@ -190,12 +193,12 @@ class Bench:
         if cell.backend == "coreml":
             runner = backend.open(path, self.threads)
             try:
-                outputs = evaluate.predict(evaluate.of_runner(runner), self.inputs)
+                outputs = inference.predict(inference.of_runner(runner), self.inputs)
             finally:
                 runner.close()
         else:
             with common.hushed():
-                outputs = evaluate.predict_side_by_side(lambda: backend.open(path, 1), self.inputs, self.threads)
+                outputs = inference.predict_side_by_side(lambda: backend.open(path, 1), self.inputs, self.threads)
         error = sum(
             float(((weights[name].astype(np.float64) - self.floats[name]) ** 2).sum()) for name in self.program.sites
         )

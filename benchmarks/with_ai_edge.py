@@ -16,7 +16,7 @@ from rival import Rival, Weights
 from mobconv.schemes import Cell, Mode
 
 if TYPE_CHECKING:
-    from mobconv.trace import Program
+    from mobconv.model.trace import Program
 
 TOOL = "ai-edge-quantizer"
 BITS = (8, 4)

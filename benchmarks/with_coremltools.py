@@ -18,7 +18,7 @@ from mobconv.backends.coreml.graph import parse
 from mobconv.schemes import Cell, Compute, Mode, Scheme
 
 if TYPE_CHECKING:
-    from mobconv.trace import Program
+    from mobconv.model.trace import Program
 
 TOOL = "coremltools"
 OPERATIONS = ("conv", "conv_transpose", "linear")

@@ -18,7 +18,7 @@ from rival import Rival, Weights
 from mobconv.schemes import Cell, Granularity, Mode
 
 if TYPE_CHECKING:
-    from mobconv.trace import Program
+    from mobconv.model.trace import Program
 
 TOOL = "onnxruntime"
 NOTE = "activations in 8 bits too"

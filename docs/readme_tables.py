@@ -19,10 +19,11 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
-from mobconv import budget, recipe, results
+from mobconv import recipe, results
 from mobconv.backends import BUILT_IN
-from mobconv.report import charts, digest, drawing, gallery, tables
-from mobconv.results import Cliff, Results, Row
+from mobconv.gate import budget
+from mobconv.report import charts, digest, drawing, gallery
+from mobconv.results import Cliff, Results, Row, tables
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent

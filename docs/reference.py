@@ -8,10 +8,11 @@ from typing import Any
 
 import typer
 
-from mobconv import budget, recipe
+from mobconv import recipe
 from mobconv.backends import BUILT_IN
 from mobconv.cli.app import INTERRUPTED, TERMINATED, app
 from mobconv.errors import MobconvError
+from mobconv.gate import budget
 
 # what errors.py does not say: no error, and the two that come from outside
 ENDINGS = {

@@ -17,7 +17,7 @@ def program():
     import torch
     from safetensors.torch import load_file
 
-    from mobconv.trace import trace
+    from mobconv.model.trace import trace
     from mobconv.zoo.fed_mobilenet_v2 import fed_mobilenet_v2
 
     torch.set_num_threads(2)

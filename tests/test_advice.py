@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from mobconv import advice
 from mobconv.backends.base import TensorSpec
-from mobconv.preprocessing import Preprocessing, raw
+from mobconv.compare import corrected_call
+from mobconv.data.preprocessing import Preprocessing, raw
 
 DISTINCT = Preprocessing((0.41, 0.39, 0.36), (0.32, 0.27, 0.28), colour="bgr")
 HALF = Preprocessing((0.5,) * 3, (0.5,) * 3)
@@ -22,7 +22,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (1, 4, 5, 3)).astype(np.uint8
 
 @pytest.mark.parametrize("backend", ["onnx", "tflite", "coreml"])
 def test_a_vendors_call_puts_the_networks_preprocessing_into_the_file(backend):
-    text = advice.corrected(backend, FLOATS, DISTINCT, raw())
+    text = corrected_call.corrected(backend, FLOATS, DISTINCT, raw())
     made = ast.parse(text).body[0]
     held = {"torch": torch}
     exec(compile(ast.Module([made], []), "advice", "exec"), held)
@@ -31,10 +31,10 @@ def test_a_vendors_call_puts_the_networks_preprocessing_into_the_file(backend):
 
 
 def test_core_ml_has_a_scale_and_a_bias_where_one_scale_will_do():
-    text = advice.corrected("coreml", IMAGE, HALF, raw())
+    text = corrected_call.corrected("coreml", IMAGE, HALF, raw())
     ast.parse(text)
     assert "scale=2.0 / 255" in text and "bias=[-1.0, -1.0, -1.0]" in text
-    assert "class Normalised" in advice.corrected("coreml", IMAGE, DISTINCT, raw())
+    assert "class Normalised" in corrected_call.corrected("coreml", IMAGE, DISTINCT, raw())
 
 
 @pytest.mark.parametrize(
@@ -47,10 +47,10 @@ def test_core_ml_has_a_scale_and_a_bias_where_one_scale_will_do():
     ],
 )
 def test_a_file_of_ours_is_exported_again(cell, spec, words):
-    from mobconv.exporting import cells
+    from mobconv.pipeline.export import cells
 
     record, options = {"cell": cell, "checkpoint": "aa"}, ["--model", "my nets:net"]
-    text = advice.exported_again(record, spec, Path("net.pt"), DISTINCT, options)
+    text = corrected_call.exported_again(record, spec, Path("net.pt"), DISTINCT, options)
     assert text.startswith("mobconv export net.pt --model 'my nets:net' \\\n")
     assert all(word in text for word in words)
     given = shlex.split(text.replace("\\\n", ""))
@@ -64,4 +64,4 @@ def test_a_file_of_ours_is_exported_again(cell, spec, words):
     "record", [{}, {"cell": "onnx/w4-later"}, {"cell": "coreml/fp32", "image_type": {"scale": 0.1, "bias": [0, 0, 0]}}]
 )
 def test_a_file_that_no_export_makes_is_not(record):
-    assert advice.exported_again(record, FLOATS, Path("net.pt"), HALF) == ""
+    assert corrected_call.exported_again(record, FLOATS, Path("net.pt"), HALF) == ""

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from mobconv import architecture
 from mobconv.errors import UsageError
+from mobconv.model import factory
 
 
 def test_weight_norm_becomes_plain_weights_with_the_same_outputs():
@@ -12,7 +12,7 @@ def test_weight_norm_becomes_plain_weights_with_the_same_outputs():
     module = torch.nn.Sequential(torch.nn.utils.parametrizations.weight_norm(torch.nn.Conv2d(3, 4, 3))).eval()
     image = torch.rand(1, 3, 8, 8)
     before = module(image)
-    architecture.settle(module)
+    factory.settle(module)
     assert "0.weight" in dict(module.named_parameters())
     assert torch.equal(module(image), before)
 
@@ -26,4 +26,4 @@ def test_weight_norm_becomes_plain_weights_with_the_same_outputs():
 )
 def test_a_module_that_is_not_found_says_where_it_is_looked_for(factory, said):
     with pytest.raises(UsageError, match=said):
-        architecture.build(factory, {})
+        factory.build(factory, {})

@@ -12,8 +12,8 @@ import pytest
 import torch
 from support import Planted, export, rewrite
 
-from mobconv import checkpoint
 from mobconv.errors import InputError
+from mobconv.model import checkpoint
 
 
 @pytest.fixture

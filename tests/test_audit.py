@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mobconv.audit import Audit, TensorAudit, cell_of, explained, judged, record_of, threshold, verdict
-from mobconv.backends.tally import CODE, SCALE, TABLE, ZERO, Leaf, Site, Step, Tally
+from mobconv.backends.byte_attribution import CODE, SCALE, TABLE, ZERO, Leaf, Site, Step, Tally
+from mobconv.backends.size_audit import Audit, TensorAudit, cell_of, explained, judged, record_of, threshold, verdict
 from mobconv.errors import AuditError, CellError, InputError
 from mobconv.report import audits
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from mobconv import budget
-from mobconv.budget import Growth
 from mobconv.errors import InputError, UsageError
+from mobconv.gate import budget
+from mobconv.gate.budget import Growth
 
 
 def load(tmp_path, text):

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mobconv import changes, results
-from mobconv.changes import BETTER, NOT_COMPARED, ONLY_AFTER, ONLY_BEFORE, SAME, WITHIN_NOISE, WORSE, Side, compare
+from mobconv import results
 from mobconv.errors import InputError
+from mobconv.results import diff
+from mobconv.results.diff import BETTER, NOT_COMPARED, ONLY_AFTER, ONLY_BEFORE, SAME, WITHIN_NOISE, WORSE, Side, compare
 
 DEMO = Path(__file__).parents[1] / "docs" / "demo-results.json"
 LABELS = np.arange(2000) % 10
@@ -158,4 +159,4 @@ def test_notes_of_either_side_are_told():
 
 def test_the_order_names_every_outcome():
     names = (WORSE, NOT_COMPARED, BETTER, ONLY_BEFORE, ONLY_AFTER, WITHIN_NOISE, SAME)
-    assert sorted(changes.ORDER) == sorted(names)
+    assert sorted(diff.ORDER) == sorted(names)

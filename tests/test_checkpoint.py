@@ -12,9 +12,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from support import CHECKPOINT, Planted, export, rewrite
 
-from mobconv import checkpoint
+from mobconv.data.preprocessing import Preprocessing, raw
 from mobconv.errors import InputError
-from mobconv.preprocessing import Preprocessing, raw
+from mobconv.model import checkpoint
 
 TINY = ("--model", "user_nets:tiny", "--input-shape", "1,3,8,8")
 

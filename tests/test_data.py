@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from support import CHECKPOINT, DATA
 
-from mobconv import data
+from mobconv.data import labelled
 from mobconv.errors import InputError
 
 
@@ -169,12 +169,12 @@ def test_an_image_folder_is_the_parquet(cli, artifact):
         found.append(json.loads(out))
     assert found[0]["images"] == found[1]["images"] == 60
     assert found[0]["top1"] == found[1]["top1"] > 0.8
-    assert data.load("images").sha256 == data.load("set.parquet").sha256
+    assert labelled.load("images").sha256 == labelled.load("set.parquet").sha256
 
 
 def test_grayscale_becomes_rgb(cli):
     parquet("set.parquet", pictures(4, mode="L"), label=[0, 1, 2, 3])
-    found = data.load("set.parquet")
+    found = labelled.load("set.parquet")
     assert found.pixels.shape == (4, 32, 32, 3)
     assert np.array_equal(found.pixels[..., 0], found.pixels[..., 2])
     assert np.array_equal(found.pixels[0, ..., 0], np.asarray(pictures(1, mode="L")[0]))
@@ -182,12 +182,12 @@ def test_grayscale_becomes_rgb(cli):
 
 def test_the_limit_takes_the_first(cli):
     parquet("set.parquet", pictures(), label=[3, 1, 2, 0, 0, 0])
-    assert data.load("set.parquet", 2).labels.tolist() == [3, 1]
-    assert len(data.load("set.parquet", 99)) == 6
+    assert labelled.load("set.parquet", 2).labels.tolist() == [3, 1]
+    assert len(labelled.load("set.parquet", 99)) == 6
 
 
 def test_bytes_are_no_image_column(cli):
     """As pandas writes them: the message says what the columns are."""
     parquet("set.parquet", pixels=[b"1", b"2"], label=[0, 1])
     with pytest.raises(InputError, match=r"it has pixels, label"):
-        data.load("set.parquet")
+        labelled.load("set.parquet")

@@ -12,9 +12,10 @@ import pytest
 import typer
 import yaml
 
-from mobconv import budget, errors, recipe, results
+from mobconv import errors, recipe, results
 from mobconv.backends import names
 from mobconv.cli.app import INTERRUPTED, TERMINATED, app
+from mobconv.gate import budget
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -7,45 +7,46 @@ import numpy as np
 import pytest
 from support import CHECKPOINT, DATA
 
-from mobconv import evaluate
-from mobconv.data import Images
+from mobconv.data.labelled import Images
 from mobconv.errors import InputError
+from mobconv.evaluate import inference, input_spec, output_error
+from mobconv.evaluate.tasks import classification
 
 
 def test_accuracy_by_hand():
     outputs = np.array([[9, 1, 0, 0, 0, 0, 0], [6, 5, 4, 3, 2, 1, 0], [6, 5, 4, 3, 2, 1, 0]], np.float32)
-    found = evaluate.accuracy(outputs, np.array([0, 4, 5]))
-    assert found == evaluate.Accuracy(1 / 3, 2 / 3)
+    found = classification.accuracy(outputs, np.array([0, 4, 5]))
+    assert found == classification.Accuracy(1 / 3, 2 / 3)
 
 
 def test_guessing_is_half_again_what_chance_gives():
-    assert "top-1 of 15.00 %, no more than guessing among 10 classes" in evaluate.guessing(0.15, 10)
-    assert evaluate.guessing(0.16, 10) == ""
+    assert "top-1 of 15.00 %, no more than guessing among 10 classes" in classification.guessing(0.15, 10)
+    assert classification.guessing(0.16, 10) == ""
 
 
 def test_not_a_number_is_never_right():
     outputs = np.full((2, 3), np.nan, np.float32)
     outputs[1, 1] = 1
-    assert evaluate.accuracy(outputs, np.array([0, 1])).top1 == 0.5
-    assert evaluate.accuracy(outputs, np.array([0, 0])).top5 == 0
+    assert classification.accuracy(outputs, np.array([0, 1])).top1 == 0.5
+    assert classification.accuracy(outputs, np.array([0, 0])).top5 == 0
 
 
 def test_closeness_by_hand():
     reference = np.array([[3, 4], [0, 10]], np.float32)
     outputs = np.array([[3, 4], [1, 10]], np.float32)
-    found = evaluate.closeness(outputs, reference)
+    found = output_error.closeness(outputs, reference)
     assert found.agreement == 1 and found.max_error == pytest.approx(0.1)
     assert found.snr_db == pytest.approx(10 * np.log10(125 / 1))
 
 
 def test_exact_outputs_have_no_snr():
     outputs = np.array([[1, 2]], np.float32)
-    assert evaluate.closeness(outputs, outputs) == evaluate.Closeness(1.0, None, 0.0)
+    assert output_error.closeness(outputs, outputs) == output_error.Closeness(1.0, None, 0.0)
 
 
 @pytest.mark.parametrize("count", [0, 1, 31, 32, 33, 100])
 def test_batches_cover_everything_once(count):
-    assert [i for part in evaluate.batches(count) for i in range(count)[part]] == list(range(count))
+    assert [i for part in inference.batches(count) for i in range(count)[part]] == list(range(count))
 
 
 def images(height=8, width=8, labels=(0, 1)):
@@ -55,19 +56,19 @@ def images(height=8, width=8, labels=(0, 1)):
 
 @pytest.mark.parametrize("shape", [(1, 3, 8, 8), (-1, 3, -1, -1), (0, -1, 8, 0)])
 def test_shapes_that_fit(shape):
-    evaluate.check_shape(images(), shape, "net")
+    input_spec.check_network_shape(images(), shape, "net")
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 8, 9), (1, 3, 8), (1, 8, 8, 3), (1, 1, 8, 8), (), (1, 3, 9, -1)])
 def test_shapes_that_do_not(shape):
     with pytest.raises(InputError, match="net takes"):
-        evaluate.check_shape(images(), shape, "net")
+        input_spec.check_network_shape(images(), shape, "net")
 
 
 def test_labels_beyond_the_outputs():
-    evaluate.check_labels(images(labels=(0, 9)), 10)
+    classification.check_labels(images(labels=(0, 9)), 10)
     with pytest.raises(InputError, match="row 1 has label 10"):
-        evaluate.check_labels(images(labels=(0, 10, 3)), 10)
+        classification.check_labels(images(labels=(0, 10, 3)), 10)
 
 
 class TestArtifacts:
@@ -165,7 +166,7 @@ class TestArtifacts:
 
 
 def test_equal_outputs_are_no_right_answers():
-    found = evaluate.accuracy(np.zeros((10, 10), np.float32), np.arange(10))
+    found = classification.accuracy(np.zeros((10, 10), np.float32), np.arange(10))
     assert (found.top1, found.top5) == (0.1, 0.5)  # as argmax, which takes the first
 
 
@@ -184,7 +185,7 @@ def test_equal_outputs_are_no_right_answers():
 def test_names_of_classes(labels, names, end):
     held = Images("data", np.zeros((2, 1, 1, 3), np.uint8), np.array([0, 1]), names, "")
     if end in ("", "warning"):
-        assert bool(evaluate.check_names(held, labels, "the file")) == (end == "warning")
+        assert bool(classification.check_names(held, labels, "the file")) == (end == "warning")
         return
     with pytest.raises(InputError, match=end):
-        evaluate.check_names(held, labels, "the file")
+        classification.check_names(held, labels, "the file")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mobconv import files
+from mobconv.common import files
 from mobconv.errors import OutputError
 
 

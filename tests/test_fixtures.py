@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 from support import DATA, FIXTURES
 
-from mobconv import checkpoint, data, evaluate
+from mobconv.data import labelled
+from mobconv.evaluate import inference
+from mobconv.evaluate.tasks import classification
+from mobconv.model import checkpoint
 
 
 def script(name):
@@ -21,7 +24,7 @@ def test_the_test_images_are_made_again_pixel_for_pixel():
     make_digits = script("make_digits")
     pixels, labels, scans = make_digits.make("test")
     assert make_digits.content_hash(pixels, labels, scans) == make_digits.CONTENT["test"]
-    held = data.load(str(DATA))
+    held = labelled.load(str(DATA))
     assert np.array_equal(held.pixels, pixels)
     assert np.array_equal(held.labels, labels)
 
@@ -38,9 +41,9 @@ def test_no_scan_is_on_both_sides():
 )
 def test_a_checkpoint_is_as_accurate_as_its_log_says(name, parameters):
     path = FIXTURES / f"{name}.safetensors"
-    loaded, images = checkpoint.load(path), data.load(str(DATA))
-    outputs = evaluate.predict(loaded.run, loaded.preprocessing(images.pixels))
-    found = evaluate.accuracy(outputs, images.labels).top1
+    loaded, images = checkpoint.load(path), labelled.load(str(DATA))
+    outputs = inference.predict(loaded.run, loaded.preprocessing(images.pixels))
+    found = classification.accuracy(outputs, images.labels).top1
     logged = json.loads(path.with_suffix(".log.json").read_text())
     assert found >= 0.95
     # one image of 2,000: sums in another order may turn a tie

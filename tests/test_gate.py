@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mobconv import baseline, budget, gate, results
+from mobconv import results
 from mobconv.errors import InputError, UsageError
+from mobconv.gate import baseline, budget, judge
+from mobconv.gate.rules import MET, NOT_JUDGED, NOT_MET, WITHIN_NOISE, Evidence
 from mobconv.report import verdicts
 from mobconv.results import Results, Row
-from mobconv.rules import MET, NOT_JUDGED, NOT_MET, WITHIN_NOISE, Evidence
 from mobconv.schemes import Cell
 
 IMAGES = 1000
@@ -49,7 +50,7 @@ class Sweep:
         path = self.folder / f"{name}.onnx"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-        from mobconv.files import sha256
+        from mobconv.common.files import sha256
 
         figures = {
             "top1": top1(self.predictions[name]),
@@ -87,7 +88,7 @@ def check(path, text, lock=None, artifacts=True):
     file.write_text(text if "budgets:" in text else f"budgets:\n{text}")
     found = results.read(path)
     held = Evidence(path, found, results.read_predictions(path, found), lock and baseline.read(lock))
-    return gate.judge(budget.load(file), held, artifacts)
+    return judge.judge(budget.load(file), held, artifacts)
 
 
 def one(report, rule):
@@ -382,7 +383,7 @@ class TestArtifacts:
         folder = path.parent / "coreml" / "fp32.mlpackage" / "Data"
         folder.mkdir(parents=True)
         (folder / "weights").write_bytes(b"0123")
-        from mobconv.files import sha256
+        from mobconv.common.files import sha256
 
         row = replace(sweep.rows[0], path="coreml/fp32.mlpackage", sha256=sha256(folder.parent), file_bytes=4)
         sweep.rows[0] = row
@@ -406,7 +407,7 @@ class TestArtifacts:
 
 class TestCheckpoint:
     def test_the_same_and_another(self, sweep):
-        from mobconv.files import sha256
+        from mobconv.common.files import sha256
 
         path = sweep.cell("onnx/fp32").write()
         net = path.parent.parent / "net.pt"
@@ -558,4 +559,4 @@ def test_figures_for_people(value, unit, signed, text):
     ],
 )
 def test_a_figure_beside_its_limit(rule, value, limit, unit, text):
-    assert verdicts.found(gate.Verdict("onnx/fp32", rule, MET, value, limit, unit)) == text
+    assert verdicts.found(judge.Verdict("onnx/fp32", rule, MET, value, limit, unit)) == text

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mobconv.intervals import Pairs, unpaired, wilson
-from mobconv.paired import difference
+from mobconv.stats.estimates import Pairs, unpaired, wilson
+from mobconv.stats.paired import difference
 
 
 def test_wilson_is_the_published_interval():

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from mobconv import locks
+from mobconv.common import locks
 from mobconv.errors import LockedError
 
 HOLD = """

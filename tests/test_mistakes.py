@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from mobconv.mistakes import plausible, right
-from mobconv.preprocessing import Preprocessing
-from mobconv.probe import probe
+from mobconv.compare.mistakes import plausible, right
+from mobconv.compare.probe import probe
+from mobconv.data.preprocessing import Preprocessing
 
 DISTINCT = Preprocessing((0.4099, 0.3856, 0.3616), (0.3219, 0.2675, 0.2838))
 HALF = Preprocessing((0.5,) * 3, (0.5,) * 3)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mobconv.paired import difference, holm
+from mobconv.stats.paired import difference, holm
 
 
 def draw(rng, images, lose, win):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mobconv.data.preprocessing import Preprocessing, raw
 from mobconv.errors import InputError
-from mobconv.preprocessing import Preprocessing, raw
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 3)).astype(np.uint8)
 OWN = Preprocessing((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))

@@ -4,8 +4,8 @@ import pytest
 from support import CHECKPOINT, DATA
 
 from mobconv import recipe
+from mobconv.data.preprocessing import raw
 from mobconv.errors import UsageError
-from mobconv.preprocessing import raw
 from mobconv.schemes import Scheme
 
 GOOD = f"checkpoint: {CHECKPOINT}\ndata: {DATA}\nimages: 64\nbackends: onnx\nschemes: w4-kmeans\n"

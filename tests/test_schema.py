@@ -8,9 +8,10 @@ import pytest
 import yaml
 from support import CHECKPOINT
 
-from mobconv import budget, recipe
+from mobconv import recipe
 from mobconv.backends import BUILT_IN
 from mobconv.errors import UsageError
+from mobconv.gate import budget
 from mobconv.schemes import BITS, Algorithm, Cell, Granularity, Mode, grammar
 
 ROOT = CHECKPOINT.parents[1]

@@ -5,10 +5,11 @@ import pytest
 import torch
 from torch import nn
 
-from mobconv import backends, templates
+from mobconv import backends
 from mobconv.errors import BackendError
+from mobconv.model.trace import trace
+from mobconv.pipeline import templates
 from mobconv.schemes import Compute
-from mobconv.trace import trace
 
 
 class Uses(nn.Module):

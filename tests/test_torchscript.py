@@ -7,8 +7,9 @@ import pytest
 import torch
 from support import CHECKPOINT, rewrite
 
-from mobconv import checkpoint, sweep
 from mobconv.errors import InputError
+from mobconv.model import checkpoint
+from mobconv.pipeline import network
 from mobconv.schemes import Scheme
 
 SHAPE = ("--input-shape", "1,3,32,32")
@@ -41,7 +42,7 @@ def test_the_same_network_as_its_module(original, how, tmp_path):
     (mine,), (theirs,) = program.run(feeds).values(), expected.run(feeds).values()
     # the same folded weights; batch norm stood in another form, so that sums may round otherwise
     assert np.abs(mine - theirs).max() <= 1e-5 * np.abs(theirs).max()
-    weights, others = (sweep.quantize_all(each, Scheme.parse("w4-kmeans")) for each in (program, expected))
+    weights, others = (network.quantize_all(each, Scheme.parse("w4-kmeans")) for each in (program, expected))
     for name, weight in weights.items():
         assert np.array_equal(weight.codes, others[name].codes), name
         assert np.array_equal(weight.table, others[name].table), name

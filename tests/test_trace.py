@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from mobconv.errors import InputError
-from mobconv.trace import from_exported, trace
+from mobconv.model.trace import from_exported, trace
 
 
 def randomised(module, seed=0):

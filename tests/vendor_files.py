@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from mobconv import backends, recipe, sweep, templates
+from mobconv import backends, recipe
+from mobconv.model.trace import trace
+from mobconv.pipeline import network, templates
 from mobconv.schemes import Cell, Compute
-from mobconv.trace import trace
 
 CLASSES = 10
 
@@ -69,7 +70,7 @@ def ours(name, folder, program=None, layers=None):
     if layers:
         given = {"checkpoint": "-", "data": "-", "backends": "onnx", "schemes": "w4-kmeans", "layers": layers}
         rules = recipe.Recipe.model_validate(given)
-    weights = sweep.quantize_all(program, cell.scheme, rules)
+    weights = network.quantize_all(program, cell.scheme, rules)
     encoded = backend.encode(template, weights, cell, path, json.dumps({"cell": name}))
     return path, encoded.weight_bytes
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from numpy.typing import NDArray
 
-from mobconv.audit import Audit
+from mobconv.backends.size_audit import Audit
 from mobconv.quantize.weights import Weight
 from mobconv.schemes import Cell, Compute
 
 if TYPE_CHECKING:
-    from mobconv.anatomy import Anatomy
-    from mobconv.trace import Program
+    from mobconv.backends.graph_view import Anatomy
+    from mobconv.model.trace import Program
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Annotated, TextIO
 
 import typer
 
-from mobconv import memory
 from mobconv.cli import backends, baseline, check, compare, evaluate, export, inspect, report, schema, stopping, sweep
+from mobconv.common import memory
 from mobconv.errors import MobconvError, OutputError
 
 app = typer.Typer(
@@ -136,7 +136,7 @@ def run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):  # and older ones
         return _say("interrupted; whole files stay, partial ones were removed", INTERRUPTED)
     except (MobconvError, OSError) as error:
-        from mobconv.files import disk_full
+        from mobconv.common.files import disk_full
 
         if disk_full(error) and not isinstance(error, OutputError):
             return _say(_FULL, OutputError.exit_code)

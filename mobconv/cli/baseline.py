@@ -15,9 +15,10 @@ def command(
     out: Annotated[Path, typer.Option("-o", "--out", help="the file to write, and to commit")] = Path("baseline.json"),
 ) -> int:
     """Write what `mobconv check` holds later results against: top-1, bytes, hashes, and which images were right."""
-    from mobconv import baseline, files
     from mobconv import results as rows
-    from mobconv.report.tables import plural
+    from mobconv.common import files
+    from mobconv.gate import baseline
+    from mobconv.results.tables import plural
 
     path = results_file(results)
     found = rows.read(path)

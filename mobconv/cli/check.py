@@ -10,7 +10,7 @@ import typer
 from mobconv.cli.common import AsJson, results_file, say
 
 if TYPE_CHECKING:
-    from mobconv.gate import Report
+    from mobconv.gate.judge import Report
 
 
 def command(
@@ -35,11 +35,11 @@ def command(
     import json
     import os
 
-    from mobconv import baseline as baselines
-    from mobconv import budget as budgets
-    from mobconv import gate, rules
     from mobconv import results as rows
     from mobconv.errors import GateError
+    from mobconv.gate import baseline as baselines
+    from mobconv.gate import budget as budgets
+    from mobconv.gate import judge, rules
     from mobconv.report import verdicts
 
     limits = budgets.load(budget)
@@ -49,7 +49,7 @@ def command(
     held = rules.Evidence(
         path, found, rows.read_predictions(path, found), None if lock is None else baselines.read(lock)
     )
-    report = gate.judge(limits, held, artifacts)
+    report = judge.judge(limits, held, artifacts)
     if junit is not None:
         _write(junit, verdicts.junit(report), "--junit")
     if markdown is not None:
@@ -85,7 +85,7 @@ def _write(path: Path, text: str, option: str) -> None:
     """Whole or not at all; after what other commands of the step wrote, where it is a job's summary."""
     import os
 
-    from mobconv import files
+    from mobconv.common import files
 
     instead = f"name another file with {option}"
     summary = os.environ.get("GITHUB_STEP_SUMMARY")

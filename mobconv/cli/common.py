@@ -12,8 +12,8 @@ import typer
 from mobconv.errors import InputError, UsageError
 
 if TYPE_CHECKING:
-    from mobconv.checkpoint import Checkpoint
-    from mobconv.preprocessing import Preprocessing
+    from mobconv.data.preprocessing import Preprocessing
+    from mobconv.model.checkpoint import Checkpoint
 
 _SHAPE = "such as 1,3,224,224 (batch, channels, height, width)"
 Model = Annotated[
@@ -45,7 +45,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="print JSON in place of a t
 
 def preprocessing_from(text: str | None, option: str = "--preprocessing") -> Preprocessing | None:
     """Parse --preprocessing, or another option of its kind. Raises UsageError or InputError."""
-    from mobconv.preprocessing import Preprocessing, raw
+    from mobconv.data.preprocessing import Preprocessing, raw
 
     if text is None:
         return None
@@ -79,7 +79,7 @@ def load_checkpoint(
     trust_pickle: bool,
 ) -> Checkpoint:
     """Load a checkpoint as the options say, and tell on stderr what was recognised."""
-    from mobconv import checkpoint
+    from mobconv.model import checkpoint
 
     options = checkpoint.Options(
         factory=model,

@@ -22,7 +22,7 @@ from mobconv.cli.common import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from mobconv.comparison import Comparison
+    from mobconv.compare.comparison import Comparison
 
 
 def command(
@@ -50,9 +50,9 @@ def command(
     """Where the accuracy of an artifact went: step by step, layer by layer, and to which mistake in preprocessing."""
     import json
 
-    from mobconv import comparison
-    from mobconv import data as datasets
     from mobconv.cli import render
+    from mobconv.compare import comparison
+    from mobconv.data import labelled as datasets
     from mobconv.errors import InputError
 
     if not artifact.exists():

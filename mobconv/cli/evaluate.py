@@ -22,10 +22,13 @@ def command(
     import json
     import time
 
-    from mobconv import backends, evaluate, feeding, files
-    from mobconv import data as datasets
-    from mobconv.audit import record_of
+    from mobconv import backends
+    from mobconv.backends.size_audit import record_of
+    from mobconv.common import files
+    from mobconv.data import labelled as datasets
     from mobconv.errors import BackendError, InputError
+    from mobconv.evaluate import inference, input_spec, latency
+    from mobconv.evaluate.tasks import classification
 
     if not artifact.exists():
         raise InputError(f"{artifact}: no such file or folder")
@@ -38,18 +41,18 @@ def command(
     runner = backend.open(artifact, threads)
     load_ms = (time.perf_counter() - start) * 1e3
     record = record_of(runner.record, artifact)
-    takes = feeding.expected(runner, artifact, preprocessing_from(preprocessing))
+    takes = input_spec.expected(runner, artifact, preprocessing_from(preprocessing))
     images = datasets.load(data, limit, takes.preprocessing.fit)
     spec = runner.inputs[0]
-    feeding.check_shape(images.pixels, images.source, takes.preprocessing, spec, str(artifact))
-    feed = feeding.feed(takes.preprocessing, spec)
-    outputs = evaluate.predict(evaluate.of_runner(runner, feed), images.pixels)
-    evaluate.check_labels(images, outputs.shape[1])
-    doubt = evaluate.check_names(images, runner.labels or tuple(record.get("labels", ())), str(artifact))
+    input_spec.check_shape(images.pixels, images.source, takes.preprocessing, spec, str(artifact))
+    feed = input_spec.feed(takes.preprocessing, spec)
+    outputs = inference.predict(inference.of_runner(runner, feed), images.pixels)
+    classification.check_labels(images, outputs.shape[1])
+    doubt = classification.check_names(images, runner.labels or tuple(record.get("labels", ())), str(artifact))
     if doubt:
         say(f"warning: {doubt}")
-    right = evaluate.accuracy(outputs, images.labels)
-    timing = None if runner.verified == "emulated" else evaluate.latency(runner, runner, feed(images.pixels[:1]))
+    right = classification.accuracy(outputs, images.labels)
+    timing = None if runner.verified == "emulated" else latency.latency(runner, runner, feed(images.pixels[:1]))
     found = {
         "artifact": str(artifact),
         "cell": record.get("cell"),
@@ -67,7 +70,7 @@ def command(
     if as_json:
         print(json.dumps(found, indent=1))
         return 0
-    from mobconv.report.tables import plural, size
+    from mobconv.results.tables import plural, size
 
     print(f"{artifact} ({found['cell'] or 'not made by mobconv'})")
     print(f"  top-1    {right.top1 * 100:.2f} %  of {plural(len(images), 'image')}")
@@ -80,7 +83,7 @@ def command(
         else "  latency  not measured: emulated, no such device here"
     )
     print(f"  run by   {_RUN_BY[runner.verified]}")
-    print(f"  takes    {feeding.told(takes.preprocessing, spec)}, by {takes.source}")
+    print(f"  takes    {input_spec.told(takes.preprocessing, spec)}, by {takes.source}")
     return 0
 
 

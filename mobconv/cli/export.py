@@ -57,18 +57,18 @@ def command(
     import json
     from dataclasses import asdict
 
-    from mobconv import exporting
+    from mobconv.pipeline import export
 
-    cells = exporting.cells(to, scheme, compute)
+    cells = export.cells(to, scheme, compute)
     if compute is None and any(cell.backend == "coreml" for cell in cells):
         say("coreml: the program computes in fp16, Apple's own default; --compute fp32 for full precision")
     loaded = load_checkpoint(checkpoint, model, model_arg, input_shape, preprocessing, trust_pickle)
-    rows = exporting.export(loaded, cells, out, say, takes)
+    rows = export.export(loaded, cells, out, say, takes)
     if as_json:
         print(json.dumps([asdict(row) for row in rows], indent=1))
         return 0
     from mobconv.cli import render
-    from mobconv.report import tables
+    from mobconv.results import tables
 
     console = render.console()
     console.print(render.exported(rows))

@@ -10,8 +10,8 @@ import typer
 from mobconv.cli.common import AsJson
 
 if TYPE_CHECKING:
-    from mobconv.audit import Audit
     from mobconv.backends.base import Backend
+    from mobconv.backends.size_audit import Audit
 
 
 def command(
@@ -25,7 +25,7 @@ def command(
     import json
 
     from mobconv import backends
-    from mobconv.audit import cell_of, judged
+    from mobconv.backends.size_audit import cell_of, judged
     from mobconv.errors import BackendError, InputError
 
     if not artifact.exists():
@@ -54,9 +54,9 @@ def header(artifact: Path, backend: Backend, audit: Audit) -> dict[str, Any]:
     """What the file is, takes and gives; opens it. A file that cannot be run here says why, under `not_run`."""
     from dataclasses import asdict
 
-    from mobconv import feeding
-    from mobconv.audit import cell_of, record_of
+    from mobconv.backends.size_audit import cell_of, record_of
     from mobconv.errors import MobconvError
+    from mobconv.evaluate import input_spec
 
     cell = cell_of(audit)
     head: dict[str, Any] = {
@@ -73,8 +73,8 @@ def header(artifact: Path, backend: Backend, audit: Audit) -> dict[str, Any]:
     labels = runner.labels or tuple(head["record"].get("labels", ()))
     head |= {"pixels": None, "pixels_by": None, "labels": list(labels)}
     try:
-        takes = feeding.expected(runner, artifact)
-        head |= {"pixels": feeding.told(takes.preprocessing, runner.inputs[0]), "pixels_by": takes.source}
+        takes = input_spec.expected(runner, artifact)
+        head |= {"pixels": input_spec.told(takes.preprocessing, runner.inputs[0]), "pixels_by": takes.source}
     except MobconvError:  # it takes no images, or does not say
         pass
     finally:
@@ -86,9 +86,10 @@ def _show(head: dict[str, Any], audit: Audit) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from mobconv.audit import verdict
+    from mobconv.backends.size_audit import verdict
     from mobconv.cli import render
-    from mobconv.report import audits, tables
+    from mobconv.report import audits
+    from mobconv.results import tables
 
     out = render.console()
     for name, text in _lines(head, audit, tables.size(audit.file_bytes)):

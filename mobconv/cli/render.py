@@ -12,8 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from mobconv.cli import stopping
-from mobconv.report import tables
-from mobconv.results import FAILED, OK, Results, Row
+from mobconv.results import FAILED, OK, Results, Row, tables
 from mobconv.sweep import Watcher
 
 WIDE = 100  # columns that the whole table of `report A B` takes

@@ -10,7 +10,7 @@ import typer
 from mobconv.cli.common import AsJson, results_file, say
 
 if TYPE_CHECKING:
-    from mobconv.changes import Changes
+    from mobconv.results.diff import Changes
 
 
 def command(
@@ -44,9 +44,10 @@ def command(
 
 
 def _page(path: Path, output: Path | None, plots: Path | None) -> None:
-    from mobconv import files
     from mobconv import results as rows
-    from mobconv.report import digest, drawing, gallery, overview, tables
+    from mobconv.common import files
+    from mobconv.report import digest, drawing, gallery, overview
+    from mobconv.results import tables
 
     drawing.require()
     found = rows.read(path)
@@ -66,7 +67,7 @@ def _page(path: Path, output: Path | None, plots: Path | None) -> None:
 
 def _writable(target: Path) -> None:
     """What is in the way of a page is told before the work. Raises OutputError."""
-    from mobconv import files
+    from mobconv.common import files
     from mobconv.errors import OutputError
 
     if target.parent.exists() and not target.parent.is_dir():
@@ -79,17 +80,18 @@ def _writable(target: Path) -> None:
 def _compare(before: Path, after: Path, output: Path | None, as_json: bool) -> int:
     import json
 
-    from mobconv import changes, files
     from mobconv import results as rows
-    from mobconv.report import changed, drawing, tables
+    from mobconv.common import files
+    from mobconv.report import changed, drawing
+    from mobconv.results import diff, tables
 
     if output is not None:
         drawing.require("jinja2")
     sides = []
     for path in (before, after):
         found = rows.read(path)
-        sides.append(changes.Side(path, found, rows.read_predictions(path, found)))
-    told = changes.compare(*sides)
+        sides.append(diff.Side(path, found, rows.read_predictions(path, found)))
+    told = diff.compare(*sides)
     if output is not None:
         _writable(output)
     if output is not None:

@@ -19,7 +19,8 @@ def command(kind: Annotated[Kind, typer.Argument(help="`recipe` or `budget`")]) 
     """Print the JSON Schema of recipes or budgets: editors complete and check YAML by it."""
     import json
 
-    from mobconv import backends, budget, recipe
+    from mobconv import backends, recipe
+    from mobconv.gate import budget
 
     schema = recipe.json_schema(backends.names()) if kind is Kind.RECIPE else budget.json_schema()
     print(json.dumps(schema, indent=1))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mobconv.anatomy.reference import Use
+from mobconv.compare.traced import Use
 
 Floats = NDArray[np.float32]
 

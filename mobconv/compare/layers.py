@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mobconv.anatomy.cuts import Cut
+from mobconv.compare.cuts import Cut
 from mobconv.compare.subject import Floats, Subject, channel_axis
 from mobconv.errors import BackendError
 
@@ -126,7 +126,7 @@ def _reachable(subject: Subject, fed: dict[str, Cut], cuts: Sequence[Cut]) -> li
 
 
 def _depends_on(subject: Subject, fed: dict[str, Cut], tensor: str) -> bool:
-    from mobconv.anatomy.graph import needed
+    from mobconv.backends.graph_view.slicing import needed
 
     edges = [(op.inputs, op.outputs) for op in subject.anatomy.ops]
     moving = {name for _, outputs in edges for name in outputs} | set(subject.anatomy.inputs)

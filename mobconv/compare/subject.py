@@ -12,15 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobconv import backends
-from mobconv.anatomy import Anatomy
-from mobconv.anatomy.cuts import Cut, Walker
-from mobconv.anatomy.match import Match, Matches, match
-from mobconv.anatomy.reference import Reference, Use
-from mobconv.checkpoint import Checkpoint
+from mobconv.backends.graph_view import Anatomy
+from mobconv.compare.cuts import Cut, Walker
 from mobconv.compare.folded import folded, unfolded
+from mobconv.compare.match import Match, Matches, match
+from mobconv.compare.traced import Reference, Use
 from mobconv.errors import BackendError, InputError
-from mobconv.reference import faster
-from mobconv.trace import Program
+from mobconv.model.checkpoint import Checkpoint
+from mobconv.model.trace import Program
+from mobconv.pipeline.reference import faster
 
 Floats = NDArray[np.float32]
 _NEAR = 1.05  # a candidate so much worse than the best is as good: the nearest to the operation is taken
@@ -308,7 +308,7 @@ def _frontier(
     In front of the first layers, as near to the file's input as the tensor still corresponds. Raises BackendError
     where there is no such place.
     """
-    from mobconv.anatomy.graph import needed
+    from mobconv.backends.graph_view.slicing import needed
 
     walker = Walker(anatomy, reference.batch)
     choices = []

@@ -19,14 +19,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mobconv import evaluate
-from mobconv.anatomy import Anatomy
-from mobconv.anatomy.reference import Reference
-from mobconv.checkpoint import Checkpoint
+from mobconv.backends.graph_view import Anatomy
 from mobconv.compare.subject import Floats, Subject, prepare
-from mobconv.data import Images
+from mobconv.compare.traced import Reference
+from mobconv.data.labelled import Images
 from mobconv.errors import InputError, UsageError
-from mobconv.trace import Program
+from mobconv.evaluate import inference, input_spec, output_error
+from mobconv.evaluate.tasks import classification
+from mobconv.model.checkpoint import Checkpoint
+from mobconv.model.trace import Program
 
 _TRIED = 4  # images on which corresponding tensors are told apart
 _AT_CUT = 8  # images whose tensor at the cut is returned
@@ -94,7 +95,7 @@ def waterfall(
     preprocessing = checkpoint.preprocessing
     if preprocessing is None:
         raise UsageError(f"{checkpoint.path} does not say how images are preprocessed: give its mean and std")
-    evaluate.check_shape(images, next(iter(checkpoint.example.values())).shape, "the checkpoint")
+    input_spec.check_network_shape(images, next(iter(checkpoint.example.values())).shape, "the checkpoint")
     pixels = images.pixels
     say("read the file")
     subject = prepare(checkpoint, path, preprocessing(pixels[:_TRIED]), feed(pixels[:1]), threads, program)
@@ -117,10 +118,10 @@ def _run(subject: Subject, images: Images, feed: Feed, say: Callable[[str], None
     decoded = Reference(subject.weights)
     precise = anatomy.precise()
     say("float")
-    runs = [evaluate.predict(subject.checkpoint.run, _channels_last(subject.checkpoint, inputs))]
-    evaluate.check_labels(images, runs[0].shape[1])
+    runs = [inference.predict(subject.checkpoint.run, _channels_last(subject.checkpoint, inputs))]
+    classification.check_labels(images, runs[0].shape[1])
     say("weights")
-    runs.append(evaluate.predict(program, inputs))
+    runs.append(inference.predict(program, inputs))
     say("graph")
     own = from_cut(subject, anatomy, inputs) if precise is None else None
     runs.append(from_cut(subject, precise, inputs) if precise is not None else own)  # type: ignore[arg-type]
@@ -175,7 +176,7 @@ def from_cut(subject: Subject, anatomy: Anatomy, inputs: Floats) -> Floats:
         found = anatomy.run(feeds, [subject.output])[subject.output]
         return np.asarray(found, np.float32).reshape(len(part), -1)
 
-    return evaluate.predict(run, inputs)
+    return inference.predict(run, inputs)
 
 
 def _whole(subject: Subject, pixels: NDArray[np.uint8], feed: Feed) -> Floats:
@@ -188,7 +189,7 @@ def _whole(subject: Subject, pixels: NDArray[np.uint8], feed: Feed) -> Floats:
         found = anatomy.run({anatomy.inputs[0]: fed}, [subject.output])[subject.output]
         return np.asarray(found, np.float32).reshape(len(part), -1)
 
-    return evaluate.predict(run, pixels)
+    return inference.predict(run, pixels)
 
 
 _MEASURES = {
@@ -203,9 +204,9 @@ _MEASURES = {
 def _steps(runs: list[Floats], images: Images, notes: dict[str, str]) -> tuple[Step, ...]:
     steps: list[Step] = []
     for (name, measures), outputs in zip(_MEASURES.items(), runs, strict=True):
-        top1 = evaluate.accuracy(outputs, images.labels).top1
+        top1 = classification.accuracy(outputs, images.labels).top1
         before = steps[-1] if steps else None
-        near = evaluate.closeness(outputs, before.outputs if before else outputs)
+        near = output_error.closeness(outputs, before.outputs if before else outputs)
         predictions = np.where(np.isnan(outputs), -np.inf, outputs).argmax(axis=1).astype(np.int64)
         steps.append(
             Step(

@@ -15,7 +15,7 @@ def fit(weights: Grouped, bits: int, fp16: bool) -> tuple[NDArray[np.uint8], Flo
     never point there. fp16: entries are fp16 numbers, rounded before codes are chosen.
     """
     from mobconv.quantize import sorting
-    from mobconv.quantize.intervals import centres
+    from mobconv.quantize.clustering import centres
 
     entries = 2**bits
     tables = np.empty((len(weights), entries), np.float32)

@@ -74,14 +74,14 @@ def search(
 
     Codes run over 0 .. levels. free: the zero point is searched for, too; else it stays as it is.
     """
-    from mobconv.quantize import compiled
+    from mobconv.quantize import kernels
 
     short = weights.shape[1] <= 64  # a depthwise filter, a narrow layer: a finer search pays
     kept, top = _KEPT_SHORT if short else _KEPT, np.float32(levels)
-    weights = np.pad(weights, ((0, 0), (0, -weights.shape[1] % compiled.STEP)))  # zeros change no error
+    weights = np.pad(weights, ((0, 0), (0, -weights.shape[1] % kernels.STEP)))  # zeros change no error
 
     def tried(start: Floats, grid: Floats, splits: int, kept: int) -> tuple[Floats, Floats]:
-        found: tuple[Floats, Floats] = compiled.best_scales(
+        found: tuple[Floats, Floats] = kernels.best_scales(
             weights, start, grid, zero_point, top, splits if free else -1, kept
         )
         return found
@@ -102,7 +102,7 @@ def search(
         around = neighbours(round_to(near, fp16), fp16)
         scales += [each for each in around for _ in steps]
         zeros += [zero + step for _ in around for step in steps]
-        error, scale, at, near, zero = compiled.best_of(
+        error, scale, at, near, zero = kernels.best_of(
             weights, np.concatenate(scales, axis=1), np.concatenate(zeros, axis=1), top, kept
         )
         better = error < least

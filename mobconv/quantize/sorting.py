@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mobconv.quantize.compiled import compiled
+from mobconv.quantize.kernels import compiled
 
 _DIGIT = 11  # bits of a key, of which there are three digits
 _FEW = 4096  # values up to here are sorted by numpy

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mobconv.audit import Audit, TensorAudit, verdict
+from mobconv.backends.size_audit import Audit, TensorAudit, verdict
 
 _WIDE = 150  # columns of a terminal that parameters by kind and the encoding take
 _LEAST, _MOST = 10, 40  # of a name

@@ -8,7 +8,9 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from mobconv.changes import (
+from mobconv.report import drawing, page, words
+from mobconv.report.page import Column, Line, Shown
+from mobconv.results.diff import (
     BETTER,
     NOT_COMPARED,
     ONLY_AFTER,
@@ -20,10 +22,8 @@ from mobconv.changes import (
     Changes,
     Side,
 )
-from mobconv.intervals import Estimate
-from mobconv.report import drawing, page, words
-from mobconv.report.page import Column, Line, Shown
-from mobconv.report.tables import plural, size
+from mobconv.results.tables import plural, size
+from mobconv.stats.estimates import Estimate
 
 _STYLE = {WORSE: "red", NOT_COMPARED: "yellow", BETTER: "green", ONLY_BEFORE: "dim", ONLY_AFTER: "dim"}
 TITLES = ("outcome", "cell", "top-1 %", "change", "95 % interval", "p", "size", "latency")

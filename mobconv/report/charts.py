@@ -7,7 +7,7 @@ from typing import Any
 
 from mobconv.report.digest import Digest, Measured, Panel, modes
 from mobconv.report.style import LIGHT, TEXT, WIDTH, Palette, Spec, chart, haloed, legend, looks_of, mode_name, whole
-from mobconv.report.tables import size
+from mobconv.results.tables import size
 
 
 def accuracy(told: Digest, panel: Panel, palette: Palette = LIGHT, title: str = "") -> Spec:

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobconv.errors import InputError
-from mobconv.intervals import Estimate, Pairs, unpaired, wilson
 from mobconv.recipe import Recipe
 from mobconv.results import OK, Cliff, Results, Row, images_of, predictions_of
 from mobconv.schemes import DEFAULT_GRANULARITY, Algorithm, Compute, Mode, Storage
+from mobconv.stats.estimates import Estimate, Pairs, unpaired, wilson
 
 # one image on one thread against float: within a tenth is what two runs of one file differ by on a busy machine
 FLOAT_SPEED = 1.1

@@ -6,11 +6,11 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mobconv.files import write_whole
+from mobconv.common.files import write_whole
 from mobconv.report import charts, drawing, fronts, words
 from mobconv.report.digest import Digest, Panel
 from mobconv.report.style import DARK, LIGHT, Palette, Spec
-from mobconv.report.tables import plural
+from mobconv.results.tables import plural
 
 
 def write(told: Digest, folder: Path) -> int:

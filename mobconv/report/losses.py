@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from rich.markup import escape
 from rich.table import Table
 
-from mobconv.comparison import Comparison
-from mobconv.paired import Difference
+from mobconv.compare.comparison import Comparison
+from mobconv.stats.paired import Difference
 
 _WHAT = {
     "float": "float baseline, PyTorch",

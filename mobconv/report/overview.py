@@ -8,8 +8,8 @@ from typing import Any
 from mobconv.report import charts, drawing, fronts, page, style, words
 from mobconv.report.digest import FLOAT_SPEED, Choice, Digest, Measured, Panel, way
 from mobconv.report.page import Column, Line, Shown
-from mobconv.report.tables import plural, size
 from mobconv.results import OK, Row
+from mobconv.results.tables import plural, size
 
 PLOTS = 12  # of a kind in one page: more than that nobody compares, and each takes a quarter of a second to draw
 

@@ -12,9 +12,9 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from mobconv.gate import Report, Verdict
-from mobconv.report.tables import plural
-from mobconv.rules import MET, NOT_JUDGED, NOT_MET, WITHIN_NOISE
+from mobconv.gate.judge import Report, Verdict
+from mobconv.gate.rules import MET, NOT_JUDGED, NOT_MET, WITHIN_NOISE
+from mobconv.results.tables import plural
 
 TITLES = ("verdict", "cell", "rule", "figure", "limit", "why")
 WHOLE = "(results)"  # in place of a cell, where the results as a whole are judged

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from mobconv.report.charts import interval
 from mobconv.report.digest import Digest, Measured, Panel, cliff_words, modes
 from mobconv.report.style import mode_name
-from mobconv.report.tables import plural, size
 from mobconv.results import FAILED, OK, UNSUPPORTED, Row
+from mobconv.results.tables import plural, size
 
 VERIFIED = {
     "runtime": "the format's own runtime, on this machine",

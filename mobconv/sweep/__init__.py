@@ -13,8 +13,8 @@
 | run.py      | the sweep                                                                     |
 """
 
+from mobconv.pipeline.network import describe, quantize_all, record
 from mobconv.sweep.job import Job, Watcher
 from mobconv.sweep.run import Sweep
-from mobconv.sweep.weights import describe, quantize_all, record
 
 __all__ = ["Job", "Sweep", "Watcher", "describe", "quantize_all", "record"]

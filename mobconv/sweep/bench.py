@@ -16,21 +16,27 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mobconv import backends, data, evaluate, feeding, files, pixels, recipe, results, templates
+from mobconv import backends, recipe, results
 from mobconv.backends.base import Backend, Encoded, Runner
-from mobconv.checkpoint import Checkpoint
-from mobconv.data import Images
+from mobconv.common import files
+from mobconv.data import labelled
+from mobconv.data.labelled import Images
+from mobconv.data.preprocessing import Preprocessing
 from mobconv.errors import InputError, MobconvError, OutputError, UsageError
-from mobconv.preprocessing import Preprocessing
+from mobconv.evaluate import inference, input_spec, latency, output_error
+from mobconv.evaluate.tasks import classification
+from mobconv.model import image_input
+from mobconv.model.checkpoint import Checkpoint
+from mobconv.model.trace import Program
+from mobconv.pipeline import templates
+from mobconv.pipeline.network import describe, quantize_all, record
+from mobconv.pipeline.reference import reference
 from mobconv.quantize import Weight
-from mobconv.reference import reference
 from mobconv.results import OK, Row
 from mobconv.schemes import Cell, Compute, Scheme
 from mobconv.sweep import keys
 from mobconv.sweep.job import Job
 from mobconv.sweep.store import Network, Record, Store
-from mobconv.sweep.weights import describe, quantize_all, record
-from mobconv.trace import Program
 
 Floats = NDArray[np.float32]
 Stage = Callable[[str], None]
@@ -104,7 +110,7 @@ class Bench:
             found = self.network
             return Images(found.source, np.load(held, mmap_mode="r"), found.labels, (), found.pixels, found.groups)
         with recipe.in_its_words():
-            loaded = data.load(self.plan.data, self.plan.images, self.preprocessing.fit)
+            loaded = labelled.load(self.plan.data, self.plan.images, self.preprocessing.fit)
         if keys.images(self.plan.data, self.plan.images) not in (None, self.inputs.data):
             raise InputError(f"{self.plan.data} changed while the sweep ran; run the same command again")
         return loaded
@@ -134,16 +140,16 @@ class Bench:
             return kept
         held, images = self.checkpoint, self.images
         sample = next(iter(held.example.values()))
-        evaluate.check_shape(images, sample.shape, str(held.path))
+        input_spec.check_network_shape(images, sample.shape, str(held.path))
         self.stage("float baseline")
-        outputs = evaluate.predict_in_torch(
+        outputs = inference.predict_in_torch(
             lambda part: held.run(self.preprocessing(part)), images.pixels, self.threads
         )
-        evaluate.check_labels(images, outputs.shape[1])
+        classification.check_labels(images, outputs.shape[1])
         sites = self.program.sites
-        top1 = evaluate.accuracy(outputs, images.labels).top1
+        top1 = classification.accuracy(outputs, images.labels).top1
         notes = list(held.notes)
-        if guesses := evaluate.guessing(top1, outputs.shape[1]):
+        if guesses := classification.guessing(top1, outputs.shape[1]):
             notes.append(guesses)
         found = Network(
             path=held.path.name,
@@ -268,11 +274,11 @@ class Bench:
         quantized: Quantized,
         outputs: Floats,
         verified: str,
-        latency: evaluate.Latency | None,
+        latency: latency.Latency | None,
         seconds: Seconds,
     ) -> Row:
-        right = evaluate.accuracy(outputs, self.images.labels)
-        near = evaluate.closeness(outputs, quantized.outputs)
+        right = classification.accuracy(outputs, self.images.labels)
+        near = output_error.closeness(outputs, quantized.outputs)
         return results.of_file(
             cell,
             encoded,
@@ -304,17 +310,17 @@ class Bench:
         """The program as a backend converts it, and what goes into its files."""
         if backend.name not in self._entrances:
             held = self.checkpoint
-            made = pixels.entrance(self.program, self.preprocessing, held.labels, backend, self.plan.input)
+            made = image_input.entrance(self.program, self.preprocessing, held.labels, backend, self.plan.input)
             if self.plan.image_type is not None:
                 said = self.plan.image_type
-                made = pixels.scaled_by_coremltools(
+                made = image_input.scaled_by_coremltools(
                     self.program, self.preprocessing, held.labels, said.scale, tuple(said.bias)
                 )
             self._entrances[backend.name] = made
         return self._entrances[backend.name]
 
-    def _feed(self, backend: Backend, runner: Runner) -> evaluate.Feed:
-        return feeding.feed(self._entrance(backend)[1] or self.preprocessing, runner.inputs[0])
+    def _feed(self, backend: Backend, runner: Runner) -> inference.Feed:
+        return input_spec.feed(self._entrance(backend)[1] or self.preprocessing, runner.inputs[0])
 
     def _outputs(self, backend: Backend, path: Path, runner: Runner) -> Floats:
         """Outputs for all images; closes the runner."""
@@ -323,19 +329,19 @@ class Bench:
                 if self.threads > 1:  # predict_in_torch has as many, and each would take as many again
                     runner.close()
                     runner = backend.open(path, threads=1)
-                run = evaluate.of_runner(runner, self._feed(backend, runner))
-                return evaluate.predict_in_torch(run, self.images.pixels, self.threads)
+                run = inference.of_runner(runner, self._feed(backend, runner))
+                return inference.predict_in_torch(run, self.images.pixels, self.threads)
             feed = self._feed(backend, runner)
         finally:
             runner.close()
         workers = self.threads or os.cpu_count() or 1
-        return evaluate.predict_side_by_side(lambda: backend.open(path, threads=1), self.images.pixels, workers, feed)
+        return inference.predict_side_by_side(lambda: backend.open(path, threads=1), self.images.pixels, workers, feed)
 
-    def _time(self, backend: Backend, path: Path, baseline: Runner) -> evaluate.Latency:
+    def _time(self, backend: Backend, path: Path, baseline: Runner) -> latency.Latency:
         """On one thread: some kernels leave a second one idle, and a busy machine then decides the ratio."""
         runner = backend.open(path, threads=1)
         try:
-            return evaluate.latency(runner, baseline, self._feed(backend, runner)(self.images.pixels[:1]))
+            return latency.latency(runner, baseline, self._feed(backend, runner)(self.images.pixels[:1]))
         finally:
             runner.close()
 
@@ -349,12 +355,12 @@ class Bench:
             start = time.perf_counter()
             program = reference(self.program, weights, scheme)
             name, output = next(iter(program.example)), program.outputs[0]
-            outputs = evaluate.predict_in_torch(
+            outputs = inference.predict_in_torch(
                 lambda part: np.asarray(program.run({name: self.preprocessing(part)})[output], np.float32),
                 self.images.pixels,
                 self.threads,
             )
-            top1 = evaluate.accuracy(outputs, self.images.labels).top1
+            top1 = classification.accuracy(outputs, self.images.labels).top1
             self._quantized = {scheme: Quantized(weights, outputs, top1, spent, time.perf_counter() - start)}
         return self._quantized[scheme]
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mobconv import checkpoint, recipe
-from mobconv.checkpoint import Checkpoint, Options
-from mobconv.sweep import sources
+from mobconv import recipe
+from mobconv.model import checkpoint
+from mobconv.model.checkpoint import Checkpoint, Options
+from mobconv.sweep import source_hash
 
 if TYPE_CHECKING:
     from mobconv.results import Row
@@ -29,7 +30,7 @@ class Job:
 
         beside: the recipe's own folder, where a factory is looked for that is found nowhere else.
         """
-        here = sources.folder_of(plan.model, beside) if plan.model and beside else Path.cwd()
+        here = source_hash.folder_of(plan.model, beside) if plan.model and beside else Path.cwd()
         options = Options(
             factory=plan.model,
             arguments=plan.arguments,

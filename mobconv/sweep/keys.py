@@ -13,10 +13,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from mobconv import backends, checkpoint, files
+from mobconv import backends
+from mobconv.common import files
 from mobconv.errors import InputError
+from mobconv.model import checkpoint
 from mobconv.schemes import Cell
-from mobconv.sweep import sources
+from mobconv.sweep import source_hash
 from mobconv.sweep.job import Job
 from mobconv.sweep.store import Network
 
@@ -42,7 +44,14 @@ class Inputs:
     @cached_property
     def network(self) -> str:
         """The key of the float baseline and of what is known of the network."""
-        told = [self.checkpoint, self.code, self.data, sources.of_mobconv(), _machine(), _versions(*_TOOLS, *_DECODERS)]
+        told = [
+            self.checkpoint,
+            self.code,
+            self.data,
+            source_hash.of_mobconv(),
+            _machine(),
+            _versions(*_TOOLS, *_DECODERS),
+        ]
         return _hash(told)
 
 
@@ -75,7 +84,7 @@ def inputs(job: Job, data: bool = True) -> Inputs:
         "arguments": plan.arguments,
         "input_shape": plan.input_shape,
         "preprocessing": held.to_json() if held else None,
-        "sources": sources.of_factory(plan.model, job.here) if plan.model else {},
+        "sources": source_hash.of_factory(plan.model, job.here) if plan.model else {},
         # a pickled module is built by code that only its loading finds
         "once": None if followed else uuid.uuid4().hex,
     }
@@ -103,7 +112,7 @@ def cell(made: Inputs, network: Network, job: Job, which: Cell) -> str:
         "input": plan.input,
         "image_type": plan.image_type.model_dump() if plan.image_type else None,
         "threads": plan.threads,  # load_ms is measured with it
-        "source": [sources.of_mobconv(), sources.of_mobconv(which.backend)],
+        "source": [source_hash.of_mobconv(), source_hash.of_mobconv(which.backend)],
         "tools": {**_versions(*_TOOLS), **backend.versions()},
         "machine": _machine(),
     }

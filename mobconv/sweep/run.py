@@ -7,10 +7,10 @@ from contextlib import AbstractContextManager
 from importlib.metadata import version
 from pathlib import Path
 
-from mobconv import __version__, backends, files, locks, results
+from mobconv import __version__, backends, results
+from mobconv.common import files, locks
 from mobconv.recipe import Recipe
-from mobconv.report import tables
-from mobconv.results import FAILED, OK, UNSUPPORTED, Results, Row
+from mobconv.results import FAILED, OK, UNSUPPORTED, Results, Row, tables
 from mobconv.schemes import Cell, Compute
 from mobconv.sweep import keys, workers
 from mobconv.sweep.bench import Bench

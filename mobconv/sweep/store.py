@@ -26,8 +26,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mobconv import backends, files, locks, results, templates
+from mobconv import backends, results
+from mobconv.common import files, locks
 from mobconv.errors import OutputError
+from mobconv.pipeline import templates
 from mobconv.results import OK, Row
 from mobconv.schemes import Cell
 

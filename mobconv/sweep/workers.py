@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from mobconv import memory
+from mobconv.common import memory
 from mobconv.errors import BackendError, CellError, InputError
-from mobconv.sweep import keys, sources
+from mobconv.sweep import keys, source_hash
 from mobconv.sweep.bench import Bench
 from mobconv.sweep.job import Job
 from mobconv.sweep.store import Network, Store
@@ -104,7 +104,7 @@ class Place:
 
 
 # as this process has it, whatever becomes of the files
-_SOURCE = sources.of_mobconv()
+_SOURCE = source_hash.of_mobconv()
 _imported: dict[str, str] = {}
 _benches: dict[str, Bench] = {}
 _one_at_a_time = threading.Lock()  # a Dask worker may have several threads; PyTorch's settings are of the process
@@ -150,7 +150,7 @@ def _same(place: Place) -> None:
     if here not in sys.path:
         sys.path.insert(0, here)
     factory = place.job.plan.model
-    found = sources.of_factory(factory, place.job.here) if factory else {}
+    found = source_hash.of_factory(factory, place.job.here) if factory else {}
     differ = [name for name, digest in found.items() if _imported.setdefault(name, digest) != digest]
     if differ:
         raise InputError(f"the worker on {_host()} has imported an older {', '.join(differ)}: restart the workers")

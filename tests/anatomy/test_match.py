@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mobconv.anatomy import Op
-from mobconv.anatomy.match import match
-from mobconv.anatomy.reference import Reference
+from mobconv.backends.graph_view import Op
+from mobconv.compare.match import match
+from mobconv.compare.traced import Reference
 from mobconv.errors import InputError
+from mobconv.pipeline.network import quantize_all
 from mobconv.schemes import Scheme
-from mobconv.sweep import quantize_all
 
 PATH = Path("net.onnx")
 

@@ -11,10 +11,10 @@ import torch
 from mobconv.backends.coreml import backend
 from mobconv.backends.coreml.vendor import coremltools, quiet
 from mobconv.errors import BackendError, CellError, InputError, OutputError
+from mobconv.model.trace import trace
 from mobconv.quantize import quantize
 from mobconv.quantize.weights import FloatWeight, QuantizedWeight
 from mobconv.schemes import Cell, Compute, Mode, Scheme
-from mobconv.trace import trace
 
 SCHEMES = [f"w{bits}-{mode}" for mode in Mode for bits in range(8, 0, -1)]
 

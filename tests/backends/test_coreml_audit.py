@@ -12,8 +12,8 @@ import vendor_files as vendor
 from vendor_files import WEIGHTS
 
 from mobconv import backends
-from mobconv.audit import OTHER, PROGRAM, judged, verdict
 from mobconv.backends.coreml import package
+from mobconv.backends.size_audit import OTHER, PROGRAM, judged, verdict
 from mobconv.errors import InputError
 from mobconv.schemes import Compute
 

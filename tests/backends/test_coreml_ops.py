@@ -364,8 +364,8 @@ class Joined(torch.nn.Module):
 
 def test_a_small_attention_network_matches_torch_and_runs_one_by_one(tmp_path):
     from mobconv.backends.coreml.convert import convert
+    from mobconv.model.trace import trace
     from mobconv.schemes import Compute
-    from mobconv.trace import trace
 
     torch.manual_seed(0)
     module = Joined().eval()

@@ -323,7 +323,7 @@ def test_an_embedding_has_no_scale_for_each_row_but_a_table(tmp_path):
 
 
 def _traced(module, example):
-    from mobconv.trace import trace
+    from mobconv.model.trace import trace
 
     torch.manual_seed(0)
     return trace(module.eval(), {"image": example})

@@ -8,7 +8,7 @@ from mlmodel_spec import RNG, Spec
 from vendor_files import WEIGHTS
 
 from mobconv import backends
-from mobconv.audit import OTHER, judged
+from mobconv.backends.size_audit import OTHER, judged
 from mobconv.errors import InputError
 
 

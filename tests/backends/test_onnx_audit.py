@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from vendor_files import WEIGHTS
 
 from mobconv import backends
-from mobconv.audit import OTHER, PROGRAM, SHARED, judged, verdict
+from mobconv.backends.size_audit import OTHER, PROGRAM, SHARED, judged, verdict
 from mobconv.errors import InputError
 
 FUNCTIONS = "functions that decode"

@@ -7,11 +7,12 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from mobconv import backends, templates
+from mobconv import backends
 from mobconv.backends.onnx.convert import TEMPLATE, convert
 from mobconv.errors import BackendError
+from mobconv.model.trace import trace
+from mobconv.pipeline import templates
 from mobconv.schemes import Compute
-from mobconv.trace import trace
 
 
 class Tied(nn.Module):

@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from mobconv import backends, sweep, templates
+from mobconv import backends
 from mobconv.errors import BackendError
-from mobconv.reference import reference
+from mobconv.model.trace import trace
+from mobconv.pipeline import network, templates
+from mobconv.pipeline.reference import reference
 from mobconv.schemes import Cell, Compute
-from mobconv.trace import trace
 
 LEVEL = "session.qdq_matmulnbits_accuracy_level"
 FOLD = "session.disable_quant_qdq"
@@ -40,7 +41,7 @@ def encoded(steps, name, path):
     """Writes the file; gives an input and what the reference computes from it."""
     program, template = steps
     cell = Cell.parse(f"onnx/{name}")
-    weights = sweep.quantize_all(program, cell.scheme)
+    weights = network.quantize_all(program, cell.scheme)
     backends.get("onnx").encode(template, weights, cell, path)
     x = np.random.default_rng(0).normal(size=(1, 9, 256)).astype(np.float32)
     return x, next(iter(reference(program, weights, cell.scheme).run({"x": x}).values()))
@@ -129,8 +130,8 @@ def test_tables_are_refused_before_anything_is_written(steps, name, tmp_path):
 def test_a_layer_rule_cannot_bring_a_table_into_a_native_file(steps, tmp_path):
     """One bit in a linear file is a table: the layer is named."""
     program, template = steps
-    weights = sweep.quantize_all(program, Cell.parse("onnx/w4-linear").scheme)
-    weights["second.weight"] = sweep.quantize_all(program, Cell.parse("onnx/w1-linear").scheme)["second.weight"]
+    weights = network.quantize_all(program, Cell.parse("onnx/w4-linear").scheme)
+    weights["second.weight"] = network.quantize_all(program, Cell.parse("onnx/w1-linear").scheme)["second.weight"]
     with pytest.raises(BackendError, match=r"second\.weight: ONNX has no type for a lookup table"):
         backends.get("onnx").encode(template, weights, Cell.parse("onnx/w4-linear@native"), tmp_path / "a.onnx")
     assert not list(tmp_path.iterdir())

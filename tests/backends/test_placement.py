@@ -6,9 +6,9 @@ import re
 import numpy as np
 import pytest
 
-from mobconv.backends import placement
+from mobconv.backends import weight_map
 from mobconv.errors import BackendError
-from mobconv.trace import Site
+from mobconv.model.trace import Site
 
 SITES = {
     "conv": Site("conv", (4, 3, 2, 5), 0, "aten.conv2d.default"),
@@ -17,13 +17,13 @@ SITES = {
     "transposed": Site("transposed", (3, 2, 2, 2), 1, "aten.conv_transpose2d.input"),
     "column": Site("column", (4, 1), 0, "aten.linear.default"),
 }
-PRINTS = placement.fingerprints(SITES)
+PRINTS = weight_map.fingerprints(SITES)
 
 
 def found(name, array, others=()):
     constants = [("other", value) for value in others]
     constants += [(each, value) for each, value in PRINTS.items() if each != name]
-    return placement.locate([*constants, ("here", array)], SITES)[name]
+    return weight_map.locate([*constants, ("here", array)], SITES)[name]
 
 
 def test_fingerprints_are_all_distinct_and_ordinary():
@@ -95,7 +95,7 @@ def test_what_a_converter_changed_is_missing_by_name(changed):
 
 def test_all_that_is_missing_is_named():
     with pytest.raises(BackendError, match="cannot find conv, square, transposed in"):
-        placement.locate([(name, PRINTS[name]) for name in ("linear", "column")], SITES)
+        weight_map.locate([(name, PRINTS[name]) for name in ("linear", "column")], SITES)
 
 
 def test_other_constants_are_passed_over():
@@ -105,16 +105,16 @@ def test_other_constants_are_passed_over():
 
 
 def test_saved_and_loaded(tmp_path):
-    places = placement.locate([(name, value.T) for name, value in PRINTS.items()], SITES)
-    placement.save(tmp_path / "map.json", places, {"floats": ["bias"]})
-    assert placement.load(tmp_path / "map.json") == (places, {"floats": ["bias"]})
+    places = weight_map.locate([(name, value.T) for name, value in PRINTS.items()], SITES)
+    weight_map.save(tmp_path / "map.json", places, {"floats": ["bias"]})
+    assert weight_map.load(tmp_path / "map.json") == (places, {"floats": ["bias"]})
 
 
 def test_a_network_without_quantizable_weights():
-    assert placement.fingerprints({}) == {} == placement.locate([("mean", np.ones(3, np.float32))], {})
+    assert weight_map.fingerprints({}) == {} == weight_map.locate([("mean", np.ones(3, np.float32))], {})
 
 
 def test_too_many_weights():
     sites = {"w": Site("w", (2**15, 2**16), 0, "aten.linear.default")}
     with pytest.raises(BackendError, match=re.escape(f"{2**31} weights are more")):
-        placement.fingerprints(sites)
+        weight_map.fingerprints(sites)

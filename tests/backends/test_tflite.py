@@ -33,7 +33,7 @@ def tiny():
     import torch
     from torch import nn
 
-    from mobconv.trace import trace
+    from mobconv.model.trace import trace
 
     torch.manual_seed(0)
     layers = nn.Sequential(
@@ -341,7 +341,7 @@ def test_nothing_half_written_is_left(stop, tiny, template, tmp_path, monkeypatc
 def test_a_network_that_the_converter_refuses_is_said(tmp_path):
     import torch
 
-    from mobconv.trace import trace
+    from mobconv.model.trace import trace
 
     class Odd(torch.nn.Module):
         def forward(self, x):
@@ -356,7 +356,7 @@ def test_a_network_that_the_converter_refuses_is_said(tmp_path):
 def test_weights_that_the_converter_merges_into_others_are_refused(tmp_path):
     import torch
 
-    from mobconv.trace import trace
+    from mobconv.model.trace import trace
 
     torch.manual_seed(0)
     module = torch.nn.Sequential(torch.nn.Linear(6, 7), torch.nn.Linear(7, 5))

@@ -9,7 +9,7 @@ import vendor_files as vendor
 from vendor_files import WEIGHTS
 
 from mobconv import backends
-from mobconv.audit import OTHER, PROGRAM, SHARED, judged, verdict
+from mobconv.backends.size_audit import OTHER, PROGRAM, SHARED, judged, verdict
 from mobconv.errors import InputError
 
 BITS = {0: 32, 1: 16, 2: 32, 4: 64, 7: 16, 9: 8, 17: 4, 19: 2}  # TensorType -> bits

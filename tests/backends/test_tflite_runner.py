@@ -8,9 +8,9 @@ import pytest
 
 from mobconv.backends.tflite import backend
 from mobconv.errors import InputError
+from mobconv.model.trace import trace
 from mobconv.quantize import quantize
 from mobconv.schemes import Cell
-from mobconv.trace import trace
 
 
 def written(program, template, cell, path):

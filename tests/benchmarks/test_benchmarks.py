@@ -12,7 +12,7 @@ import vendors
 from rival import Rival
 from support import CHECKPOINT, DATA
 
-from mobconv import data
+from mobconv.data import labelled
 from mobconv.schemes import Cell
 
 
@@ -75,7 +75,7 @@ def test_sizes_of_all_backends_have_a_ratio_above_one(options):
 
 @pytest.mark.parametrize("name", ROWS)
 def test_rows_of_vendors_are_whole(options, name):
-    images = data.load(str(DATA), 20)
+    images = labelled.load(str(DATA), 20)
     bench = vendors.Bench(options.load(), images, options.scratch, threads=2)
     with common.hushed():
         rivals = bench.rivals([Cell.parse(name)])

@@ -7,7 +7,8 @@ import with_ai_edge
 import with_coremltools
 import with_onnxruntime
 
-from mobconv import backends, templates
+from mobconv import backends
+from mobconv.pipeline import templates
 from mobconv.schemes import Cell, Compute, Scheme
 
 SLOW = pytest.mark.slow

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support import CHECKPOINT, DATA, leftovers
 
-from mobconv import files
+from mobconv.common import files
 from mobconv.errors import BackendError, CellError, InputError, OutputError, UsageError
 
 HEAVY = (
@@ -94,7 +94,7 @@ def test_what_a_backend_cannot_do(cli):
 
 
 def test_the_cells_of_an_export():
-    from mobconv.exporting import cells
+    from mobconv.pipeline.export import cells
 
     def named(*arguments):
         return [cell.name for cell in cells(*arguments)]

@@ -177,7 +177,7 @@ def foreign(tmp_path_factory):
     """ONNX files of the fixture made by torch.onnx.export, by what their wrapper does to its input."""
     import torch
 
-    from mobconv import checkpoint
+    from mobconv.model import checkpoint
 
     held, folder = checkpoint.load(CHECKPOINT), tmp_path_factory.mktemp("foreign")
     mean, std = (torch.tensor(part).view(1, 3, 1, 1) for part in (held.preprocessing.mean, held.preprocessing.std))

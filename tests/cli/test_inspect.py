@@ -6,9 +6,10 @@ import shutil
 import pytest
 import vendor_files as vendor
 
-from mobconv import backends, files
+from mobconv import backends
 from mobconv.backends.base import Backend
 from mobconv.cli import render
+from mobconv.common import files
 
 CELLS = {"onnx": "w4-kmeans", "tflite": "w4-linear", "coreml": "w4-linear@fp16", "coreml-mlmodel": "w4-kmeans"}
 SUFFIXES = [backends.get(name).suffix for name in CELLS]

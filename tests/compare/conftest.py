@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 from support import CHECKPOINT, DATA
 
-from mobconv import backends, checkpoint, compare, data, templates
+from mobconv import backends, compare
+from mobconv.data import labelled
+from mobconv.model import checkpoint
+from mobconv.pipeline import templates
+from mobconv.pipeline.network import quantize_all
 from mobconv.schemes import Cell
-from mobconv.sweep import quantize_all
 
 FORMATS = ("onnx", "tflite", "coreml", "coreml-mlmodel")
 
@@ -17,7 +20,7 @@ class Bench:
     def __init__(self, out, path=CHECKPOINT, program=None):
         self.out, self.checkpoint = out, checkpoint.load(path)
         self.program = program or self.checkpoint.trace()
-        self.images = data.load(str(DATA))
+        self.images = labelled.load(str(DATA))
         self._weights = {}
 
     @property
@@ -48,7 +51,7 @@ class Bench:
 
     def some(self, count):
         """The first images, all else equal."""
-        return data.Images("some", self.images.pixels[:count], self.images.labels[:count], self.images.names, "")
+        return labelled.Images("some", self.images.pixels[:count], self.images.labels[:count], self.images.names, "")
 
     def waterfall(self, path, count=100, feed=None):
         feed = feed or self.checkpoint.preprocessing

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from conftest import FORMATS, assert_sums_up
 
-from mobconv import backends, templates
-from mobconv.anatomy.reference import Use
+from mobconv import backends
 from mobconv.compare.folded import folded, unfolded
+from mobconv.compare.traced import Use
+from mobconv.pipeline import templates
+from mobconv.pipeline.network import quantize_all
 from mobconv.schemes import Cell, Scheme
-from mobconv.sweep import quantize_all
 
 
 def made(bench, cell, factor):

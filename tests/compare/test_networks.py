@@ -11,8 +11,8 @@ from conftest import FORMATS, Bench
 from torch import nn
 from torch.nn import functional
 
-from mobconv.checkpoint import Checkpoint
-from mobconv.preprocessing import Preprocessing
+from mobconv.data.preprocessing import Preprocessing
+from mobconv.model.checkpoint import Checkpoint
 
 
 class Mixed(nn.Module):

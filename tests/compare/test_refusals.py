@@ -6,8 +6,9 @@ import pytest
 from conftest import FORMATS
 from support import FIXTURES
 
-from mobconv import backends, checkpoint, compare
+from mobconv import backends, compare
 from mobconv.errors import BackendError, InputError
+from mobconv.model import checkpoint
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -13,8 +13,8 @@ import typer
 from support import FIXTURES
 
 from mobconv.backends.base import Backend
-from mobconv.budget import Entry
 from mobconv.cli.app import app
+from mobconv.gate.budget import Entry
 from mobconv.recipe import Recipe
 
 ROOT = FIXTURES.parent

@@ -14,6 +14,6 @@ def digits():
     """The test images, all of them."""
     from support import DATA
 
-    from mobconv.data import load
+    from mobconv.data.labelled import load
 
     return load(str(DATA))

@@ -11,8 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mobconv import backends, checkpoint, data, evaluate, recipe, sweep, templates
-from mobconv.reference import reference
+from mobconv import backends, recipe
+from mobconv.data import labelled
+from mobconv.evaluate import inference
+from mobconv.model import checkpoint
+from mobconv.pipeline import network, templates
+from mobconv.pipeline.reference import reference
 from mobconv.schemes import BITS, Cell, Compute, Granularity, Mode, Scheme, Storage
 
 ROOT = Path(__file__).parents[2]
@@ -83,7 +87,7 @@ class Laboratory:
     @cached_property
     def images(self):
         """All test images, as the network takes them."""
-        return self.checkpoint.preprocessing(data.load(str(self.source)).pixels)
+        return self.checkpoint.preprocessing(labelled.load(str(self.source)).pixels)
 
     def template(self, cell):
         """The float template of the cell's backend, converted once."""
@@ -102,12 +106,12 @@ class Laboratory:
         """What our own runner computes from a file."""
         runner = backends.get(backend).open(path, threads=1)
         try:
-            return evaluate.predict(evaluate.of_runner(runner), self.images[:count])
+            return inference.predict(inference.of_runner(runner), self.images[:count])
         finally:
             runner.close()
 
     def _weights(self, scheme):
-        return sweep.quantize_all(self.program, scheme)
+        return network.quantize_all(self.program, scheme)
 
     def _encoded(self, cell):
         backend = backends.get(cell.backend)
@@ -119,4 +123,4 @@ class Laboratory:
     def _expected(self, scheme, count=FAST):
         program = reference(self.program, self.weights(scheme), scheme)
         name, output = next(iter(program.example)), program.outputs[0]
-        return evaluate.predict(lambda part: np.asarray(program.run({name: part})[output]), self.images[:count])
+        return inference.predict(lambda part: np.asarray(program.run({name: part})[output]), self.images[:count])

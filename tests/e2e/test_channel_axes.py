@@ -5,11 +5,12 @@ import pytest
 import torch
 from torch import nn
 
-from mobconv import backends, sweep, templates
-from mobconv.evaluate import closeness
-from mobconv.reference import reference
+from mobconv import backends
+from mobconv.evaluate.output_error import closeness
+from mobconv.model.trace import trace
+from mobconv.pipeline import network, templates
+from mobconv.pipeline.reference import reference
 from mobconv.schemes import Cell, Compute
-from mobconv.trace import trace
 
 SCHEMES = [
     "w4-linear-oc16",
@@ -67,7 +68,7 @@ def test_a_weight_has_its_channels_along_axis_1(layers):
 def test_the_file_computes_the_reference(layers, backend, name, tmp_path):
     program, folder = layers
     cell, writer = Cell.parse(f"{backend}/{name}"), backends.get(backend)
-    weights = sweep.quantize_all(program, cell.scheme)
+    weights = network.quantize_all(program, cell.scheme)
     template = templates.template(writer, program, Compute.FP32, folder)
     path = tmp_path / f"layers.{writer.suffix}"
     writer.encode(template, weights, cell, path)

@@ -11,7 +11,7 @@ import pytest
 from laboratory import demo_cells, in_fp16, native_cells, oc16_cells, some
 
 from mobconv import backends
-from mobconv.evaluate import closeness
+from mobconv.evaluate.output_error import closeness
 from mobconv.schemes import Cell
 
 LARGEST_ERROR = 1e-4  # of the image's largest |logit|

@@ -10,7 +10,7 @@ import yaml
 from laboratory import RECIPE, demo_cells
 
 from mobconv.cli.app import run
-from mobconv.files import sha256, size
+from mobconv.common.files import sha256, size
 from mobconv.schemes import Mode
 
 # The results contract, as DESIGN.md has it: fields are added, not renamed.

@@ -16,7 +16,7 @@ from test_neuralnetwork import snapped
 from test_weights import READERS, as_held
 
 from mobconv import backends, recipe
-from mobconv.files import size
+from mobconv.common.files import size
 from mobconv.quantize import FloatWeight
 from mobconv.schemes import Cell, Compute, Granularity, Mode, Storage
 

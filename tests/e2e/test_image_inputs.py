@@ -10,9 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mobconv import backends, checkpoint, feeding, pixels, sweep, templates
+from mobconv import backends
+from mobconv.data.preprocessing import Preprocessing
 from mobconv.errors import InputError
-from mobconv.preprocessing import Preprocessing
+from mobconv.evaluate import input_spec
+from mobconv.model import checkpoint, image_input
+from mobconv.pipeline import network, templates
 from mobconv.schemes import Cell, Compute, Scheme
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -44,13 +47,13 @@ def made(small, tmp_path_factory):
         key = (name, kind, compute, preprocessing)
         if key not in known:
             backend, held = backends.get(name), replace(small, preprocessing=preprocessing or small.preprocessing)
-            entered, takes = pixels.entrance(program, held.preprocessing, held.labels, backend, kind)
+            entered, takes = image_input.entrance(program, held.preprocessing, held.labels, backend, kind)
             cell = Cell(name, Scheme(32), compute=Compute(compute))
             out = folder / str(len(known))
             template = templates.template(backend, entered, cell.compute, out)
-            weights = sweep.quantize_all(program, cell.scheme)
+            weights = network.quantize_all(program, cell.scheme)
             path = out / cell.path(backend.suffix)
-            backend.encode(template, weights, cell, path, sweep.record(cell, held, takes))
+            backend.encode(template, weights, cell, path, network.record(cell, held, takes))
             known[key] = path
         return known[key]
 
@@ -60,8 +63,8 @@ def made(small, tmp_path_factory):
 def outputs(path, images):
     runner = backends.for_path(path).open(path)
     try:
-        takes = feeding.expected(runner, path)
-        feed = feeding.feed(takes.preprocessing, runner.inputs[0])
+        takes = input_spec.expected(runner, path)
+        feed = input_spec.feed(takes.preprocessing, runner.inputs[0])
         return runner.run({runner.inputs[0].name: feed(images)})["logits"], takes, runner.inputs[0]
     finally:
         runner.close()
@@ -212,7 +215,7 @@ def test_tensor_input_stays_what_it_was(small, made, digits):
 def test_a_network_that_takes_no_images_is_refused_as_one(small):
     program = small.trace()
     with pytest.raises(InputError, match="--input tensor"):
-        pixels.taking_pixels(program, Preprocessing((0.5,), (0.5,)))
-    same, left = pixels.entrance(program, Preprocessing((0.5,), (0.5,)), (), backends.get("onnx"), "image")
+        image_input.taking_pixels(program, Preprocessing((0.5,), (0.5,)))
+    same, left = image_input.entrance(program, Preprocessing((0.5,), (0.5,)), (), backends.get("onnx"), "image")
     assert same is program
     assert left == Preprocessing((0.5,), (0.5,))

@@ -3,7 +3,7 @@
 import pytest
 
 from mobconv import backends
-from mobconv.evaluate import latency
+from mobconv.evaluate.latency import latency
 from mobconv.schemes import Cell
 
 # The rule for linear per channel at 7, 6, 5, 3 and 1 bits: stored packed while that costs at most four times

@@ -8,8 +8,10 @@ import read_tflite
 from laboratory import FAST
 from stored import differences
 
-from mobconv import backends, evaluate, recipe, sweep
-from mobconv.reference import reference
+from mobconv import backends, recipe
+from mobconv.evaluate import output_error
+from mobconv.pipeline import network
+from mobconv.pipeline.reference import reference
 from mobconv.schemes import Cell
 
 READERS = {"onnx": read_onnx.read, "tflite": read_tflite.read, "coreml": read_coreml.read}
@@ -30,7 +32,7 @@ def ruled(lab):
     made = {}
     for name in ("w4-kmeans", "w4-linear"):
         scheme = Cell.parse(f"onnx/{name}").scheme
-        weights = sweep.quantize_all(lab.program, scheme, plan)
+        weights = network.quantize_all(lab.program, scheme, plan)
         program = reference(lab.program, weights, scheme)
         made[name] = (weights, program.run({"image": lab.images[:FAST]})["logits"])
     return made
@@ -60,9 +62,9 @@ def test_files_hold_and_compute_them(lab, ruled, tmp_path, backend, name):
         if (found := differences(stored, weight, entries))
     }
     assert wrong == {}
-    close = evaluate.closeness(lab.run(backend, path), expected)
+    close = output_error.closeness(lab.run(backend, path), expected)
     assert close.max_error <= 1e-4  # as for every cell that computes in fp32
     # float layers are not the quantized weights': what is left of the file is no more than 8-bit ones take
-    quantized = sweep.describe(weights, cell.scheme)["parameters"]
+    quantized = network.describe(weights, cell.scheme)["parameters"]
     assert quantized == sum(np.prod(lab.program.sites[key].shape) for key in weights if weights[key].bits <= 8)
     assert encoded.weight_bytes < 1.6 * quantized

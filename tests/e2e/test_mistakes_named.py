@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from planted import BACKENDS, make
 
-from mobconv import checkpoint as checkpoints
-from mobconv import comparison
-from mobconv.data import Images
-from mobconv.data import load as load_images
-from mobconv.mistakes import Mistake, plausible, right
-from mobconv.preprocessing import raw
+from mobconv.compare import comparison
+from mobconv.compare.mistakes import Mistake, plausible, right
+from mobconv.data.labelled import Images
+from mobconv.data.labelled import load as load_images
+from mobconv.data.preprocessing import raw
+from mobconv.model import checkpoint as checkpoints
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 NETWORKS = {"small": "digits-fed-mobilenet-v2-w025", "full": "digits-mobilenet-v2"}

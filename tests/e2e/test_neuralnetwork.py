@@ -18,8 +18,9 @@ from test_layer_rules import RULES, ruled  # noqa: F401
 from test_size import counted, weight_count
 from test_weights import with_one_changed
 
-from mobconv import backends, evaluate
+from mobconv import backends
 from mobconv.cli.app import run
+from mobconv.evaluate import output_error
 from mobconv.schemes import Cell, Mode, Storage
 
 NAME = "coreml-mlmodel"
@@ -210,7 +211,7 @@ def test_layer_rules_reach_the_file(lab, ruled, tmp_path, name):  # noqa: F811
     assert {
         key: w for one, (key, weight) in zip(held, weights.items(), strict=True) if (w := differences(one, weight))
     } == {}
-    assert evaluate.closeness(lab.run(NAME, path), expected).max_error <= 1e-4
+    assert output_error.closeness(lab.run(NAME, path), expected).max_error <= 1e-4
     narrow = [weight for weight in weights.values() if weight.bits <= 8]
     assert codes_bytes(narrow) < encoded.weight_bytes <= bound(narrow)
 

@@ -16,7 +16,7 @@ from stored import used_entries
 
 from mobconv.backends.coreml import mil
 from mobconv.backends.coreml.vendor import proto as coreml_proto
-from mobconv.files import size
+from mobconv.common.files import size
 from mobconv.schemes import Cell, Compute, Mode, Scheme
 
 NATIVE_TFLITE = (8, 4, 2)

@@ -12,7 +12,7 @@ import pytest
 import read_coreml
 from laboratory import demo_cells, in_fp16, is_fast, native_cells, oc16_cells, some
 
-from mobconv.evaluate import closeness
+from mobconv.evaluate.output_error import closeness
 from mobconv.schemes import Compute
 
 RUN = Path(__file__).with_name("run_stock.py")

@@ -8,7 +8,7 @@ from exact import divide_and_conquer, every_split
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mobconv.quantize import intervals, kmeans, quantize
+from mobconv.quantize import clustering, kmeans, quantize
 from mobconv.schemes import Scheme
 
 
@@ -64,7 +64,7 @@ def error_of(values, weights, centres):
 @pytest.mark.parametrize("seed", range(5))
 def test_optimal_with_counts(seed, count, clusters):
     values, weights = sample(seed, count)
-    centres = intervals.centres(values, weights, clusters)
+    centres = clustering.centres(values, weights, clusters)
     assert len(centres) == min(clusters, len(values)) and np.all(np.diff(centres) > 0)
     best = every_split(values, weights, min(clusters, len(values)))
     # not below either: an error that is less than the least is counted wrongly
@@ -74,20 +74,20 @@ def test_optimal_with_counts(seed, count, clusters):
 def test_counts_count():
     """Three of a value are that value three times."""
     values, weights = np.array([0, 1, 2, 3, 7], np.float32), np.array([1, 50, 1, 50, 1])
-    assert intervals.centres(values, weights, 3)[1] == pytest.approx((2 + 3 * 50) / 51)
-    assert intervals.centres(values, np.ones(5, np.int64), 3)[1] == pytest.approx(2.5)
+    assert clustering.centres(values, weights, 3)[1] == pytest.approx((2 + 3 * 50) / 51)
+    assert clustering.centres(values, np.ones(5, np.int64), 3)[1] == pytest.approx(2.5)
 
 
 @pytest.fixture
 def joined(monkeypatch):
     """How often two partitions had to be joined, as (clusters of one, of the other, wanted)."""
-    calls, join = [], intervals.join
+    calls, join = [], clustering.join
 
     def counted(fewer, more, clusters):
         calls.append((len(fewer) - 1, len(more) - 1, clusters))
         return join(fewer, more, clusters)
 
-    monkeypatch.setattr(intervals, "join", counted)
+    monkeypatch.setattr(clustering, "join", counted)
     return calls
 
 
@@ -96,7 +96,7 @@ def test_ties_are_joined_from_a_partition_with_fewer_clusters_and_one_with_more(
     """Equal steps: one price has optima of n / (s + 1) to n / s clusters, s or s + 1 values in each; of those with
     as few or as many clusters as can be, neither has the number that is wanted."""
     values = np.arange(count, dtype=np.float32)
-    centres = intervals.centres(values, np.ones(count, np.int64), clusters)
+    centres = clustering.centres(values, np.ones(count, np.int64), clusters)
     assert len(centres) == clusters
     ((fewer, more, wanted),) = joined
     assert fewer < clusters < more and wanted == clusters
@@ -109,7 +109,7 @@ def test_ties_are_joined_from_a_partition_with_fewer_clusters_and_one_with_more(
 def test_joined_by_hand():
     """Three of 2 and 4 clusters: the first one of two, of which the second holds the last one of four."""
     fewer, more = np.array([0, 6, 12]), np.array([0, 3, 6, 9, 12])
-    assert intervals.join(fewer, more, 3).tolist() == [0, 6, 9, 12]
+    assert clustering.join(fewer, more, 3).tolist() == [0, 6, 9, 12]
 
 
 @given(st.integers(2, 60).flatmap(lambda n: st.tuples(st.just(n), st.sets(st.integers(1, n - 1)))), st.data())
@@ -121,7 +121,7 @@ def test_any_two_partitions_can_be_joined(case, data):
     few = data.draw(st.sets(st.integers(1, count - 1), max_size=max(len(cuts) - 2, 0)))
     fewer = np.array([0, *sorted(few), count])
     for clusters in range(len(fewer), len(more) - 1):
-        found = intervals.join(fewer, more, clusters)
+        found = clustering.join(fewer, more, clusters)
         assert len(found) == clusters + 1 and found[0] == 0 and found[-1] == count and np.all(np.diff(found) > 0)
 
 
@@ -129,7 +129,7 @@ def test_any_two_partitions_can_be_joined(case, data):
 def test_optimal_with_256_clusters_of_20000_values(seed):
     values, weights = sample(seed, 20_000)
     assert len(values) > 19_000
-    centres = intervals.centres(values, weights, 256)
+    centres = clustering.centres(values, weights, 256)
     assert len(centres) == 256
     best = divide_and_conquer(values, weights, 256)
     assert error_of(values, weights, centres) == pytest.approx(best, rel=1e-9, abs=rounding(values, weights))
@@ -142,7 +142,7 @@ def test_optimal_beside_a_far_outlier(far, clusters):
     values, weights = sample(0, 3000)
     values = np.append(values, np.float32(far))
     weights = np.append(weights, 1)
-    centres = intervals.centres(values, weights, clusters)
+    centres = clustering.centres(values, weights, clusters)
     assert len(centres) == clusters and centres[-1] == pytest.approx(far, rel=0.5)
     best = divide_and_conquer(values, weights, clusters)
     assert error_of(values, weights, centres) == pytest.approx(best, rel=1e-9, abs=rounding(values, weights))
@@ -150,11 +150,11 @@ def test_optimal_beside_a_far_outlier(far, clusters):
 
 def test_memory_does_not_grow_with_the_number_of_clusters():
     values, weights = sample(0, 20_000)
-    intervals.centres(values, weights, 2)  # compiles
+    clustering.centres(values, weights, 2)  # compiles
     peaks = {}
     for clusters in (2, 256):
         tracemalloc.start()
-        intervals.centres(values, weights, clusters)
+        clustering.centres(values, weights, clusters)
         peaks[clusters] = tracemalloc.get_traced_memory()[1] / len(values)
         tracemalloc.stop()
     # numpy's arrays, not those within compiled code; a table of 256 int32 would be 1024 bytes a value

@@ -8,9 +8,10 @@ from rich.console import Console
 
 from mobconv import results
 from mobconv.cli import render
-from mobconv.gate import Report, Verdict
-from mobconv.report import tables, verdicts
-from mobconv.rules import MET, NOT_MET
+from mobconv.gate.judge import Report, Verdict
+from mobconv.gate.rules import MET, NOT_MET
+from mobconv.report import verdicts
+from mobconv.results import tables
 
 DOCS = Path(__file__).parents[2] / "docs"
 LONG = "coreml-mlmodel/w4-symmetric-oc16@native"

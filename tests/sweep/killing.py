@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mobconv.files import sha256
+from mobconv.common.files import sha256
 
 HEAVY = ["torch", "datasets", "onnxruntime", "mobconv.quantize", "mobconv.sweep"]
 TIMINGS = {"latency_ms", "latency_ratio", "load_ms", "seconds"}

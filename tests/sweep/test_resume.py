@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from support import DATA
 
 from mobconv import results
-from mobconv.files import sha256
+from mobconv.common.files import sha256
 
 PLAN = {
     "checkpoint": "net.safetensors",
@@ -171,7 +171,7 @@ def test_what_a_key_is_made_of(there):
 
 def test_tools_and_our_own_code_are_in_a_key(there, monkeypatch):
     from mobconv import backends
-    from mobconv.sweep import keys, sources
+    from mobconv.sweep import keys, source_hash
 
     (there.path / "job.yaml").write_text(json.dumps(PLAN))
 
@@ -184,8 +184,8 @@ def test_tools_and_our_own_code_are_in_a_key(there, monkeypatch):
     monkeypatch.setattr(kind, "versions", lambda self: real(self) | {"onnxruntime": "99"})
     assert sweep("coreml-mlmodel") == [] and sweep("onnx") == ["onnx/fp32", "onnx/w4-kmeans"]
     monkeypatch.setattr(kind, "versions", real)
-    real_hash = sources.of_mobconv
-    monkeypatch.setattr(sources, "of_mobconv", lambda name=None: "edited" if name == "onnx" else real_hash(name))
+    real_hash = source_hash.of_mobconv
+    monkeypatch.setattr(source_hash, "of_mobconv", lambda name=None: "edited" if name == "onnx" else real_hash(name))
     assert sweep("coreml-mlmodel") == [] and sweep("onnx") == ["onnx/fp32", "onnx/w4-kmeans"]
     real_tools = keys._versions
     monkeypatch.setattr(keys, "_versions", lambda *names: real_tools(*names) | {"torch": "99"})
@@ -335,7 +335,7 @@ def test_what_a_killed_writer_left_goes_and_what_is_the_users_stays(there):
 
 
 def test_a_folder_in_use_is_refused(there):
-    from mobconv import locks
+    from mobconv.common import locks
 
     (there.path / "job.yaml").write_text(json.dumps(PLAN))
     before = outcome(there.out)
@@ -399,15 +399,15 @@ def test_data_of_the_hub_is_told_by_its_pixels(there, monkeypatch):
     """It is loaded every time, since only that tells whether it changed; nothing else is done again."""
     from dataclasses import replace
 
-    from mobconv import data
+    from mobconv.data import labelled
 
-    real, other = data.load, []
+    real, other = labelled.load, []
 
     def load(source, limit=None, fit=None):
         found = real(str(DATA), limit, fit)
         return replace(found, source=source, sha256="other" if other else found.sha256)
 
-    monkeypatch.setattr(data, "load", load)
+    monkeypatch.setattr(labelled, "load", load)
     encoded, said, _ = there.sweep(data="someone/digits")
     assert encoded == [] and KEPT in said
     other.append(True)

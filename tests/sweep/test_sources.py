@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import mobconv
-from mobconv.sweep import sources
+from mobconv.sweep import source_hash
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def package(tmp_path):
 
 
 def test_all_that_a_factory_imports_is_found(package):
-    found = sources.of_factory("nets.models:my_net", package)
+    found = source_hash.of_factory("nets.models:my_net", package)
     own = {"nets", "nets.models", "nets.blocks", "nets.deep", "nets.deep.parts", "helper"}
     assert set(found) == own | {"numpy"}
     import numpy
@@ -43,41 +43,41 @@ def test_all_that_a_factory_imports_is_found(package):
     "name", ["nets/models.py", "nets/blocks.py", "nets/deep/parts.py", "helper.py", "nets/__init__.py"]
 )
 def test_a_change_anywhere_in_it_is_seen(package, name):
-    before = sources.of_factory("nets.models:my_net", package)
+    before = source_hash.of_factory("nets.models:my_net", package)
     (package / name).write_text((package / name).read_text() + "\n# changed\n")
-    assert sources.of_factory("nets.models:my_net", package) != before
+    assert source_hash.of_factory("nets.models:my_net", package) != before
 
 
 @pytest.mark.parametrize("name", ["nets/other.py", "stranger.py"])
 def test_a_change_elsewhere_is_not(package, name):
-    before = sources.of_factory("nets.models:my_net", package)
+    before = source_hash.of_factory("nets.models:my_net", package)
     (package / name).write_text("changed = True\n")
-    assert sources.of_factory("nets.models:my_net", package) == before
+    assert source_hash.of_factory("nets.models:my_net", package) == before
 
 
 def test_what_cannot_be_read_or_found_is_left_to_building_it(package):
-    assert set(sources.of_factory("broken:net", package)) == {"broken"}
-    assert sources.of_factory("not_there:net", package) == {}
-    assert sources.of_factory("mobconv.zoo.mobilenet_v2:mobilenet_v2", package) == {}
+    assert set(source_hash.of_factory("broken:net", package)) == {"broken"}
+    assert source_hash.of_factory("not_there:net", package) == {}
+    assert source_hash.of_factory("mobconv.zoo.mobilenet_v2:mobilenet_v2", package) == {}
 
 
 def test_a_package_that_is_installed_is_followed_where_the_factory_is_its_own(package):
-    found = sources.of_factory("safetensors.torch:load", package)
+    found = source_hash.of_factory("safetensors.torch:load", package)
     assert "safetensors.torch" in found and "torch" in found and "torch.nn" not in found
 
 
 def test_a_factory_that_only_the_recipes_folder_has(package, tmp_path_factory, monkeypatch):
     here = tmp_path_factory.mktemp("here")
     monkeypatch.chdir(here)
-    assert sources.folder_of("nets.models:my_net", package) == package
-    assert sources.folder_of("nets.gone:my_net", package) == here
-    assert sources.folder_of("json:loads", package) == here
+    assert source_hash.folder_of("nets.models:my_net", package) == package
+    assert source_hash.folder_of("nets.gone:my_net", package) == here
+    assert source_hash.folder_of("json:loads", package) == here
     (package / "safetensors.py").touch()  # what is installed wins, as it does where the recipe's folder has no part
-    assert sources.folder_of("safetensors.torch:load", package) == here
+    assert source_hash.folder_of("safetensors.torch:load", package) == here
     (here / "nets").mkdir()  # a folder of that name is no module of that name
-    assert sources.folder_of("nets.models:my_net", package) == package
+    assert source_hash.folder_of("nets.models:my_net", package) == package
     (here / "nets" / "models.py").touch()
-    assert sources.folder_of("nets.models:my_net", package) == here
+    assert source_hash.folder_of("nets.models:my_net", package) == here
 
 
 def test_what_lies_above_a_sweep_has_no_part_in_it():
@@ -85,7 +85,7 @@ def test_what_lies_above_a_sweep_has_no_part_in_it():
     code = f"""
 import importlib, pathlib, sys
 root = pathlib.Path({str(Path(mobconv.__file__).parent)!r})
-above = {sources.ABOVE!r}
+above = {source_hash.ABOVE!r}
 for path in sorted(root.rglob("*.py")):
     parts = path.relative_to(root).with_suffix("").parts
     if path.relative_to(root).parts[0] not in above and parts != ("sweep", "run"):
@@ -99,5 +99,5 @@ print([m for m in sys.modules if m.startswith("mobconv.") and m.split(".")[1] in
 
 def test_each_backend_has_a_hash_of_its_own():
     names = [None, "onnx", "tflite", "coreml", "coreml-mlmodel"]
-    found = {name: sources.of_mobconv(name) for name in names}
+    found = {name: source_hash.of_mobconv(name) for name in names}
     assert len(set(found.values())) == len(names)

@@ -22,16 +22,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mobconv.backends import placement
+from mobconv.backends import weight_map
 from mobconv.backends.coreml import image, mil, package
 from mobconv.backends.coreml.package import Package
 from mobconv.backends.coreml.rewrite import build, held_count, main_block
 from mobconv.backends.coreml.vendor import coremltools, quiet
-from mobconv.backends.placement import Places
+from mobconv.backends.weight_map import Places
 from mobconv.errors import BackendError
+from mobconv.model.trace import Program
 from mobconv.quantize.weights import FloatWeight, Weight
 from mobconv.schemes import Compute
-from mobconv.trace import Program
 
 # name of a target -> specification version (coremltools: _SPECIFICATION_VERSION_IOS_16 and so on)
 TARGETS = {"iOS16": 7, "iOS17": 8, "iOS18": 9}
@@ -47,7 +47,7 @@ def convert(program: Program, compute: Compute, directory: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch_name:
         scratch = Path(scratch_name)
         target, first = _convert_once(program, scratch / "fp32.mlpackage")
-        places = placement.locate(constants(first), program.sites)
+        places = weight_map.locate(constants(first), program.sites)
         if compute is Compute.FP16:
             first, places = _to_fp16(first, places, program, TARGETS[target], scratch)
         floats = _float_parameters(first, places, program)
@@ -68,7 +68,7 @@ def convert(program: Program, compute: Compute, directory: Path) -> None:
             package.write(directory / f"{name}.mlpackage", _contents(template))
             files = build(template, places, weights, floats=())
             base[name] = sum(map(len, files.values())) - width * held_count(places)
-        placement.save(
+        weight_map.save(
             directory / "map.json",
             places,
             {"compute": compute.value, "targets": list(templates), "floats": floats, "base": base},
@@ -88,7 +88,7 @@ def _convert_once(program: Program, path: Path) -> tuple[str, Package]:
     """Convert at the oldest target that takes the program -> its name, and the package."""
     ct = coremltools()
     with quiet():
-        exported = placement.placeholder(program).exported().run_decompositions({})
+        exported = weight_map.placeholder(program).exported().run_decompositions({})
     for name in TARGETS:
         try:
             with quiet():
@@ -186,7 +186,7 @@ def _to_fp16(source: Package, places: Places, program: Program, version: int, sc
     def cast(op: Any) -> bool:
         return not image.normalises(op, edges)
 
-    indices = {name: values.view(np.int32) for name, values in placement.fingerprints(dict(sites)).items()}
+    indices = {name: values.view(np.int32) for name, values in weight_map.fingerprints(dict(sites)).items()}
     largest = max(int(values.max()) for values in indices.values()) if indices else 0
     found: dict[str, NDArray[np.int64]] = {}
     for power in itertools.count():
@@ -216,7 +216,7 @@ def _to_fp16(source: Package, places: Places, program: Program, version: int, sc
                 held = found.setdefault(key, np.zeros(value.shape, np.int64))
                 held += value.astype(np.int64) * _DIGIT**power
     whole = ((key, value.astype(np.int32).view(np.float32)) for key, value in found.items())
-    return after, placement.locate(whole, sites)
+    return after, weight_map.locate(whole, sites)
 
 
 def _raised(source: Package, path: Path) -> Package:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from mobconv.backends import placement
+from mobconv.backends import weight_map
 from mobconv.backends.base import Encoded
 from mobconv.backends.coreml import package, support
 from mobconv.backends.coreml.convert import TARGETS
@@ -31,7 +31,7 @@ def encode(template: Path, weights: Mapping[str, Weight], cell: Cell, path: Path
             n: w.widened(support.native_bits(Scheme(w.bits, w.mode))) if isinstance(w, QuantizedWeight) else w
             for n, w in weights.items()
         }
-    places, extra = placement.load(template / "map.json")
+    places, extra = weight_map.load(template / "map.json")
     if extra["compute"] != cell.compute.value:
         raise CellError(f"{cell}: the template in {template} computes in {extra['compute']}")
     missing = sorted(set(places) ^ set(weights))
@@ -70,7 +70,7 @@ def _rounded(weights: Mapping[str, Weight], cell: Cell) -> str:
     )
 
 
-def _float_bytes(weights: Mapping[str, Weight], places: placement.Places, cell: Cell) -> int:
+def _float_bytes(weights: Mapping[str, Weight], places: weight_map.Places, cell: Cell) -> int:
     """Bytes of the weights that rules keep float."""
     total = 0
     for name, weight in weights.items():

@@ -50,7 +50,7 @@ from numpy.typing import NDArray
 
 from mobconv.backends.coreml import mil
 from mobconv.backends.coreml.weights_file import DTYPES, BlobWriter
-from mobconv.backends.placement import Placement
+from mobconv.backends.weight_map import Placement
 from mobconv.errors import BackendError
 from mobconv.quantize import packing
 from mobconv.quantize.weights import FloatWeight, QuantizedWeight, Weight

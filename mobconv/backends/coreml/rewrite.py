@@ -13,7 +13,7 @@ from mobconv.backends.coreml.forms import Encoder
 from mobconv.backends.coreml.package import Package
 from mobconv.backends.coreml.vendor import proto
 from mobconv.backends.coreml.weights_file import DTYPES, BlobWriter
-from mobconv.backends.placement import Places
+from mobconv.backends.weight_map import Places
 from mobconv.errors import BackendError, InputError
 from mobconv.quantize.weights import Weight
 

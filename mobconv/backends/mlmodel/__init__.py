@@ -22,14 +22,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from mobconv.audit import Audit
 from mobconv.backends.base import Encoded, Runner, Support
+from mobconv.backends.size_audit import Audit
 from mobconv.quantize.weights import Weight
 from mobconv.schemes import Cell, Compute
 
 if TYPE_CHECKING:
-    from mobconv.anatomy import Anatomy
-    from mobconv.trace import Program
+    from mobconv.backends.graph_view import Anatomy
+    from mobconv.model.trace import Program
 
 
 class NeuralNetwork:
@@ -77,13 +77,13 @@ class NeuralNetwork:
 
     def anatomy(self, path: Path, threads: int = 0) -> Anatomy:
         """See `anatomy.anatomy`."""
-        from mobconv.backends.mlmodel.anatomy import anatomy
+        from mobconv.backends.mlmodel.graph_view import anatomy
 
         return anatomy(path, threads)
 
     def audit(self, path: Path) -> Audit:
         """See `audit.audit`."""
-        from mobconv.backends.mlmodel.audit import audit
+        from mobconv.backends.mlmodel.size_audit import audit
 
         return audit(path)
 

@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mobconv.backends import placement
+from mobconv.backends import weight_map
 from mobconv.backends.coreml import image
 from mobconv.backends.coreml.vendor import coremltools, quiet
 from mobconv.backends.mlmodel import graph, model
-from mobconv.backends.placement import Places
+from mobconv.backends.weight_map import Places
+from mobconv.common.files import write_whole
 from mobconv.errors import BackendError, MobconvError
-from mobconv.files import write_whole
+from mobconv.model.trace import Program
 from mobconv.schemes import Compute
-from mobconv.trace import Program
 
 TEMPLATE = "template.mlmodel"
 
@@ -41,7 +41,7 @@ def convert(program: Program, compute: Compute, directory: Path) -> None:
     _clean(spec)
     _declare_inputs(spec, program.example)
     layers = model.network(spec).layers
-    places = placement.locate(_constants(layers), program.sites)
+    places = weight_map.locate(_constants(layers), program.sites)
     try:
         shapes = graph.parse(spec, Path("the converted network")).shapes
     except MobconvError as error:
@@ -58,14 +58,14 @@ def convert(program: Program, compute: Compute, directory: Path) -> None:
     if program.image:
         _declare_image(spec, program)
     write_whole(directory / TEMPLATE, model.serialize(spec))
-    placement.save(directory / "map.json", places, {"floats": floats, "ranks": ranks})
+    weight_map.save(directory / "map.json", places, {"floats": floats, "ranks": ranks})
 
 
 def _converted(program: Program) -> Any:
     ct = coremltools()
     try:
         with quiet():
-            exported = placement.placeholder(program).exported().run_decompositions({})
+            exported = weight_map.placeholder(program).exported().run_decompositions({})
             return ct.convert(
                 exported,
                 convert_to="neuralnetwork",
@@ -168,5 +168,5 @@ def _float_parameters(layers: Any, taken: set[str], program: Program) -> list[st
 def load(template: Path) -> tuple[Any, Places, dict[str, Any]]:
     """What `convert` wrote: the network without its weights, the map of them, and 'floats' and 'ranks'."""
     spec = model.read(template / TEMPLATE)
-    places, extra = placement.load(template / "map.json")
+    places, extra = weight_map.load(template / "map.json")
     return spec, places, extra

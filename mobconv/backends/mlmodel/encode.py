@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from mobconv.backends.base import Encoded
 from mobconv.backends.mlmodel import model, params, support
 from mobconv.backends.mlmodel.convert import load
-from mobconv.backends.placement import Placement, Places
+from mobconv.backends.weight_map import Placement, Places
+from mobconv.common.files import write_whole
 from mobconv.errors import BackendError
-from mobconv.files import write_whole
 from mobconv.quantize.weights import FloatWeight, QuantizedWeight, Weight
 from mobconv.schemes import Cell
 

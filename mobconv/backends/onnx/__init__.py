@@ -8,15 +8,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from mobconv.audit import Audit
 from mobconv.backends.base import Backend, Encoded, Runner, Support
+from mobconv.backends.size_audit import Audit
 from mobconv.errors import BackendError
 from mobconv.quantize.weights import Weight
 from mobconv.schemes import Cell, Compute, Mode, Scheme, Storage
 
 if TYPE_CHECKING:
-    from mobconv.anatomy import Anatomy
-    from mobconv.trace import Program
+    from mobconv.backends.graph_view import Anatomy
+    from mobconv.model.trace import Program
 
 _PACKAGES = ("onnx", "onnx_ir", "onnxruntime", "onnxscript")
 
@@ -65,12 +65,12 @@ class OnnxBackend:
         return OnnxRunner(path, threads)
 
     def anatomy(self, path: Path, threads: int = 0) -> Anatomy:
-        from mobconv.backends.onnx.anatomy import anatomy
+        from mobconv.backends.onnx.graph_view import anatomy
 
         return anatomy(path, threads)
 
     def audit(self, path: Path) -> Audit:
-        from mobconv.backends.onnx.audit import audit
+        from mobconv.backends.onnx.size_audit import audit
 
         return audit(path)
 

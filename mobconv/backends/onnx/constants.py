@@ -7,7 +7,7 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mobconv.backends.tally import Leaf
+from mobconv.backends.byte_attribution import Leaf
 from mobconv.errors import InputError
 
 _FEW = 1 << 20  # bytes that are looked at for being all zero, as zero points may be

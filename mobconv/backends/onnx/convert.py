@@ -10,15 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mobconv.backends import placement
+from mobconv.backends import weight_map
 from mobconv.backends.onnx.functions import OPSET
+from mobconv.common.files import write_whole
 from mobconv.errors import BackendError
-from mobconv.files import write_whole
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from mobconv.trace import Program
+    from mobconv.model.trace import Program
 
 # What ONNX Runtime 1.17 and later read; onnx itself would write the newest, which no runtime reads yet.
 IR_VERSION = 8
@@ -47,7 +47,7 @@ def convert(program: Program, directory: Path) -> None:
     with _quiet():
         try:
             exported = torch.onnx.export(
-                placement.placeholder(program).exported(),
+                weight_map.placeholder(program).exported(),
                 dynamo=True,
                 opset_version=OPSET,
                 external_data=False,
@@ -67,7 +67,7 @@ def convert(program: Program, directory: Path) -> None:
     constants = [
         (name, value.const_value.numpy()) for name, value in model.graph.initializers.items() if value.const_value
     ]
-    places = placement.locate(constants, program.sites)
+    places = weight_map.locate(constants, program.sites)
     held = {place.key for found in places.values() for place in found}
     parameters = {v.tobytes() for name, v in program.floats().items() if name not in program.sites}
     floats = [name for name, value in constants if name not in held and value.tobytes() in parameters]
@@ -76,7 +76,7 @@ def convert(program: Program, directory: Path) -> None:
     content = proto.SerializeToString(deterministic=True)
     weights = sum(4 * len(found) * program.floats()[name].size for name, found in places.items())
     write_whole(directory / TEMPLATE, content)
-    placement.save(
+    weight_map.save(
         directory / MAP,
         places,
         {"base_bytes": len(content) - weights, "floats": floats},

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mobconv.backends import placement
+from mobconv.backends import weight_map
 from mobconv.backends.onnx.convert import MAP, TEMPLATE
 from mobconv.backends.onnx.functions import DOMAIN, OPSET, function, stream
-from mobconv.backends.placement import Placement
+from mobconv.backends.weight_map import Placement
+from mobconv.common.files import write_whole
 from mobconv.errors import BackendError
-from mobconv.files import write_whole
 from mobconv.quantize import packing
 from mobconv.quantize.kmeans import used_entries
 from mobconv.quantize.scales import to_fp16
@@ -30,7 +30,7 @@ def encode(template: Path, weights: Mapping[str, Weight], cell: Cell, path: Path
     import onnx
 
     scheme = cell.scheme
-    places, notes = placement.load(template / MAP)
+    places, notes = weight_map.load(template / MAP)
     model = onnx.load(str(template / TEMPLATE))
     rewriter = _Rewriter(model, cell.storage is Storage.NATIVE)
     apart = int(notes["base_bytes"])  # bytes that are not the quantized weights'

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mobconv.anatomy import COPY, MOVE, PAD, RESHAPE, SCALE, SHIFT, Op
-from mobconv.anatomy.graph import producers
+from mobconv.backends.graph_view import COPY, MOVE, PAD, RESHAPE, SCALE, SHIFT, Op
+from mobconv.backends.graph_view.slicing import producers
 
 if TYPE_CHECKING:
     import onnx

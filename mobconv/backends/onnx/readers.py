@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from mobconv.backends.tally import CODE, REST, SCALE, ZERO
+from mobconv.backends.byte_attribution import CODE, REST, SCALE, ZERO
 
 # op -> (position of a weight, positions of its scale and zero point or None, what the weight is to people)
 READERS: dict[str, tuple[tuple[int, int | None, int | None, str], ...]] = {

@@ -19,15 +19,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from mobconv.audit import Audit
 from mobconv.backends.base import Backend, Encoded, Runner, Support
+from mobconv.backends.size_audit import Audit
 from mobconv.errors import BackendError
 from mobconv.quantize.weights import Weight
 from mobconv.schemes import Cell, Compute, Mode, Scheme, Storage
 
 if TYPE_CHECKING:
-    from mobconv.anatomy import Anatomy
-    from mobconv.trace import Program
+    from mobconv.backends.graph_view import Anatomy
+    from mobconv.model.trace import Program
 
 _PACKAGES = {"litert-torch": "litert_torch", "ai-edge-litert": "ai_edge_litert"}
 # The oldest runtime whose kernels have the version of each op that a scheme adds, by LiteRT's own table
@@ -110,13 +110,13 @@ class _TFLite:
         return TFLiteRunner(path, threads)
 
     def anatomy(self, path: Path, threads: int = 0) -> Anatomy:
-        from mobconv.backends.tflite.anatomy import anatomy
+        from mobconv.backends.tflite.graph_view import anatomy
 
         self._require()
         return anatomy(path, threads)
 
     def audit(self, path: Path) -> Audit:
-        from mobconv.backends.tflite.audit import audit
+        from mobconv.backends.tflite.size_audit import audit
 
         self._require()
         return audit(path)

@@ -5,7 +5,7 @@ A template is a folder of two files:
     template.tflite   the network with fingerprints for weights and the real values of everything else,
                       edges named as in the program, nothing in it that no runtime reads
     map.json          image: colour, labels and name of an image input
-                      places: where each weight lives (see mobconv/backends/placement.py; keys are tensor
+                      places: where each weight lives (see mobconv/backends/weight_map.py; keys are tensor
                       numbers); floats: tensor number -> name, of the other parameters (biases), found
                       by their values, so that scheme fp16 can halve them too
 """
@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from mobconv.backends import placement
+from mobconv.backends import weight_map
 from mobconv.backends.tflite.graph import Graph
 from mobconv.backends.tflite.quiet import quiet
 from mobconv.backends.tflite.runner import run_bytes
 from mobconv.errors import BackendError
 
 if TYPE_CHECKING:
-    from mobconv.trace import Program
+    from mobconv.model.trace import Program
 
 TEMPLATE = "template.tflite"
 MAP = "map.json"
@@ -38,7 +38,7 @@ def convert(program: Program, directory: Path) -> None:
     what it made (naming it) or that the converter merged into another constant.
     """
     with quiet():
-        marked = placement.placeholder(program)
+        marked = weight_map.placeholder(program)
     converted = Graph(_litert_torch(marked))
     converted.strip(
         {f"args_{i}": name for i, name in enumerate(program.example)},
@@ -47,7 +47,7 @@ def convert(program: Program, directory: Path) -> None:
     # numbers of tensors are those of the file that encode will read, so it is written first
     data = converted.to_bytes()
     constants = [(str(index), values) for index, values in Graph(data).constants()]
-    places = placement.locate(constants, program.sites)
+    places = weight_map.locate(constants, program.sites)
     by_value = {
         np.ascontiguousarray(values).tobytes(): name
         for name, values in program.floats().items()
@@ -57,13 +57,13 @@ def convert(program: Program, directory: Path) -> None:
     _refuse_derived(data, constants, places, set(floats), program)
     (directory / TEMPLATE).write_bytes(data)
     image = {"colour": program.image, "labels": program.labels, "inputs": list(program.example)}
-    placement.save(directory / MAP, places, {"floats": floats, "image": image if program.image else {}})
+    weight_map.save(directory / MAP, places, {"floats": floats, "image": image if program.image else {}})
 
 
 def _refuse_derived(
     data: bytes,
     constants: list[tuple[str, NDArray[np.float32]]],
-    places: placement.Places,
+    places: weight_map.Places,
     floats: set[str],
     program: Program,
 ) -> None:

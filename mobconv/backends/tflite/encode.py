@@ -62,14 +62,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mobconv.backends import placement
-from mobconv.backends.placement import Placement
+from mobconv.backends import weight_map
 from mobconv.backends.tflite import metadata
 from mobconv.backends.tflite.convert import MAP, TEMPLATE
 from mobconv.backends.tflite.graph import RECORD_KEY, Graph
 from mobconv.backends.tflite.unpack import Unpacker
+from mobconv.backends.weight_map import Placement
+from mobconv.common.files import write_whole
 from mobconv.errors import BackendError
-from mobconv.files import write_whole
 from mobconv.quantize.packing import pack
 from mobconv.quantize.weights import FloatWeight, QuantizedWeight, Weight
 from mobconv.schemes import Cell, Storage
@@ -98,7 +98,7 @@ def encode(
     does not fit its place, OutputError when the file cannot be written.
     """
     scheme = cell.scheme
-    places, extra = placement.load(template / MAP)
+    places, extra = weight_map.load(template / MAP)
     missing = [name for name in places if name not in weights]
     if missing:
         raise BackendError(f"no weights were given for {', '.join(missing)}")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mobconv.anatomy import COPY, MOVE, PAD, RESHAPE, SCALE, SHIFT, Op
+from mobconv.backends.graph_view import COPY, MOVE, PAD, RESHAPE, SCALE, SHIFT, Op
 from mobconv.errors import BackendError
 from mobconv.quantize import packing
 

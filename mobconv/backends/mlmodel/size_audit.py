@@ -1,0 +1,119 @@
+"""The bits audit of an .mlmodel with a neural network: each layer holds its weight, scales and table itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mobconv.backends.byte_attribution import rest
+from mobconv.backends.coreml.size_audit import notes
+from mobconv.backends.mlmodel import model
+from mobconv.backends.mlmodel.model import Field
+from mobconv.backends.size_audit import OTHER, PROGRAM, Audit, TensorAudit, explained, threshold
+from mobconv.errors import InputError
+
+# layer -> what it is to people
+_WORDS = {
+    "convolution": "conv",
+    "innerProduct": "linear",
+    "batchedMatmul": "matmul",
+    "embedding": "embedding",
+    "embeddingND": "embedding",
+}
+_RECURRENT = ("WeightMatrix", "RecursionMatrix", "weightMatrix", "recursionMatrix")
+_THRESHOLD = 2048
+_SMALL = "2,048 weights or fewer: coremltools leaves such tensors float"
+
+
+def audit(path: Path) -> Audit:
+    """Take a file apart. Raises InputError for what is no neural network, or one that is cut short."""
+    spec = model.read(path)
+    size = path.stat().st_size
+    tensors, other = [], 0
+    for layers in _networks(model.network(spec).layers):
+        for field in model.fields(layers):
+            layer = layers[field.position]
+            kind = layer.WhichOneof("layer")
+            recurrent = field.key.endswith(_RECURRENT)
+            if (kind in _WORDS and field.shape is not None) or recurrent:
+                word = "recurrent" if recurrent else _WORDS[kind]
+                word += " transpose" if kind == "convolution" and layer.convolution.isDeconvolution else ""
+                try:
+                    tensor = _tensor(field, layer.name, word)
+                except InputError as error:
+                    raise InputError(f"{path}: {error}") from error
+                tensors += [tensor] if tensor is not None else []
+                other += 0 if tensor is not None else sum(_sizes(field.params).values())
+            else:
+                other += sum(_sizes(field.params).values())
+    record = str(spec.description.metadata.userDefined.get(model.RECORD_KEY, ""))
+    left = size - sum(tensor.bytes for tensor in tensors) - other
+    found = Audit(
+        path,
+        f"Core ML, neural network (specification {spec.specificationVersion})",
+        size,
+        tuple(tensors),
+        rest([(OTHER, other), (PROGRAM, left)], path),
+        record,
+        tuple(notes(spec)),
+    )
+    return explained(found, threshold(tensors, _THRESHOLD, _SMALL))
+
+
+def _networks(layers: Any) -> Iterator[Any]:
+    """The layers of a network, and those of the networks within them."""
+    yield layers
+    for layer in layers:
+        kind = layer.WhichOneof("layer")
+        inner = {"branch": ("ifBranch", "elseBranch"), "loop": ("conditionNetwork", "bodyNetwork")}.get(kind, ())
+        for name in inner:
+            yield from _networks(getattr(getattr(layer, kind), name).layers)
+
+
+def _sizes(params: Any) -> dict[str, int]:
+    """Bytes of the values of a parameter, by what they are."""
+    linear, table = params.quantization.linearQuantization, params.quantization.lookupTableQuantization
+    return {
+        "float32": 4 * len(params.floatValue),
+        "float16": len(params.float16Value),
+        "codes": len(params.rawValue),
+        "int8": len(params.int8RawValue),
+        "table": 4 * len(table.floatValue),
+        "scale": 4 * len(linear.scale),
+        "bias": 4 * len(linear.bias),
+    }
+
+
+def _tensor(field: Field, name: str, word: str) -> TensorAudit | None:
+    """The weight of a layer; None for one that has no values of its own."""
+    sizes, quantization = _sizes(field.params), field.params.quantization
+    kind = next((kind for kind in ("codes", "int8", "float16", "float32") if sizes[kind]), None)
+    if kind is None:
+        return None
+    bits = {"codes": int(quantization.numberOfBits) or 8, "int8": 8, "float16": 16, "float32": 32}[kind]
+    shape = field.shape or (8 * sizes[kind] // bits,)
+    if 8 * sizes[kind] < bits * math.prod(shape):
+        raise InputError(f"layer {name!r}: {sizes[kind]} bytes are not its {math.prod(shape)} weights of {bits} bits")
+    encoding = kind
+    if kind in ("codes", "int8"):
+        groups = len(quantization.linearQuantization.scale)
+        how = " per tensor" if groups == 1 else " per channel"
+        encoding = f"affine {bits}-bit codes{how}" if sizes["scale"] else f"{bits}-bit codes"
+        if sizes["table"]:
+            encoding = f"lookup table {sizes['table'] // 4} x float32, {bits}-bit codes"
+    part = field.key.rpartition(".")[2]
+    return TensorAudit(
+        name=name if word != "recurrent" else f"{name}.{part}",
+        shape=tuple(int(length) for length in shape),
+        weights=math.prod(shape),
+        op=word,
+        stored=float(bits),
+        encoding=encoding,
+        code_bytes=sizes[kind],
+        table_bytes=sizes["table"],
+        scale_bytes=sizes["scale"],
+        zero_point_bytes=sizes["bias"],
+        other_bytes=sum(sizes[other] for other in ("codes", "int8", "float16", "float32") if other != kind),
+    )

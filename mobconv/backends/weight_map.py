@@ -1,0 +1,143 @@
+"""Where each quantized parameter lives in a converted file, made certain by fingerprints.
+
+A program is converted once with fingerprint values in its quantizable weights: float32 numbers that
+are all distinct, across tensors too. Every constant of the converted file then tells by itself which
+parameter it holds and in which layout (OIHW, OHWI, transposed, reshaped, more than once), even where
+real weights would be equal or constant. Names play no part.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobconv.errors import BackendError
+
+if TYPE_CHECKING:
+    from mobconv.model.trace import Program, Site
+
+# float32 0.5 as an integer: counting up from here gives distinct, ordinary, positive floats.
+_FIRST = 0x3F000000
+# stop well below infinity (0x7F800000)
+_LIMIT = 0x7F000000 - _FIRST
+
+
+@dataclass(frozen=True)
+class Placement:
+    """One constant that holds a parameter: the parameter transposed by `perm`, then reshaped.
+
+    key     the constant's name or index in the file
+    perm    permutation of the parameter's axes
+    shape   the constant's shape
+    axis    the constant's axis that the channels run along, or None where none does alone
+    """
+
+    key: str
+    perm: tuple[int, ...]
+    shape: tuple[int, ...]
+    axis: int | None
+
+    def place(self, values: NDArray[Any]) -> NDArray[Any]:
+        """An array in the parameter's layout -> the same in the constant's layout, contiguous."""
+        return np.ascontiguousarray(values.transpose(self.perm).reshape(self.shape))
+
+
+Places = dict[str, list[Placement]]
+
+
+def fingerprints(sites: Mapping[str, Site]) -> dict[str, NDArray[np.float32]]:
+    """Values to convert with: one distinct float32 per weight. Raises BackendError past 2^30 weights."""
+    total = sum(int(np.prod(site.shape)) for site in sites.values())
+    if total > _LIMIT:
+        raise BackendError(f"{total} weights are more than mobconv can tell apart ({_LIMIT})")
+    values, start = {}, _FIRST
+    for name, site in sites.items():
+        count = int(np.prod(site.shape))
+        values[name] = np.arange(start, start + count, dtype=np.int32).view(np.float32).reshape(site.shape)
+        start += count
+    return values
+
+
+def locate(constants: Iterable[tuple[str, NDArray[Any]]], sites: Mapping[str, Site]) -> Places:
+    """Find every fingerprinted parameter among (key, array) constants of a converted file.
+
+    Raises BackendError naming a parameter that is nowhere, or is held in a layout that is no
+    transposition and reshape of it.
+    """
+    if not sites:
+        return {}
+    names = list(sites)
+    counts = np.array([int(np.prod(sites[name].shape)) for name in names])
+    ends = np.cumsum(counts)
+    places: Places = {name: [] for name in names}
+    for key, array in constants:
+        if array.dtype != np.float32 or array.size == 0:
+            continue
+        index = np.ascontiguousarray(array).view(np.int32).astype(np.int64) - _FIRST
+        if index.min() < 0 or index.max() >= ends[-1]:
+            continue
+        owner = int(np.searchsorted(ends, index.min(), side="right"))
+        if index.size != counts[owner]:
+            continue
+        local = index - (ends[owner] - counts[owner])
+        found = _layout(key, local, sites[names[owner]])
+        if found is not None:
+            places[names[owner]].append(found)
+    missing = [name for name, found_at in places.items() if not found_at]
+    if missing:
+        raise BackendError(
+            f"cannot find {', '.join(missing)} in the converted file: the converter merged these "
+            "weights with an operation beside them, or dropped them. This backend cannot quantize the network; please "
+            "report it."
+        )
+    return places
+
+
+def _layout(key: str, local: NDArray[np.int64], site: Site) -> Placement | None:
+    ramp = np.arange(local.size, dtype=np.int64).reshape(site.shape)
+    # the identity comes first; equal candidates (axes of length 1) do not matter
+    for perm in itertools.permutations(range(len(site.shape))):
+        if np.array_equal(ramp.transpose(perm).reshape(-1), local.reshape(-1)):
+            return Placement(key, perm, local.shape, _channel_axis(site, perm, local.shape))
+    return None
+
+
+def _channel_axis(site: Site, perm: tuple[int, ...], shape: tuple[int, ...]) -> int | None:
+    """The axis of the placed constant along which, alone, the channel number varies."""
+    channels = site.shape[site.axis]
+    view = [-1 if axis == site.axis else 1 for axis in range(len(site.shape))]
+    numbers = np.broadcast_to(np.arange(channels).reshape(view), site.shape)
+    placed = numbers.transpose(perm).reshape(shape)
+    for axis, length in enumerate(shape):
+        view = [-1 if i == axis else 1 for i in range(len(shape))]
+        if length == channels and np.array_equal(placed, np.broadcast_to(np.arange(channels).reshape(view), shape)):
+            return axis
+    return None
+
+
+def placeholder(program: Program) -> Program:
+    """The program with fingerprints in its quantizable weights: what backends convert."""
+    return program.with_values(fingerprints(program.sites))
+
+
+def save(path: Path, places: Places, extra: Mapping[str, Any]) -> None:
+    """Write the map beside a template as JSON; `extra` is the backend's own."""
+    text = json.dumps({"places": {n: [asdict(p) for p in found] for n, found in places.items()}, **extra}, indent=1)
+    path.write_text(text + "\n")
+
+
+def load(path: Path) -> tuple[Places, dict[str, Any]]:
+    """Read what `save` wrote: the map, and the backend's own entries."""
+    content = json.loads(path.read_text())
+    places = {
+        name: [Placement(p["key"], tuple(p["perm"]), tuple(p["shape"]), p["axis"]) for p in found]
+        for name, found in content.pop("places").items()
+    }
+    return places, content

@@ -1,0 +1,171 @@
+"""Labelled images from a parquet file, a folder of images by class, or a data set of the Hugging Face hub.
+
+All three go through `datasets`, which decodes images and knows which column is which.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import logging
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobconv.common import file_kind
+from mobconv.errors import InputError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from PIL.Image import Image
+
+_SPLITS = ("test", "validation", "train")
+_GROUPS = ("scan", "scan_id", "group", "patient", "subject", "scene", "video")  # columns, see Images.groups
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """pixels (N, H, W, 3) uint8 RGB; labels (N,) int64; names of the classes; sha256 over all of these.
+
+    groups: (N,) int64, equal for images that are no independent draws (of one scan, patient or scene); None where the
+    data has no such column.
+    """
+
+    source: str
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    names: tuple[str, ...]
+    sha256: str
+    groups: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def load(source: str, limit: int | None = None, fit: Callable[[Image], Image] | None = None) -> Images:
+    """Load `source`; `limit` takes the first so many images, `fit` is done to each (see Preprocessing.fit).
+
+    Raises InputError when it cannot be read, has no image or label column, or images of many sizes.
+    """
+    with tempfile.TemporaryDirectory(prefix="mobconv-data-") as cache, _quiet():
+        rows = _open(source, cache)
+        if limit is not None:
+            rows = rows.select(range(min(limit, len(rows))))
+        if not len(rows):
+            raise InputError(f"{source}: no images in it")
+        image, label = _columns(rows, source)
+        labels = _labels(rows, label, source)
+        pixels = _pixels(rows, image, source, fit)
+        groups = _groups(rows)
+        names = tuple(getattr(rows.features[label], "names", None) or ())
+    digest = hashlib.sha256(np.ascontiguousarray(pixels).tobytes() + labels.astype("<i8").tobytes())
+    return Images(source, pixels, labels, names, digest.hexdigest(), groups)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """`datasets` draws progress bars of its own and logs what it raises anyway."""
+    import datasets
+
+    was = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
+        if was:
+            datasets.enable_progress_bars()
+
+
+def _open(source: str, cache: str) -> Dataset:
+    import datasets
+    from pyarrow import parquet
+
+    path = Path(source)
+    try:
+        if path.is_dir():
+            found = datasets.load_dataset("imagefolder", data_dir=str(path), cache_dir=cache)
+        elif path.exists():
+            if path.suffix != ".parquet":
+                raise InputError(f"{source}: data is a .parquet file, a folder of images by class, or a hub name")
+            if not path.stat().st_size:
+                raise InputError(f"{source} is empty: 0 bytes")
+            file_kind.refuse(path, "parquet file")
+            if not parquet.read_metadata(path).num_rows:
+                raise InputError(f"{source}: no images in it, the table has no rows")
+            found = datasets.load_dataset("parquet", data_files=str(path), cache_dir=cache)
+        elif path.suffix or source.count("/") != 1 or source.startswith((".", "/")):
+            raise InputError(f"{source}: no such file or folder")
+        else:
+            found = datasets.load_dataset(source)
+    except InputError:
+        raise
+    except Exception as error:  # datasets raises its own, pyarrow's, OSError and requests' errors
+        cause = error.__cause__ or error
+        text = str(cause).strip().partition("\n")[0] or type(cause).__name__
+        if "corresponds to no data" in text:
+            raise InputError(f"{source}: no images in it") from error
+        here = "" if path.exists() else "no such file or folder here, and from the Hugging Face hub it "
+        raise InputError(f"{source}: {here}cannot be read as a data set: {text}") from error
+    split = next((name for name in _SPLITS if name in found), next(iter(found)))
+    return found[split]
+
+
+def _columns(rows: Dataset, source: str) -> tuple[str, str]:
+    import datasets
+
+    images = [name for name, kind in rows.features.items() if isinstance(kind, datasets.Image)]
+    if not images:
+        raise InputError(f"{source}: no column of images (it has {', '.join(rows.features)})")
+    labels = [name for name, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)]
+    labels += [name for name in ("label", "labels", "fine_label") if name in rows.features and name not in labels]
+    if not labels:
+        raise InputError(
+            f"{source}: no labels. A parquet file needs a column `label`; a folder of images, one folder for each class"
+        )
+    return images[0], labels[0]
+
+
+def _labels(rows: Dataset, column: str, source: str) -> NDArray[np.int64]:
+    values = rows[column][:]
+    if any(not isinstance(value, int) for value in values):
+        position = next(i for i, value in enumerate(values) if not isinstance(value, int))
+        raise InputError(f"{source}: row {position} has label {values[position]!r}; labels are whole numbers from 0")
+    labels = np.asarray(values, np.int64)
+    if labels.min() < 0:
+        raise InputError(f"{source}: row {int(labels.argmin())} has label {labels.min()}; labels start at 0")
+    return labels
+
+
+def _groups(rows: Dataset) -> NDArray[np.int64] | None:
+    """What images belong together by, as numbers."""
+    column = next((name for name in _GROUPS if name in rows.features), None)
+    if column is None:
+        return None
+    return np.unique([str(value) for value in rows[column][:]], return_inverse=True)[1].astype(np.int64)
+
+
+def _pixels(rows: Dataset, column: str, source: str, fit: Callable[[Image], Image] | None) -> NDArray[np.uint8]:
+    decoded: list[NDArray[Any]] = []
+    for position in range(len(rows)):
+        try:
+            image = rows[position][column].convert("RGB")
+            decoded.append(np.asarray(fit(image) if fit else image))
+        except Exception as error:  # Pillow raises several types for a broken image
+            raise InputError(f"{source}: image {position} cannot be decoded: {error}") from error
+        if decoded[-1].shape != decoded[0].shape:
+            sizes = f"{decoded[0].shape[1]}x{decoded[0].shape[0]} and {decoded[-1].shape[1]}x{decoded[-1].shape[0]}"
+            raise InputError(
+                f"{source}: images of {sizes} in one set; resize them to what the network takes, or say how: "
+                '--preprocessing with "size": [height, width]'
+            )
+    return np.stack(decoded)

@@ -1,0 +1,1 @@
+"""Conformance suites that third parties run on their own formats."""
