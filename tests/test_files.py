@@ -66,8 +66,9 @@ def test_a_folder_does_not_replace_a_file(tmp_path):
 @pytest.mark.parametrize("below", ["onnx", "onnx/deep"])
 def test_a_file_where_a_folder_should_be(tmp_path, below):
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(OutputError, match=r"cannot be written.*choose another folder with -o"):
+    with pytest.raises(OutputError, match=r"cannot be written.*choose another folder \(out=\)") as found:
         files.write_whole(tmp_path / "out" / below / "fp32.onnx", b"")
+    assert found.value.message("cli").endswith("choose another folder (-o)")
     assert names(tmp_path) == ["out"]
 
 

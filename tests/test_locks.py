@@ -12,7 +12,7 @@ from mobconv.errors import LockedError
 
 HOLD = """
 import sys, pathlib
-from mobconv import locks
+from mobconv.common import locks
 with locks.folder(pathlib.Path(sys.argv[1]), "mobconv sweep"):
     print("held", flush=True)
     sys.stdin.read()
@@ -31,10 +31,11 @@ def holder(tmp_path):
 
 
 def test_a_second_process_is_told_of_the_first(tmp_path, holder):
-    told = rf"in use by mobconv sweep, process {holder.pid}\. Wait .* with -o"
+    told = rf"in use by mobconv sweep, process {holder.pid}\. Wait .* another folder \(out=\)"
     with pytest.raises(LockedError, match=told) as found, locks.folder(tmp_path, "mobconv export"):
         pytest.fail("both are in")
     assert found.value.exit_code == 6
+    assert all(found.value.message(style).endswith("another folder (-o)") for style in ("cli", "recipe"))
     holder.communicate("")
     with locks.folder(tmp_path, "mobconv export"):
         pass

@@ -8,7 +8,7 @@ import pytest
 
 PROBE = """
 import ctypes
-from mobconv import memory
+from mobconv.common import memory
 
 class Info(ctypes.Structure):
     _fields_ = [(name, ctypes.c_size_t) for name in (

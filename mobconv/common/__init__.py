@@ -1,0 +1,1 @@
+"""Shared by all floors: whole files, locks, memory, kinds of files, numbers as text."""

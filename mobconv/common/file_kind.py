@@ -1,57 +1,108 @@
-"""Files that are not what their name says: pointers of Git LFS, web pages and text in place of weights or data."""
+"""Kind of a file by its content: zip, pickle; or text, a web page, a pointer of Git LFS in place of binary data."""
 
 from __future__ import annotations
 
 import pickletools
+import zipfile
 from pathlib import Path
 
 from mobconv.errors import InputError
 
-_HEAD = 4096  # bytes that tell
+_HEAD = 4096  # bytes that show the kind of a file
 _LFS = b"version https://git-lfs.github.com/spec"  # git-lfs, docs/spec.md: the first line of every pointer
 _PAGES = (b"<!doctype html", b"<html", b"<head", b"<?xml")
 _SPACES = "\t\n\r\f\ufeff"
+_ZIP = b"PK"
 
 
-def refuse(path: Path, wanted: str, content: bytes | None = None) -> None:
-    """Raise InputError where a binary file is expected and this one is text, saying of what kind and what to do.
-
-    wanted: what was expected, 'checkpoint' for one; content: of the file, where it was read already; a text that is
-    a pickle (of protocol 0) passes.
-    """
-    if content is None:
+def head(path: Path) -> bytes:
+    """Read the first 4096 bytes of a file; none of one that is missing, a folder or unreadable."""
+    try:
         with path.open("rb") as stream:
-            content = stream.read(_HEAD)
-    head = content[:_HEAD]
-    if head.startswith(_LFS):
+            return stream.read(_HEAD)
+    except OSError:
+        return b""
+
+
+def zip_members(path: Path) -> frozenset[str]:
+    """List the files in a zip below its top folder, where torch.save and its kind put everything.
+
+    Empty for any other file, also for a zip that is cut short.
+    """
+    if not head(path).startswith(_ZIP):
+        return frozenset()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return frozenset(name.partition("/")[2] for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return frozenset()
+
+
+def is_pickle(path: Path) -> bool:
+    """Whether a file is a bare pickle, by its opcodes; nothing is unpickled."""
+    start = head(path)
+    if len(start) > 1 and start[0] == 0x80 and 2 <= start[1] <= 5:  # the opcode PROTO, of protocols 2 to 5
+        return True
+    try:
+        with path.open("rb") as stream:  # protocols 0 and 1 begin with any opcode
+            return sum(1 for _ in pickletools.genops(stream)) > 1
+    except Exception:  # the parser raises dozens of types
+        return False
+
+
+def read(path: Path, wanted: str) -> bytes:
+    """Read a file. Raises InputError for one that is missing, a folder, unreadable or empty; wanted: see `refuse`."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; a {wanted} is one file")
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    if not content:
+        raise InputError(f"{path} is empty")
+    return content
+
+
+def refuse(path: Path, wanted: str) -> None:
+    """Raise InputError where a binary file is expected and this one is text, with its kind and what to do.
+
+    wanted: what was expected, such as 'checkpoint'.
+    """
+    start = head(path)
+    if start.startswith(_LFS):
         raise InputError(f"{path} is a pointer of Git LFS, not the file itself: run `git lfs pull` in its repository")
-    if head.lstrip().lower().startswith(_PAGES):
+    if start.lstrip().lower().startswith(_PAGES):
         raise InputError(
             f"{path} is a web page, not the file itself, as a download that needs a login or has moved leaves it: "
             "download it again"
         )
-    if (text := _text(head)) and not _pickled(content):
+    if text := _text(start):
         line = next(line for line in text.splitlines() if line.strip()).strip()
         begins = line if len(line) <= 40 else f"{line[:40]}..."
         raise InputError(
-            f"{path} is a text file (it begins with {begins!r}), no {wanted}: name another file, or download it again"
+            f"{path} is a text file (it begins with {begins!r}), not a {wanted}: name another file, or download it "
+            "again"
         )
 
 
-def _text(head: bytes) -> str:
-    """The start of a file as text; "" where it is none, or blank."""
+def refuse_broken_zip(path: Path) -> None:
+    """Raise InputError for a file that begins as a zip and is cut short or damaged."""
+    if not head(path).startswith(_ZIP):
+        return
     try:
-        text = head.decode()
+        zipfile.ZipFile(path).close()
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise InputError(f"{path}: truncated or damaged ({error}); copy or download it again") from error
+
+
+def _text(start: bytes) -> str:
+    """The start of a file as text; '' where it is binary, or blank."""
+    try:
+        text = start.decode()
     except UnicodeDecodeError as error:
-        if error.start < len(head) - 3:  # else the end of `head` cuts a letter
+        if error.start < len(start) - 3:  # else the end of `start` cuts a letter
             return ""
-        text = head[: error.start].decode()
+        text = start[: error.start].decode()
     return text if text.strip() and all(letter.isprintable() or letter in _SPACES for letter in text) else ""
-
-
-def _pickled(content: bytes) -> bool:
-    """Whether it is a whole pickle, which is not loaded for that."""
-    try:
-        return sum(1 for _ in pickletools.genops(content)) > 1
-    except Exception:  # whatever a text leads to that is none
-        return False

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, and a full disk is a message."""
+"""Write files whole or not at all; a full disk is a message."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from mobconv.errors import OutputError
+from mobconv.errors import OutputError, setting
 
 # EFBIG: a limit on the size of files (ulimit -f), which is a disk that is full for this process
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
-# what `aside` names its paths, and those who write packages of Core ML
+# names that `aside` and the writers of folders give to unfinished paths
 _PARTIAL = re.compile(r"\..+\.(\d+\.partial|partial-\d+|old-\d+)")
 _IN_THE_WAY = (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY, errno.ENAMETOOLONG)
 
 
-ELSEWHERE = "choose another folder with -o"
+ELSEWHERE = f"choose another folder ({setting('out')})"
 
 
 @contextlib.contextmanager
@@ -38,7 +38,7 @@ def output_errors(path: Path, instead: str = ELSEWHERE) -> Iterator[None]:
 
 
 def _cannot_be_made(path: Path, error: OSError) -> bool:
-    """Whether what was not found is the path itself or what leads to it, as below /proc."""
+    """Whether the missing path is the one to be made or one of its folders, as below /proc."""
     if error.errno != errno.ENOENT or not isinstance(error.filename, str):
         return False
     missing = Path(error.filename)
@@ -46,7 +46,7 @@ def _cannot_be_made(path: Path, error: OSError) -> bool:
 
 
 def disk_full(error: BaseException) -> bool:
-    """Whether a full disk is behind an error, however many others were raised from it."""
+    """Whether an error, or one that it was raised from, is a full disk."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno in FULL:
@@ -56,7 +56,7 @@ def disk_full(error: BaseException) -> bool:
 
 
 def ensure_folder(path: Path, instead: str = ELSEWHERE) -> None:
-    """Make a folder now, so that what is in its way is said before the work. Raises OutputError."""
+    """Make a folder before the work begins, so that an obstacle is reported first. Raises OutputError."""
     with output_errors(path, instead):
         path.mkdir(parents=True, exist_ok=True)
 
@@ -80,13 +80,13 @@ def aside(path: Path, keep: bool = False, instead: str = ELSEWHERE) -> Iterator[
                 remove(path)
             partial.replace(path)
     finally:
-        # what ended the block is to be told, not that its remains cannot be removed
+        # the error that ended the block is the one to report, not a failure to remove its remains
         with contextlib.suppress(OSError):
             remove(partial)
 
 
 def remove_partials(folder: Path) -> None:
-    """Remove what writers that were killed left in a folder: nobody may be writing there now."""
+    """Remove unfinished files of killed writers from a folder, which no process may be writing to."""
     if folder.is_dir():
         for entry in list(folder.iterdir()):
             if _PARTIAL.fullmatch(entry.name):

@@ -1,4 +1,4 @@
-"""One process at a time in an output folder: a lock that the kernel lets go of when its holder dies."""
+"""One process at a time in an output folder: a lock that the kernel releases when its process ends."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from pathlib import Path
 from typing import IO
 
 from mobconv.common import files
-from mobconv.errors import LockedError
+from mobconv.errors import LockedError, setting
 
 NAME = ".lock"
 _TAKEN = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
-# byte-range locks of Windows keep others from reading what they cover: this byte is past all that is written
+# byte-range locks of Windows keep others from reading the range: this byte is past the file's content
 _FAR = 1 << 30
 
 
 @contextlib.contextmanager
 def folder(path: Path, what: str) -> Iterator[None]:
-    """Hold an existing folder for as long as the block runs; what: who holds it, as others are told.
+    """Lock an existing folder while the block runs; what: the command, for the messages of other processes.
 
-    Raises LockedError at once where another process has it: a second sweep into one folder is a mistake more often than
-    a plan, and a job that waits looks like one that hangs. flock is released by the kernel, so nothing is left of a
-    process that was killed.
+    Raises LockedError at once where another process has locked it: a second sweep into one folder is a mistake more
+    often than a plan, and a job that waits looks like one that hangs. The kernel releases the lock of a process that
+    was killed.
     """
     with files.output_errors(path / NAME):
-        stream = _taken(path, what)
+        stream = _acquire(path, what)
     try:
         yield
     finally:
-        # while it is still held: whoever waits sees that the name is gone, and starts over
+        # while it is still locked: a process that waits sees that the name is gone, and starts over
         with contextlib.suppress(OSError):
             (path / NAME).unlink()
         stream.close()
@@ -43,32 +43,33 @@ def folder(path: Path, what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def moment(path: Path) -> Iterator[None]:
-    """Hold a lock file for a moment; waits for others, who hold it as shortly."""
+    """Lock a file for a moment, after other processes that lock it for a moment."""
     with files.output_errors(path), path.open("a+b") as stream:
         while not _lock(stream, wait=True):
             time.sleep(0.01)
         yield
 
 
-def _taken(path: Path, what: str) -> IO[bytes]:
+def _acquire(path: Path, what: str) -> IO[bytes]:
     while True:
         # closed by `folder`, or below
         stream = (path / NAME).open("a+b")
         try:
             if not _lock(stream, wait=False):
                 raise LockedError(
-                    f"{path} is in use by {_holder(path)}. Wait until it has ended, or choose another folder with -o"
+                    f"{path} is in use by {_owner(path)}. Wait until it has ended, or choose another folder "
+                    f"({setting('out')})"
                 )
             if _same(stream, path / NAME):
                 stream.truncate(0)
-                told = {"what": what, "pid": os.getpid(), "host": socket.gethostname()}
-                stream.write(json.dumps(told).encode())
+                owner = {"what": what, "pid": os.getpid(), "host": socket.gethostname()}
+                stream.write(json.dumps(owner).encode())
                 stream.flush()
                 return stream
         except BaseException:
             stream.close()
             raise
-        stream.close()  # its last holder removed the name between our opening and locking
+        stream.close()  # the process before us removed the name between our opening and locking
 
 
 def _same(stream: IO[bytes], path: Path) -> bool:
@@ -81,17 +82,17 @@ def _same(stream: IO[bytes], path: Path) -> bool:
         return False
 
 
-def _holder(path: Path) -> str:
+def _owner(path: Path) -> str:
     try:
-        told = json.loads((path / NAME).read_text())
-        here = "" if told["host"] == socket.gethostname() else f" on {told['host']}"
-        return f"{told['what']}, process {told['pid']}{here}"
+        owner = json.loads((path / NAME).read_text())
+        here = "" if owner["host"] == socket.gethostname() else f" on {owner['host']}"
+        return f"{owner['what']}, process {owner['pid']}{here}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"
 
 
 def _lock(stream: IO[bytes], wait: bool) -> bool:
-    """Lock an open file for this process alone; False where another has it (and `wait` cannot be had)."""
+    """Lock an open file for this process alone; False where another has locked it, and waiting is not possible."""
     try:
         if sys.platform == "win32":
             import msvcrt

@@ -1,8 +1,9 @@
-"""What glibc's allocator does with freed memory.
+"""Keep freed memory in the process, by options of glibc's allocator.
 
-PyTorch allocates every operation's result anew. Much of what is freed goes back to the system by default, and all of it
-below Dask, which sets MALLOC_TRIM_THRESHOLD_=65536 for its workers. The system clears each page before it lends it
-again: a sweep of a small network spends a fifth of its time on that, and PyTorch below Dask takes three times as long.
+PyTorch allocates memory for the result of every operation. By default much of the freed memory goes back to the system,
+and all of it under Dask, which sets MALLOC_TRIM_THRESHOLD_=65536 for its workers. The system clears each page before it
+gives it out again: a sweep of a small network spends a fifth of its time on that, and PyTorch under Dask takes three
+times as long.
 """
 
 from __future__ import annotations
@@ -28,16 +29,16 @@ def keep_freed() -> None:
 
 @contextmanager
 def freed_is_kept() -> Iterator[None]:
-    """The same for a block, in a process that is not ours; what it set in its environment holds again afterwards."""
+    """Keep freed memory during a block, in a process of another program; its own settings apply again afterwards."""
     library = _glibc()
     if library is None:
         yield
         return
     before = dict(_DEFAULT)
     for option, name in ((_MMAP, "MALLOC_MMAP_THRESHOLD_"), (_TRIM, "MALLOC_TRIM_THRESHOLD_")):
-        said = os.environ.get(name, "")
-        if said.isdigit():
-            before[option] = int(said)
+        value = os.environ.get(name, "")
+        if value.isdigit():
+            before[option] = int(value)
     _set(library.mallopt, _KEPT)
     try:
         yield
