@@ -1,7 +1,7 @@
 """Loops over weights and candidate scales, compiled with numba: numpy would write and read an array for each.
 
-Compiled on first use, about ten seconds, and kept on disk from then on where a folder can be written. The
-GIL is released, so that tensors are quantized side by side.
+They are compiled on first use, which takes about ten seconds, and cached on disk where a folder can be written. They
+release the GIL, so that tensors are quantized in parallel.
 """
 
 from __future__ import annotations
@@ -13,38 +13,39 @@ import numba
 import numpy as np
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-STEP = 4  # groups are a multiple of so many weights long
+STEP = 4  # the number of weights of a group is a multiple of it
 _BLOCK = 64  # weights summed in fp32 before they are added in fp64; a multiple of STEP
 _LANES = 16  # fp32 numbers in the widest registers
-_SAME = 2.0**-12  # scales relatively nearer than that are one: half a step of fp16
+_SAME = 2.0**-12  # scales with a smaller relative difference count as equal: half a step of fp16
 
 
 def compiled(function: Function) -> Function:
-    """The function as machine code, in which a product and a sum may be rounded once, together."""
+    """Compile a function to machine code. A product and a sum may be rounded once, together (fused multiply-add)."""
     options: dict[str, Any] = {"nogil": True, "fastmath": {"contract", "nsz"}, "error_model": "numpy"}
     try:
-        made: Function = numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # nowhere to keep it
-        made = numba.njit(**options)(function)
-    return made
+        machine_code: Function = numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # no folder for the cache can be written
+        machine_code = numba.njit(**options)(function)
+    return machine_code
 
 
 @compiled
 def factor(weight: Any, inverse: Any, low: Any, high: Any) -> Any:
-    """The integer within low .. high that is nearest to weight / scale."""
+    """The integer in low .. high that is nearest to weight * inverse, the inverse being that of the scale."""
     return min(max(np.rint(weight * inverse), low), high)
 
 
 @compiled
-def measure(row: Any, count: int, given: Any, sums: Any, parts: Any) -> None:
-    """Of a group (k,) fp32, k a multiple of STEP, at each of `count` candidates: three sums, into sums (3, ..) fp64.
+def error_sums(row: Any, count: int, candidates: Any, sums: Any, parts: Any) -> None:
+    """Fill sums (3, ..) fp64 with those of r^2, r f and f^2 over a group's weights, for the first `count` candidates.
 
-    They are of r^2, r f and f^2 over the weights w, f being the factor and r = w - scale f what is left.
-    given (4, ..) fp32: scales, their inverses, the least and the largest factors. parts (3, ..) fp32 is scratch.
+    f is the factor of a weight w and r = w - scale f its error. row: the group (k,) fp32, k a multiple of STEP.
+    candidates (4, ..) fp32: scales, their inverses, the least and the largest factors. parts (3, ..) fp32 is scratch.
 
-    The inner loop runs over candidates: groups are as short as 9 weights, and a weight is read once for all.
+    The inner loop runs over candidates: groups are as short as 9 weights, and each weight is read only once.
     """
-    scales, inverses, lows, highs = given[0, :count], given[1, :count], given[2, :count], given[3, :count]
+    scales, inverses = candidates[0, :count], candidates[1, :count]
+    lows, highs = candidates[2, :count], candidates[3, :count]
     squares, slopes, powers = parts[0, :count], parts[1, :count], parts[2, :count]
     sums[:, :count] = 0
     for start in range(0, len(row), _BLOCK):
@@ -66,21 +67,24 @@ def measure(row: Any, count: int, given: Any, sums: Any, parts: Any) -> None:
 
 
 @compiled
-def fitted(count: int, given: Any, sums: Any, errors: Any) -> None:
-    """What `measure` found -> errors (..) fp64 with the scales best for the factors, by least squares; those scales."""
+def least_squares(count: int, candidates: Any, sums: Any, errors: Any) -> None:
+    """Replace the inverses of candidates by the scales of least squared error for the same factors.
+
+    errors (..) fp64 is filled with the squared errors under these scales. sums: those of `error_sums`.
+    """
     for index in range(count):
         power = sums[2, index]
         step = sums[1, index] / power if power > 0 else 0.0
         errors[index] = sums[0, index] - sums[1, index] * step if power > 0 else np.inf
-        given[1, index] = given[0, index] + step
+        candidates[1, index] = candidates[0, index] + step
 
 
 @compiled
-def rank(count: int, given: Any, errors: Any, least: Any, best: Any, zeros: Any) -> None:
-    """The best candidates of a group into best and zeros (kept,), by ascending error; least (kept,) fp64 is scratch.
+def keep_best(count: int, candidates: Any, errors: Any, least: Any, best: Any, zeros: Any) -> None:
+    """Insert a group's best candidates into best and zeros (kept,), by ascending error; least (kept,) fp64 is scratch.
 
-    Of those of one zero point and almost one scale only one is kept: they have the same factors. A scale of 0
-    fills up.
+    Of candidates with one zero point and almost equal scales the first is kept: they have the same factors. Unused
+    places have a scale of 0.
     """
     least[:] = np.inf
     last = len(least) - 1
@@ -88,7 +92,7 @@ def rank(count: int, given: Any, errors: Any, least: Any, best: Any, zeros: Any)
         error = errors[index]
         if not error < least[last]:
             continue
-        scale, zero = given[1, index], -given[2, index]
+        scale, zero = candidates[1, index], -candidates[2, index]
         known = False
         for place in range(len(least)):
             known |= abs(best[place] - scale) <= _SAME * scale and zeros[place] == zero
@@ -102,22 +106,23 @@ def rank(count: int, given: Any, errors: Any, least: Any, best: Any, zeros: Any)
 
 
 @compiled
-def put(given: Any, count: int, scale: Any, zero: Any, levels: Any) -> int:
-    """One more candidate, where its scale is a number that can be worked with: how many they are then."""
+def append(candidates: Any, count: int, scale: Any, zero: Any, levels: Any) -> int:
+    """Append a candidate whose scale and inverse are positive and finite, ignore others; returns the new count."""
     inverse = np.float32(1) / scale
     if not (scale > 0 and np.isfinite(scale) and np.isfinite(inverse)):
         return count
     zero = min(max(zero, np.float32(0)), levels)
-    given[0, count], given[1, count], given[2, count], given[3, count] = scale, inverse, -zero, levels - zero
+    candidates[0, count], candidates[1, count] = scale, inverse
+    candidates[2, count], candidates[3, count] = -zero, levels - zero
     return count + 1
 
 
 @compiled
-def fill(given: Any, count: int) -> int:
-    """A multiple of the width of registers: the last candidate again."""
+def pad(candidates: Any, count: int) -> int:
+    """Repeat the last candidate up to a multiple of the width of registers; returns the new count."""
     full = count
     while count > 0 and full % _LANES:
-        given[:, full] = given[:, count - 1]
+        candidates[:, full] = candidates[:, count - 1]
         full += 1
     return full
 
@@ -129,13 +134,14 @@ def best_scales(
     """The best of a grid for each group: scales fp32 and zero points fp32, each (groups, kept), best first.
 
     weights (groups, k) fp32, k a multiple of STEP; the grid is start (groups,) fp32 times ratios (n,) fp32. With
-    splits -1 the zero points are zeros (groups,); else those that follow from scale and range, and where a scale is so
+    splits -1 the zero points are zeros (groups,); else they follow from scale and range, and where a scale is so
     small that factors must be clipped, the clipped ones are shared between the two tails in `splits` ways.
-    Candidates are compared, and returned, with the scale that is best for their factors. A scale of 0 fills up.
+    Candidates are compared, and returned, with the scale that is best for their factors. Unused places have a scale
+    of 0.
     """
     groups, most = len(weights), len(ratios) * (max(splits, 0) + 1) + _LANES
-    best, found = np.zeros((groups, kept), np.float32), np.zeros((groups, kept), np.float32)
-    given, parts = np.empty((4, most), np.float32), np.empty((3, most), np.float32)
+    best, best_zeros = np.zeros((groups, kept), np.float32), np.zeros((groups, kept), np.float32)
+    candidates, parts = np.empty((4, most), np.float32), np.empty((3, most), np.float32)
     sums, errors, least = np.empty((3, most)), np.empty(most), np.empty(kept)
     for group in range(groups):
         row = weights[group]
@@ -152,33 +158,33 @@ def best_scales(
                 shares = min(splits, int(clipped))
             for share in range(shares + 1):
                 zero = first - np.rint(clipped * np.float32(share) / np.float32(max(1, shares)))
-                count = put(given, count, scale, zero, levels)
-        measure(row, fill(given, count), given, sums, parts)
-        fitted(count, given, sums, errors)
-        rank(count, given, errors, least, best[group], found[group])
-    return best, found
+                count = append(candidates, count, scale, zero, levels)
+        error_sums(row, pad(candidates, count), candidates, sums, parts)
+        least_squares(count, candidates, sums, errors)
+        keep_best(count, candidates, errors, least, best[group], best_zeros[group])
+    return best, best_zeros
 
 
 @compiled
 def best_of(weights: Any, scales: Any, zeros: Any, levels: Any, kept: int) -> tuple[Any, Any, Any, Any, Any]:
-    """Of candidates scales and zeros (groups, n): the least error fp64, its scale and zero point (groups,).
+    """The least squared error (groups,) fp64 of candidate scales and zeros (groups, n), its scale and zero point.
 
-    And the `kept` best when each has the scale that is best for its factors: as `best_scales`.
+    And, as `best_scales` returns them, the `kept` best candidates, each with the scale that is best for its factors.
     """
     groups, most = len(weights), scales.shape[1] + _LANES
     error = np.full(groups, np.inf)
     scale, zero = np.zeros(groups, np.float32), np.zeros(groups, np.float32)
-    best, found = np.zeros((groups, kept), np.float32), np.zeros((groups, kept), np.float32)
-    given, parts = np.empty((4, most), np.float32), np.empty((3, most), np.float32)
+    best, best_zeros = np.zeros((groups, kept), np.float32), np.zeros((groups, kept), np.float32)
+    candidates, parts = np.empty((4, most), np.float32), np.empty((3, most), np.float32)
     sums, errors, least = np.empty((3, most)), np.empty(most), np.empty(kept)
     for group in range(groups):
         count = 0
         for index in range(scales.shape[1]):
-            count = put(given, count, scales[group, index], zeros[group, index], levels)
-        measure(weights[group], fill(given, count), given, sums, parts)
+            count = append(candidates, count, scales[group, index], zeros[group, index], levels)
+        error_sums(weights[group], pad(candidates, count), candidates, sums, parts)
         for index in range(count):
             if sums[0, index] < error[group]:
-                error[group], scale[group], zero[group] = sums[0, index], given[0, index], -given[2, index]
-        fitted(count, given, sums, errors)
-        rank(count, given, errors, least, best[group], found[group])
-    return error, scale, zero, best, found
+                error[group], scale[group], zero[group] = sums[0, index], candidates[0, index], -candidates[2, index]
+        least_squares(count, candidates, sums, errors)
+        keep_best(count, candidates, errors, least, best[group], best_zeros[group])
+    return error, scale, zero, best, best_zeros

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 
 def packed_size(count: int, bits: int) -> int:
-    """Bytes that `count` codes of `bits` bits take."""
+    """Size in bytes of `count` codes of `bits` bits."""
     return (count * bits + 7) // 8
 
 
 def pack(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """Codes of any shape, in C order -> (packed_size,) uint8. Raises ValueError for a code >= 2^bits."""
+    """Pack codes of any shape, in C order, into (packed_size,) uint8. Raises ValueError for a code >= 2^bits."""
     if not 1 <= bits <= 8:
         raise ValueError(f"bits must be 1 to 8, not {bits}")
     flat = np.ascontiguousarray(codes, np.uint8).reshape(-1)
@@ -30,7 +30,7 @@ def pack(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
         raise ValueError(f"code {int(flat.max())} does not fit in {bits} bits")
     padded = np.zeros(-(-flat.size // 8) * 8, np.uint8)
     padded[: flat.size] = flat
-    words = padded.view("<u8")  # eight codes, one a byte; twice as many side by side in each step
+    words = padded.view("<u8")  # eight codes, one a byte; each step packs twice as many side by side
     for width in (8, 16, 32):
         used = width * bits // 8
         mask = sum(((1 << used) - 1) << first for first in range(0, 64, 2 * width))
@@ -40,7 +40,7 @@ def pack(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
 
 
 def unpack(stream: NDArray[np.uint8], bits: int, count: int) -> NDArray[np.uint8]:
-    """(>= packed_size,) uint8 -> (count,) uint8. Raises ValueError when the stream is too short."""
+    """Unpack (>= packed_size,) uint8 into codes (count,) uint8. Raises ValueError for a stream that is too short."""
     if not 1 <= bits <= 8:
         raise ValueError(f"bits must be 1 to 8, not {bits}")
     if stream.size < packed_size(count, bits):

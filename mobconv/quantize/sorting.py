@@ -1,5 +1,7 @@
-"""The sorted values of a tensor, and back from a table to codes: one pass each, where numpy's sort and search take most
-of the time of k-means."""
+"""Distinct values of a tensor in order, and codes by a table's edges: a few passes each.
+
+With numpy's sort and search these take most of the time of k-means.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +11,20 @@ import numpy as np
 
 from mobconv.quantize.kernels import compiled
 
-_DIGIT = 11  # bits of a key, of which there are three digits
+_DIGIT = 11  # bits; a key of 32 bits has three digits
 _FEW = 4096  # values up to here are sorted by numpy
-_FEW_EDGES, _CELLS = 7, 8192
+_FEW_EDGES, _BUCKETS = 7, 8192
 
 
 @compiled
 def by_digits(values: Any) -> Any:
-    """Values (n,) fp32 in ascending order: radix sort by their bits, the sign turned so that these ascend too."""
+    """Values (n,) fp32 in ascending order: radix sort by bits, which are mapped so that they ascend with the values."""
     keys, others = np.empty(len(values), np.uint32), np.empty(len(values), np.uint32)
     top, mask = np.uint32(1 << 31), np.uint32((1 << _DIGIT) - 1)
     places = np.zeros((3, 1 << _DIGIT), np.int64)
-    given = values.view(np.uint32)
+    patterns = values.view(np.uint32)
     for index in range(len(values)):
-        bits = given[index]
+        bits = patterns[index]
         key = ~bits if bits & top else bits | top
         keys[index] = key
         for digit in range(3):
@@ -47,7 +49,7 @@ def by_digits(values: Any) -> Any:
 
 @compiled
 def runs(ordered: Any) -> tuple[Any, Any]:
-    """The distinct ones of values (n,) in ascending order, and how often each occurs, int64."""
+    """The distinct values of (n,) ascending ones, and the number of times that each occurs, int64."""
     distinct, counts = np.empty_like(ordered), np.zeros(len(ordered), np.int64)
     last = -1
     for value in ordered:
@@ -59,40 +61,41 @@ def runs(ordered: Any) -> tuple[Any, Any]:
 
 
 def distinct(values: Any) -> tuple[Any, Any]:
-    """What `np.unique` finds with counts, of values (n,) fp32 without NaN."""
+    """Distinct values and their counts, as of `np.unique`, of values (n,) fp32 without NaN."""
     ordered = np.sort(values) if len(values) <= _FEW else by_digits(values)
     return runs(ordered)
 
 
 @compiled
-def cell(value: float, first: float, each: float) -> int:
-    """The cell of a value, which does not descend where values ascend."""
-    return int(min(max((value - first) * each, 0.0), _CELLS - 1.0))
+def bucket(value: float, first: float, per_unit: float) -> int:
+    """Index of the bucket of a value; it never decreases as values ascend."""
+    return int(min(max((value - first) * per_unit, 0.0), _BUCKETS - 1.0))
 
 
 @compiled
-def codes(values: Any, edges: Any, found: Any) -> None:
-    """How many of edges (m,) fp64, ascending, at most 255, lie below each of values (n,) fp32: into found (n,) uint8.
+def count_lower(values: Any, edges: Any, codes: Any) -> None:
+    """Set codes (n,) uint8 to the number of edges (m,) fp64 that are lower than each of values (n,) fp32.
 
-    Many: a table of cells of one width tells how many lie in lower cells, and the others are looked at one by one.
+    edges: ascending, at most 255. Where they are many, a table of buckets of one width has the number of edges in lower
+    buckets, and edges in the value's own bucket are compared one by one.
     """
     if len(edges) <= _FEW_EDGES:
-        found[:] = 0
+        codes[:] = 0
         for edge in edges:
             for index in range(len(values)):
-                found[index] += np.uint8(values[index] > edge)
+                codes[index] += np.uint8(values[index] > edge)
         return
-    first, each = edges[0], _CELLS / (edges[-1] - edges[0])
-    if not np.isfinite(each):
-        each = 0.0
-    lower = np.zeros(_CELLS + 1, np.uint8)
+    first, per_unit = edges[0], _BUCKETS / (edges[-1] - edges[0])
+    if not np.isfinite(per_unit):
+        per_unit = 0.0
+    lower = np.zeros(_BUCKETS + 1, np.uint8)
     for edge in edges:
-        lower[cell(edge, first, each) + 1] += 1
-    for index in range(1, _CELLS):
+        lower[bucket(edge, first, per_unit) + 1] += 1
+    for index in range(1, _BUCKETS):
         lower[index] += lower[index - 1]
     for index in range(len(values)):
         value = values[index]
-        code = int(lower[cell(value, first, each)])
+        code = int(lower[bucket(value, first, per_unit)])
         while code < len(edges) and edges[code] < value:
             code += 1
-        found[index] = code
+        codes[index] = code

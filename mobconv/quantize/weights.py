@@ -1,12 +1,13 @@
 """Weights as the backends receive them: codes and parameters, decided once, in numpy.
 
-The quantizer decides; a backend only encodes. So codes, zero points, scales and tables read back
-from any artifact are those of a QuantizedWeight, bit for bit.
+The quantizer decides, a backend encodes. So codes, zero points, scales and tables read back from any artifact are those
+of a QuantizedWeight, bit for bit.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -18,16 +19,28 @@ Floats = NDArray[np.float32]
 Codes = NDArray[np.uint8]
 
 
+class Form(StrEnum):
+    """How codes become numbers. An encoder asks for the form, never for the mode or the algorithm."""
+
+    AFFINE = "affine"  # scale * (code - zero point)
+    SCALE = "scale"  # scale * signed code, zero point 0; at 1 bit -scale or +scale
+    TABLE = "table"  # lookup table[code]
+
+
 @dataclass(frozen=True, eq=False)
 class FloatWeight:
-    """A weight that stays float. values: float32, the parameter's shape; bits: 32, or 16 (values
-    are then representable in fp16)."""
+    """A weight that stays float.
+
+    values  float32, the parameter's shape
+    bits    32, or 16 where fp16 can represent every value
+    """
 
     name: str
     values: Floats
     bits: int = 32
 
     def dequantize(self) -> Floats:
+        """The values, as they are."""
         return self.values
 
 
@@ -45,7 +58,7 @@ class QuantizedWeight:
 
     What a code stands for, by mode and width, k running over 0 .. 2^bits - 1:
 
-    | mode      | bits  | value of code k                | held in           |
+    | mode      | bits  | value of code k                | stored in         |
     |-----------|-------|--------------------------------|-------------------|
     | linear    | 2..8  | scale * (k - zero_point)       | scale, zero_point |
     | linear    | 1     | table[k], two free values      | table             |
@@ -53,8 +66,8 @@ class QuantizedWeight:
     | symmetric | 1     | scale * (2 k - 1)              | scale             |
     | kmeans    | 1..8  | table[k]                       | table             |
 
-    Scales have at most 11 significant bits and factors at most 8, so the products are exact in fp32
-    whoever computes them (with fp32 parameters they are rounded once, everywhere alike).
+    An fp16 scale has at most 11 significant bits and a factor at most 8, so the product is exact in fp32 in every
+    runtime; with an fp32 scale it is rounded once, to the same number everywhere.
     """
 
     name: str
@@ -69,32 +82,44 @@ class QuantizedWeight:
     together: int = 1
 
     @property
+    def form(self) -> Form:
+        """The form, by the parameters: scale and zero point, scale alone, or a lookup table."""
+        if self.table is not None:
+            return Form.TABLE
+        return Form.SCALE if self.zero_point is None else Form.AFFINE
+
+    @property
     def shape(self) -> tuple[int, ...]:
+        """The parameter's shape."""
         return self.codes.shape
 
     @property
     def groups(self) -> int:
+        """Number of groups: of scales or tables."""
         return 1 if self.axis is None else -(-self.shape[self.axis] // self.together)
 
     def spread(self, parameters: NDArray[Any], together: int = 1) -> NDArray[Any]:
-        """Parameters (groups, ..) -> one for every `together` channels, repeated: what formats with groups
-        of another size hold. ValueError where groups cannot be cut that way; a tensor's one group stays."""
+        """Repeat parameters (groups, ..), one for every `together` channels, for formats with smaller groups.
+
+        Parameters of a tensor's one group are returned as they are. Raises ValueError where a group of this weight
+        is not divided evenly into such groups.
+        """
         if self.axis is None:
             return parameters
         if together != self.together and (self.together % together or self.shape[self.axis] % together):
-            raise ValueError(f"{self.name}: groups of {self.together} channels are no multiple of {together}")
+            raise ValueError(f"{self.name}: cannot divide groups of {self.together} channels into groups of {together}")
         times = self.together // together
         return np.repeat(parameters, times, axis=0)[: -(-self.shape[self.axis] // together)]
 
     def moved(self, axis: int) -> QuantizedWeight:
-        """The same weight with its channels, which run along axis 0 here, along `axis`."""
+        """The same weight with its channel axis, here 0, at `axis`."""
         return replace(self, axis=axis, codes=np.ascontiguousarray(np.moveaxis(self.codes, 0, axis)))
 
     def widened(self, bits: int) -> QuantizedWeight:
         """The same values in codes of more bits, for a runtime that is faster with those.
 
-        Zero points and scales stay, tables are padded with their last value. Raises ValueError for fewer bits, and
-        for a linear weight of 1 bit, whose two values no scale gives at a greater width: widen it as a table.
+        Zero points and scales stay; tables, of linear weights of 1 bit too, are padded with their last value. Raises
+        ValueError for fewer bits.
         """
         if bits < self.bits:
             raise ValueError(f"{self.name}: {bits} bits are fewer than {self.bits}")
@@ -102,7 +127,7 @@ class QuantizedWeight:
             return self
         if self.table is not None:
             table = np.pad(self.table, ((0, 0), (0, 2**bits - 2**self.bits)), mode="edge")
-            return replace(self, bits=bits, table=table, mode=Mode.KMEANS)
+            return replace(self, bits=bits, table=table)
         if self.zero_point is not None:
             return replace(self, bits=bits)
         factor = self.factors()[0][self.codes]

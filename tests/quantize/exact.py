@@ -1,6 +1,6 @@
-"""Exact one-dimensional k-means in numpy, two ways that share nothing with the quantizer's solver.
+"""Exact one-dimensional k-means in numpy, by two methods that share no code with the quantizer's solver.
 
-Clusters of an optimum in one dimension are intervals; the error of one is sum w v^2 - (sum w v)^2 / sum w. So
+The clusters of an optimum in one dimension are intervals; the error of one is sum w v^2 - (sum w v)^2 / sum w. So
 the best partition of the first j values into k clusters is the best, over i, of the first i into k - 1 and one
 cluster i .. j - 1.
 """
@@ -33,8 +33,8 @@ def every_split(values, weights, clusters):
 
 
 def divide_and_conquer(values, weights, clusters):
-    """Least squared error in O(k n log n): the best i does not fall when j grows, so that of a middle j halves
-    the search for all others. One level of halvings at a time, in arrays. values (n,) ascending."""
+    """Least squared error in O(k n log n): the best i does not fall when j grows, so the best i of a middle j halves
+    the search for all other j. One level of halvings at a time, in arrays. values (n,) ascending."""
     count = len(values)
     cost = intervals(values, weights)
     best = cost(np.zeros(count + 1, np.int64), np.arange(count + 1))
@@ -44,8 +44,8 @@ def divide_and_conquer(values, weights, clusters):
 
 
 def _one_more(best, cost, count):
-    """Least errors of the first j = 0 .. count values with one cluster more."""
-    made = np.empty(count + 1)
+    """Least errors of the first j = 0 .. count values with one more cluster."""
+    errors = np.empty(count + 1)
     first, last = np.array([0]), np.array([count])  # of j in each part
     low, high = np.array([0]), np.array([count])  # of the i to try in it
     while len(first):
@@ -55,13 +55,13 @@ def _one_more(best, cost, count):
         start = np.concatenate([[0], np.cumsum(tried)[:-1]])
         part = np.repeat(np.arange(len(j)), tried)
         i = low[part] + np.arange(len(part)) - start[part]
-        errors = best[i] + cost(i, j[part])
-        least = np.minimum.reduceat(errors, start)
-        made[j] = least
-        hits = np.flatnonzero(errors == least[part])
+        tried_errors = best[i] + cost(i, j[part])
+        least = np.minimum.reduceat(tried_errors, start)
+        errors[j] = least
+        hits = np.flatnonzero(tried_errors == least[part])
         chosen = i[hits[np.searchsorted(hits, start)]]  # the first of each part
         first, last = np.concatenate([first, j + 1]), np.concatenate([j - 1, last])
         low, high = np.concatenate([low, chosen]), np.concatenate([chosen, high])
         kept = first <= last
         first, last, low, high = first[kept], last[kept], low[kept], high[kept]
-    return made
+    return errors

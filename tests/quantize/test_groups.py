@@ -6,26 +6,31 @@ import numpy as np
 import pytest
 
 from mobconv.quantize import quantize
-from mobconv.schemes import BITS, Mode, Scheme
+from mobconv.quantize.weights import Form
+from mobconv.schemes import ALGORITHMS, BITS, Granularity, Mode, Scheme
 
 RNG = np.random.default_rng(16)
 CHANNELS = [16, 17, 24, 32, 40, 48]  # whole groups, and 1 or 8 channels over
-ALL = [f"w{bits}-{mode}-oc16{algorithm}" for bits in BITS for mode in Mode for algorithm in ("", "-minmax")]
-SCHEMES = [text for text in ALL if "kmeans" not in text or "minmax" not in text]
+SCHEMES = [
+    Scheme(bits, mode, Granularity.OC16, name).name
+    for name, algorithm in ALGORITHMS.items()
+    for mode in algorithm.modes
+    for bits in BITS
+]
 PARTS = ("scale", "zero_point", "table")
 
 
 def weights(channels, *rest):
-    """Channels of unlike ranges, so that each group wants parameters of its own."""
+    """Channels of unlike ranges, so that groups have different parameters."""
     ranges = np.geomspace(1, 4, channels).reshape(-1, *[1] * len(rest))
     return (RNG.normal(loc=0.2, size=(channels, *rest)) * ranges).astype(np.float32)
 
 
-def same(found, expected):
-    """Equal in type, shape and every bit; both may be missing."""
-    if found is None or expected is None:
-        return found is expected
-    return found.dtype == expected.dtype and found.shape == expected.shape and found.tobytes() == expected.tobytes()
+def same(array, expected):
+    """Equal in type, shape and every bit, or both None."""
+    if array is None or expected is None:
+        return array is expected
+    return array.dtype == expected.dtype and array.shape == expected.shape and array.tobytes() == expected.tobytes()
 
 
 @pytest.mark.parametrize("channels", CHANNELS)
@@ -40,12 +45,12 @@ def test_each_16_channels_are_quantized_as_a_tensor_of_their_own(text, channels)
     else:
         assert (whole.axis, whole.together, whole.groups) == (0, 16, len(slices))
     assert same(whole.codes, np.concatenate([part.codes for part in slices]))
-    for what in PARTS:
-        held = [getattr(part, what) for part in slices]
-        assert same(getattr(whole, what), None if held[0] is None else np.concatenate(held)), what
+    for field in PARTS:
+        arrays = [getattr(part, field) for part in slices]
+        assert same(getattr(whole, field), None if arrays[0] is None else np.concatenate(arrays)), field
     assert same(whole.dequantize(), np.concatenate([part.dequantize() for part in slices]))
     assert whole.fp16 and all(part.fp16 for part in slices)
-    if channels > 16:  # the groups do differ, or this would show nothing
+    if channels > 16:  # groups differ, so that a mistake in their order would show
         parameters = whole.table if whole.scale is None else whole.scale
         assert not same(parameters[:1], parameters[1:2])
 
@@ -53,10 +58,10 @@ def test_each_16_channels_are_quantized_as_a_tensor_of_their_own(text, channels)
 @pytest.mark.parametrize("text", SCHEMES)
 def test_fewer_than_16_channels_are_one_group(text):
     values, scheme = weights(10, 7), Scheme.parse(text)
-    found = quantize("w", values, 0, scheme)
+    weight = quantize("w", values, 0, scheme)
     alone = quantize("w", values, 0, replace(scheme, granularity=Scheme.parse("w4-kmeans").granularity))
-    assert found.axis is None and found.groups == 1
-    assert same(found.codes, alone.codes) and all(same(getattr(found, p), getattr(alone, p)) for p in PARTS)
+    assert weight.axis is None and weight.groups == 1
+    assert same(weight.codes, alone.codes) and all(same(getattr(weight, p), getattr(alone, p)) for p in PARTS)
 
 
 @pytest.mark.parametrize("axis", [1, 2, 3])
@@ -64,20 +69,20 @@ def test_fewer_than_16_channels_are_one_group(text):
 def test_the_channel_axis_may_be_any(mode, axis):
     values, scheme = weights(24, 3, 5, 2), Scheme.parse(f"w3-{mode}-oc16")
     turned = np.moveaxis(values, 0, axis)
-    found, first = quantize("w", turned, axis, scheme), quantize("w", values, 0, scheme)
-    assert found.axis == axis and found.groups == 2 and found.shape == turned.shape
-    assert found.codes.flags.c_contiguous
-    assert same(found.codes, np.ascontiguousarray(np.moveaxis(first.codes, 0, axis)))
-    assert all(same(getattr(found, part), getattr(first, part)) for part in PARTS)
-    assert same(found.dequantize(), np.ascontiguousarray(np.moveaxis(first.dequantize(), 0, axis)))
+    weight, first = quantize("w", turned, axis, scheme), quantize("w", values, 0, scheme)
+    assert weight.axis == axis and weight.groups == 2 and weight.shape == turned.shape
+    assert weight.codes.flags.c_contiguous
+    assert same(weight.codes, np.ascontiguousarray(np.moveaxis(first.codes, 0, axis)))
+    assert all(same(getattr(weight, part), getattr(first, part)) for part in PARTS)
+    assert same(weight.dequantize(), np.ascontiguousarray(np.moveaxis(first.dequantize(), 0, axis)))
 
 
 def test_one_group_beyond_fp16_makes_the_whole_tensor_fp32():
     values = weights(40, 6)
     values[33] *= np.float32(1e9)
-    found = quantize("w", values, 0, Scheme.parse("w8-linear-oc16"))
-    assert not found.fp16
-    ordinary = found.scale[:2]
+    weight = quantize("w", values, 0, Scheme.parse("w8-linear-oc16"))
+    assert not weight.fp16
+    ordinary = weight.scale[:2]
     assert not same(ordinary, ordinary.astype(np.float16).astype(np.float32)), "rounded, though all shall be fp32"
 
 
@@ -96,11 +101,11 @@ def test_dequantize_by_hand():
 
 def test_moved_moves_codes_and_nothing_else():
     weight = quantize("w", weights(24, 3, 5), 0, Scheme.parse("w4-linear-oc16"))
-    found = weight.moved(2)
-    assert found.axis == 2 and found.shape == (3, 5, 24) and found.codes.flags.c_contiguous
-    assert all(np.array_equal(found.codes[:, :, channel], weight.codes[channel]) for channel in range(24))
-    assert all(getattr(found, part) is getattr(weight, part) for part in PARTS)
-    assert same(found.dequantize(), np.ascontiguousarray(np.moveaxis(weight.dequantize(), 0, 2)))
+    moved = weight.moved(2)
+    assert moved.axis == 2 and moved.shape == (3, 5, 24) and moved.codes.flags.c_contiguous
+    assert all(np.array_equal(moved.codes[:, :, channel], weight.codes[channel]) for channel in range(24))
+    assert all(getattr(moved, part) is getattr(weight, part) for part in PARTS)
+    assert same(moved.dequantize(), np.ascontiguousarray(np.moveaxis(weight.dequantize(), 0, 2)))
 
 
 def test_spread_repeats_parameters_for_groups_of_another_size():
@@ -132,14 +137,14 @@ def test_spread_of_one_group_or_of_channels_changes_nothing():
 @pytest.mark.parametrize("together", [3, 5, 12, 32])
 def test_spread_refuses_groups_that_cut_through_others(together):
     weight = quantize("w", weights(40, 3), 0, Scheme.parse("w4-linear-oc16"))
-    with pytest.raises(ValueError, match=f"w: groups of 16 channels are no multiple of {together}"):
+    with pytest.raises(ValueError, match=f"w: cannot divide groups of 16 channels into groups of {together}"):
         weight.spread(weight.scale, together)
 
 
 def test_spread_refuses_equal_groups_that_do_not_fit_the_channels():
     weight = quantize("w", weights(42, 3), 0, Scheme.parse("w4-linear-oc16"))
     assert len(weight.spread(weight.scale, 2)) == 21
-    with pytest.raises(ValueError, match="no multiple of 4"):
+    with pytest.raises(ValueError, match="into groups of 4"):
         weight.spread(weight.scale, 4)
 
 
@@ -174,10 +179,10 @@ def test_codes_are_not_narrowed(mode, bits):
 
 
 def test_a_widened_pair_of_values_is_a_table():
-    """No scale gives two free values at a greater width: what was linear is held as a lookup table."""
+    """No scale gives two free values at a greater width, so the weight has a lookup table."""
     weight = quantize("w", weights(3, 9), 0, Scheme.parse("w1-linear"))
     wide = weight.widened(8)
-    assert wide.mode is Mode.KMEANS and wide.scale is None and wide.table.shape == (3, 256)
+    assert wide.form is Form.TABLE and wide.scale is None and wide.table.shape == (3, 256)
 
 
 def test_widened_by_hand():

@@ -1,4 +1,4 @@
-"""k-means is optimal: compared with exact solvers that share nothing with it."""
+"""k-means is optimal: compared with exact solvers that share no code with it."""
 
 import tracemalloc
 
@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mobconv.quantize import clustering, kmeans, quantize
-from mobconv.schemes import Scheme
+from mobconv.quantize.algorithms import mse
+from mobconv.schemes import Mode, Scheme
 
 
 def exact(values, clusters):
@@ -18,8 +19,8 @@ def exact(values, clusters):
 
 
 def error(values, bits, fp16=False):
-    codes, tables = kmeans.fit(np.asarray(values, np.float32)[None], bits, fp16)
-    return float(((tables[0][codes[0]].astype(np.float64) - np.asarray(values, np.float64)) ** 2).sum())
+    fitted = mse.fit(np.asarray(values, np.float32)[None], Mode.KMEANS, bits, fp16)
+    return float(((fitted.table[0][fitted.codes[0]].astype(np.float64) - np.asarray(values, np.float64)) ** 2).sum())
 
 
 def test_the_solver_by_hand():
@@ -35,9 +36,9 @@ def test_the_solver_by_hand():
 def test_the_two_exact_solvers_agree(seed):
     values, weights = sample(seed, 120)
     for clusters in (1, 2, 7, 40, len(values)):
-        found = divide_and_conquer(values, weights, clusters)
+        least = divide_and_conquer(values, weights, clusters)
         # sums of squares are what both start from: rounding is of their size
-        assert found == pytest.approx(every_split(values, weights, clusters), abs=rounding(values, weights))
+        assert least == pytest.approx(every_split(values, weights, clusters), abs=rounding(values, weights))
 
 
 def sample(seed, count):
@@ -107,7 +108,7 @@ def test_ties_are_joined_from_a_partition_with_fewer_clusters_and_one_with_more(
 
 
 def test_joined_by_hand():
-    """Three of 2 and 4 clusters: the first one of two, of which the second holds the last one of four."""
+    """Three clusters from partitions into 2 and 4: the first of the two, then the last two of the four."""
     fewer, more = np.array([0, 6, 12]), np.array([0, 3, 6, 9, 12])
     assert clustering.join(fewer, more, 3).tolist() == [0, 6, 9, 12]
 
@@ -115,14 +116,14 @@ def test_joined_by_hand():
 @given(st.integers(2, 60).flatmap(lambda n: st.tuples(st.just(n), st.sets(st.integers(1, n - 1)))), st.data())
 @settings(deadline=None)
 def test_any_two_partitions_can_be_joined(case, data):
-    """Whatever they are, an interval of the one lies in one of the other: the result has the number of clusters."""
+    """In any two partitions, an interval of one is inside an interval of the other, so that they can be joined."""
     count, cuts = case
     more = np.array([0, *sorted(cuts), count])
     few = data.draw(st.sets(st.integers(1, count - 1), max_size=max(len(cuts) - 2, 0)))
     fewer = np.array([0, *sorted(few), count])
     for clusters in range(len(fewer), len(more) - 1):
-        found = clustering.join(fewer, more, clusters)
-        assert len(found) == clusters + 1 and found[0] == 0 and found[-1] == count and np.all(np.diff(found) > 0)
+        edges = clustering.join(fewer, more, clusters)
+        assert len(edges) == clusters + 1 and edges[0] == 0 and edges[-1] == count and np.all(np.diff(edges) > 0)
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 5))])
@@ -138,7 +139,7 @@ def test_optimal_with_256_clusters_of_20000_values(seed):
 @pytest.mark.parametrize("clusters", [2, 16, 256])
 @pytest.mark.parametrize("far", [1e2, 1e4, 1e6])
 def test_optimal_beside_a_far_outlier(far, clusters):
-    """Nearly all of the range is empty: what holds for smooth densities is no help in the search."""
+    """Nearly all of the range is empty, so that the estimate for smooth densities does not help the search."""
     values, weights = sample(0, 3000)
     values = np.append(values, np.float32(far))
     weights = np.append(weights, 1)
@@ -191,10 +192,11 @@ def test_fewer_distinct_values_than_entries(bits, distinct):
 
 def test_codes_choose_the_nearest_entry_of_the_rounded_table():
     values = np.random.default_rng(3).normal(size=500).astype(np.float32)
-    codes, tables = kmeans.fit(values[None], 4, fp16=True)
-    assert np.array_equal(tables[0], tables[0].astype(np.float16).astype(np.float32))
-    distance = np.abs(values[:, None].astype(np.float64) - tables[0])
-    assert np.allclose(np.take_along_axis(distance, codes[0][:, None].astype(np.int64), 1)[:, 0], distance.min(axis=1))
+    fitted = mse.fit(values[None], Mode.KMEANS, 4, fp16=True)
+    (table,), (codes,) = fitted.table, fitted.codes
+    assert np.array_equal(table, table.astype(np.float16).astype(np.float32))
+    distance = np.abs(values[:, None].astype(np.float64) - table)
+    assert np.allclose(np.take_along_axis(distance, codes[:, None].astype(np.int64), 1)[:, 0], distance.min(axis=1))
 
 
 def test_each_channel_has_its_own_table():

@@ -27,8 +27,8 @@ LITERAL = [
 @pytest.mark.parametrize(("bits", "codes", "stream"), LITERAL)
 def test_literal_bytes(bits, codes, stream):
     expected = np.array([int(byte, 2) for byte in stream.split()], np.uint8)
-    held = np.array(codes, np.uint8)
-    assert pack(held, bits).tolist() == expected.tolist()
+    array = np.array(codes, np.uint8)
+    assert pack(array, bits).tolist() == expected.tolist()
     assert unpack(expected, bits, len(codes)).tolist() == codes
 
 

@@ -1,4 +1,4 @@
-"""Every mode and width on tensors that are awkward; what QuantizedWeight promises holds for each."""
+"""Every mode and width on awkward tensors: the fields of QuantizedWeight are as its docstring says."""
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ def value_of(weight, group, code):
 
 @pytest.mark.parametrize("name", TENSORS)
 @pytest.mark.parametrize("text", SCHEMES)
-def test_what_a_quantized_weight_promises(text, name):
+def test_fields_of_a_quantized_weight(text, name):
     values, scheme = TENSORS[name], Scheme.parse(text)
     with np.errstate(over="raise", invalid="raise", divide="raise"):
         weight = quantize("w", values, 0, scheme)
@@ -66,25 +66,25 @@ def test_what_a_quantized_weight_promises(text, name):
         half = parameters.astype(np.float16)
         assert np.array_equal(half.astype(np.float32), parameters)
         assert np.all((parameters == 0) | (np.abs(half) >= np.finfo(np.float16).smallest_normal))
-    found = weight.dequantize()
-    assert found.dtype == np.float32 and found.shape == values.shape
+    weights = weight.dequantize()
+    assert weights.dtype == np.float32 and weights.shape == values.shape
     rows = weight.codes.reshape(groups, -1)
     by_hand = [[value_of(weight, group, int(code)) for code in row] for group, row in enumerate(rows)]
-    assert np.array_equal(found.reshape(groups, -1), np.array(by_hand, np.float32))
+    assert np.array_equal(weights.reshape(groups, -1), np.array(by_hand, np.float32))
     levels = weight.levels()
     assert levels.shape == (groups, 2**weight.bits)
-    assert np.array_equal(found.reshape(groups, -1), np.take_along_axis(levels, rows.astype(np.int64), axis=1))
+    assert np.array_equal(weights.reshape(groups, -1), np.take_along_axis(levels, rows.astype(np.int64), axis=1))
 
 
 @pytest.mark.parametrize("name", TENSORS)
 @pytest.mark.parametrize("mode", list(Mode))
 def test_eight_bits_are_close(name, mode):
     values = TENSORS[name]
-    found = quantize("w", values, 0, Scheme.parse(f"w8-{mode}-channel")).dequantize()
+    weights = quantize("w", values, 0, Scheme.parse(f"w8-{mode}-channel")).dequantize()
     step = (np.maximum(values.max(axis=1), 0) - np.minimum(values.min(axis=1), 0)) / 254 if values.ndim == 2 else 0.1
     limit = np.reshape(step * (2 if mode is Mode.SYMMETRIC else 1), (-1, *[1] * (values.ndim - 1)))
     if name != "one outlier":  # there clipping may cost the outlier more than a step
-        assert np.all(np.abs(found - values) <= limit * 1.01 + np.abs(values) * 2e-3)
+        assert np.all(np.abs(weights - values) <= limit * 1.01 + np.abs(values) * 2e-3)
 
 
 @pytest.mark.parametrize("mode", list(Mode))
@@ -107,11 +107,11 @@ def test_zeros_stay_exactly_zero(text):
 
 
 @pytest.mark.parametrize("text", [f"w{bits}-linear" for bits in range(2, 9)])
-def test_linear_holds_zero_exactly(text):
+def test_linear_represents_zero_exactly(text):
     """A zero weight is a zero weight: the zero point is a code, and its value is 0."""
     values = np.array([[0.0, 0.31, -0.17, 0.0, 0.9]], np.float32)
-    found = quantize("w", values, 0, Scheme.parse(text)).dequantize()
-    assert found[0, 0] == 0 == found[0, 3]
+    weights = quantize("w", values, 0, Scheme.parse(text)).dequantize()
+    assert weights[0, 0] == 0 == weights[0, 3]
 
 
 def test_symmetric_by_hand():
@@ -142,11 +142,11 @@ def test_one_bit_by_hand():
 def test_the_channel_axis_may_be_any(axis, mode):
     values = RNG.normal(size=(3, 4, 5)).astype(np.float32)
     scheme = Scheme.parse(f"w3-{mode}-channel")
-    found = quantize("w", values, axis, scheme)
+    weight = quantize("w", values, axis, scheme)
     moved = quantize("w", np.moveaxis(values, axis, 0), 0, scheme)
-    assert found.axis == axis
-    assert np.array_equal(np.moveaxis(found.codes, axis, 0), moved.codes)
-    assert np.array_equal(np.moveaxis(found.dequantize(), axis, 0), moved.dequantize())
+    assert weight.axis == axis
+    assert np.array_equal(np.moveaxis(weight.codes, axis, 0), moved.codes)
+    assert np.array_equal(np.moveaxis(weight.dequantize(), axis, 0), moved.dequantize())
 
 
 def test_float_schemes():

@@ -1,6 +1,6 @@
 """Scales are good: never worse than min/max, and within 1 % of trying everything.
 
-The brute force here shares nothing with the search: every fp16 scale from a quarter of the min/max
+The brute force here shares no code with the search: every fp16 scale from a quarter of the min/max
 scale to 1.6 times it, times every zero point, each evaluated in float64.
 """
 
@@ -66,7 +66,7 @@ def heavy(name, count=8192):
 
 @pytest.fixture(scope="module")
 def long_groups(program):
-    """Two made ones, and a real one: the widest layer of the fixture as one tensor, 25,600 weights."""
+    """Two of random numbers, and the widest layer of the fixture as one tensor, 25,600 weights."""
     return {
         "laplace": heavy("laplace"),
         "student": heavy("student"),
