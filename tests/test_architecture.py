@@ -18,12 +18,12 @@ def test_weight_norm_becomes_plain_weights_with_the_same_outputs():
 
 
 @pytest.mark.parametrize(
-    ("factory", "said"),
+    ("name", "said"),
     [
         ("nets_of_nobody:net", "the folder that mobconv is started in"),
         ("my_nets.py:net", r"without the suffix: my_nets:"),
     ],
 )
-def test_a_module_that_is_not_found_says_where_it_is_looked_for(factory, said):
+def test_a_module_that_is_not_found_says_where_it_is_looked_for(name, said):
     with pytest.raises(UsageError, match=said):
-        factory.build(factory, {})
+        factory.build(name, {})

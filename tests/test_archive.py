@@ -206,4 +206,4 @@ def test_another_input_shape(cli, program):
 
 def test_a_model_beside_it_is_said_to_be_unused(cli, program):
     found = checkpoint.load(cli.folder / "net.pt2", checkpoint.Options(factory="user_nets:tiny"))
-    assert found.notes == ["the file holds its own program: --model is not used"]
+    assert found.notes == ["the file contains its own program, so the named factory is not called"]

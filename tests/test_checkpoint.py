@@ -44,17 +44,24 @@ class TestBrokenFiles:
 
     def test_folder(self, cli):
         (cli.folder / "run1").mkdir()
-        cli.refuses(3, "run1 is a folder", ".safetensors", arguments=export("run1"))
+        cli.refuses(3, "run1 is a folder", "a checkpoint is one file", arguments=export("run1"))
 
     @pytest.mark.parametrize("name", ["net.safetensors", "net.pt", "net.pt2"])
     def test_empty(self, cli, name):
         (cli.folder / name).touch()
         cli.refuses(3, f"{name} is empty", arguments=export(name))
 
-    @pytest.mark.parametrize("kept", [4, 1000, 300_000])
-    def test_truncated_safetensors(self, cli, kept):
+    @pytest.mark.parametrize(
+        ("kept", "said"),
+        [
+            (4, "unknown kind of checkpoint, or a damaged file; known are a safetensors file"),
+            (1000, "a damaged safetensors file"),
+            (300_000, "a damaged safetensors file"),
+        ],
+    )
+    def test_truncated_safetensors(self, cli, kept, said):
         (cli.folder / "net.safetensors").write_bytes(CHECKPOINT.read_bytes()[:kept])
-        cli.refuses(3, "net.safetensors", "damaged or no safetensors", arguments=export("net.safetensors"))
+        cli.refuses(3, "net.safetensors", said, arguments=export("net.safetensors"))
 
     @pytest.mark.parametrize("part", [0.01, 0.5, 0.99])
     def test_truncated_zip(self, cli, tiny, part):
@@ -66,7 +73,7 @@ class TestBrokenFiles:
     def test_damaged_pickle_in_a_whole_zip(self, cli, tiny):
         torch.save(tiny, "net.pt")
         rewrite("net.pt", "net.pt", {"net/data.pkl": b"\x80\x02}q\x00(X\x08"})
-        cli.refuses(3, "net.pt", "truncated, or no checkpoint", arguments=export("net.pt", *TINY))
+        cli.refuses(3, "net.pt", "truncated, or not a file that torch.load reads", arguments=export("net.pt", *TINY))
 
     @pytest.mark.parametrize("suffix", ["pt", "pth", "ckpt", "safetensors", "pt2"])
     @pytest.mark.parametrize(
@@ -76,7 +83,7 @@ class TestBrokenFiles:
             ("\n<html>404 not found</html>", "is a web page"),
             (
                 "checkpoint: a.pt\ndata: b.parquet\n",
-                "is a text file (it begins with 'checkpoint: a.pt'), no checkpoint",
+                "is a text file (it begins with 'checkpoint: a.pt'), not a checkpoint",
             ),
             ("é" * 5000, "is a text file"),
         ],
@@ -90,12 +97,20 @@ class TestBrokenFiles:
 
     def test_bytes_that_are_no_checkpoint(self, cli):
         (cli.folder / "net.pth").write_bytes(b"\x00\xff" * 100)
-        cli.refuses(3, "net.pth", "no checkpoint that torch.load reads", arguments=export("net.pth", *TINY))
+        cli.refuses(
+            3,
+            "net.pth",
+            "unknown kind of checkpoint, or a damaged file",
+            "a file of torch.save",
+            arguments=export("net.pth", *TINY),
+        )
 
     def test_a_zip_that_is_no_checkpoint(self, cli):
         with zipfile.ZipFile("photos.pt", "w") as archive:
             archive.writestr("photos/cat.jpg", b"cat")
-        cli.refuses(3, "photos.pt is a zip file, but no checkpoint", arguments=export("photos.pt", *TINY))
+        cli.refuses(
+            3, "photos.pt: unknown kind of checkpoint", "a file of torch.save", arguments=export("photos.pt", *TINY)
+        )
 
     def test_torchscript(self, cli):
         import user_nets
@@ -131,12 +146,12 @@ class TestArchitecture:
 
     def test_weights_alone_need_a_model(self, cli, tiny):
         torch.save(tiny, "net.pt")
-        cli.refuses(2, "holds weights only", "--model package.module:factory", arguments=export("net.pt"))
+        cli.refuses(2, "contains weights only", "--model package.module:factory", arguments=export("net.pt"))
 
     def test_and_an_input_shape(self, cli, tiny):
         torch.save(tiny, "net.pt")
         arguments = export("net.pt", "--model", "user_nets:tiny")
-        cli.refuses(2, "does not say what it takes", "--input-shape 1,3,224,224", arguments=arguments)
+        cli.refuses(2, "does not say what shape its input has", "--input-shape 1,3,224,224", arguments=arguments)
 
     @pytest.mark.parametrize(
         ("factory", "words"),
@@ -181,7 +196,7 @@ class TestOptions:
     def test_input_shape_in_another_order(self, cli, tiny, shape, meant):
         torch.save(tiny, "net.pt")
         arguments = export("net.pt", "--model", "user_nets:tiny", "--input-shape", shape)
-        hint = f"batch, channels, height, width: did you mean {meant}?"
+        hint = f"batch, channels, height, width: did you mean --input-shape {meant}?"
         err = cli.refuses(3, "cannot trace", arguments=arguments)
         assert (hint in err) if meant else ("did you mean" not in err)
 
@@ -225,7 +240,7 @@ def test_one_mean_and_std_for_all_channels(cli, tiny, metadata):
 def test_several_for_another_number_of_channels(cli, tiny):
     torch.save(tiny, "net.pt")
     two = '{"mean": [0.4, 0.5], "std": [0.25, 0.25]}'
-    words = ("net.pt takes 1,3,8,8", "mean and std are of 2 channels, and the input has 3")
+    words = ("net.pt has an input of shape (1, 3, 8, 8)", "mean and std are of 2 channels, and the input has 3")
     cli.refuses(3, *words, arguments=export("net.pt", *TINY, "--preprocessing", two))
 
 
@@ -252,9 +267,9 @@ class TestMetadata:
         ("changes", "code", "word"),
         [
             ({"arguments": ["width"]}, 3, "not an object"),
-            ({"input_shape": "large"}, 3, "'large' is no input shape"),
-            ({"input_shape": [1, 3, -32, 32]}, 3, "no input shape"),
-            ({"input_shape": [10**6] * 4}, 3, "no input shape"),
+            ({"input_shape": "large"}, 3, "invalid input shape 'large'"),
+            ({"input_shape": [1, 3, -32, 32]}, 3, "invalid input shape"),
+            ({"input_shape": [10**6] * 4}, 3, "invalid input shape"),
             ({"input_shape": None}, 2, "--input-shape"),
             ({"preprocessing": {"mean": 0.5}}, 3, "--preprocessing"),
             ({"factory": None}, 2, "--model"),
@@ -307,7 +322,7 @@ class TestPickles:
         cli.refuses(3, "--trust-pickle", arguments=export("net.pt", "--input-shape", "1,3,8,8"))
         options = checkpoint.Options(input_shape=(1, 3, 8, 8), trust_pickle=True)
         found = checkpoint.load(cli.folder / "net.pt", options)
-        assert found.notes == ["the file held the whole module"]
+        assert found.notes == ["the file contains the whole module"]
 
     def test_trusted_but_broken(self, cli):
         class Gone:
@@ -360,7 +375,7 @@ def test_a_network_that_does_not_run_on_the_images(cli, tiny):
     options = checkpoint.Options(factory="user_nets:tiny", input_shape=(1, 3, 8, 8))
     found = checkpoint.load(cli.folder / "net.pt", options)
     with pytest.raises(InputError, match=r"net.pt.*\(1, 5, 8, 8\)"):
-        found.run(np.zeros((1, 5, 8, 8), np.float32))
+        found.run({"image": np.zeros((1, 5, 8, 8), np.float32)})
 
 
 def test_state_dict_end_to_end(cli, tiny):

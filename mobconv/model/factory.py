@@ -1,4 +1,4 @@
-"""From a name and a state dict to a module: factories, wrappers, and what does not fit."""
+"""From the name of a factory and a state dict to a module: import, call, unwrap, fill, and report what does not fit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mobconv.errors import InputError, UsageError, did_you_mean
+from mobconv.errors import InputError, UsageError, did_you_mean, setting
 
 if TYPE_CHECKING:
     import torch
@@ -16,114 +16,145 @@ if TYPE_CHECKING:
 # The keys under which training scripts keep the state dict, in order of preference.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 _LISTED = 8  # names shown of each kind before '... and N more'
+NOT_CALLED = "the file contains its own program, so the named factory is not called"
 
 
 def build(factory: str, arguments: Mapping[str, Any], folder: Path | None = None) -> torch.nn.Module:
     """Import ``package.module:factory`` and call it.
 
-    folder: looked in before sys.path; None for the current one. Raises UsageError when it cannot be imported, called,
-    or returns no module.
+    folder: searched before sys.path; None for the current one. Raises UsageError when the factory cannot be imported or
+    called, or returns anything but a module.
     """
     import torch
 
     path, colon, name = factory.partition(":")
+    shown = setting("model", factory)
     if not colon or not path or not name:
-        raise UsageError(f"--model {factory!r} is not of the form package.module:factory")
+        raise UsageError(f"{shown} is not of the form package.module:factory")
     here = str(folder or Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
         module = importlib.import_module(path)
-    except (Exception, SystemExit) as error:  # whatever the user's module raises; scripts end themselves
-        raise UsageError(f"--model {factory}: cannot import {path}: {_what(error)}{_where(path, error)}") from error
+    except (Exception, SystemExit) as error:  # the user's module may raise anything; scripts end themselves
+        raise UsageError(f"{shown}: cannot import {path}: {_with_type(error)}{_where(path, error)}") from error
     if not hasattr(module, name):
-        names = [found for found in vars(module) if not found.startswith("_")]
-        raise UsageError(f"--model {factory}: {path} has no {name}{did_you_mean(name, names)}")
+        names = [public for public in vars(module) if not public.startswith("_")]
+        raise UsageError(f"{shown}: {path} has no {name}{did_you_mean(name, names)}")
     try:
         built = getattr(module, name)(**arguments)
-    except (Exception, SystemExit) as error:  # whatever the user's factory raises
-        raise UsageError(f"--model {factory}: called with {_call(arguments)} it fails: {_what(error)}") from error
+    except (Exception, SystemExit) as error:  # the user's factory may raise anything
+        raise UsageError(f"{shown}: called with {_call(arguments)} it fails: {_with_type(error)}") from error
     if not isinstance(built, torch.nn.Module):
-        raise UsageError(f"--model {factory} returns {type(built).__name__}, not a torch.nn.Module")
+        raise UsageError(f"{shown} returns {type(built).__name__}, not a torch.nn.Module")
     return built
 
 
+def filled(
+    factory: str, arguments: Mapping[str, Any], folder: Path | None, state: Mapping[str, torch.Tensor], name: str
+) -> torch.nn.Module:
+    """Build a factory's module and load a state dict into it.
+
+    name: of the checkpoint. Raises what `build` raises, and InputError that lists missing, unexpected and misshaped
+    tensors.
+    """
+    module = build(factory, arguments, folder)
+    _fill(module, state, name, factory)
+    return module
+
+
+def unnamed(name: str) -> UsageError:
+    """The error for a checkpoint of weights without a factory."""
+    return UsageError(
+        f"{name} contains weights only: name the factory of the network, {setting('model', 'package.module:factory')}"
+    )
+
+
 def _where(path: str, error: BaseException) -> str:
-    """What to do about a module that is not found."""
+    """Say where a module is looked for, where that is why it was not imported; else ''."""
     if not isinstance(error, ModuleNotFoundError) or error.name is None or not f"{path}.".startswith(f"{error.name}."):
         return ""
     if path.endswith(".py"):
         return f"; without the suffix: {path.removesuffix('.py').replace('/', '.')}:..."
     return (
         "; modules are looked for in the folder that mobconv is started in, on PYTHONPATH and among installed "
-        "packages, and then beside the recipe, where there is one"
+        "packages, and then beside the recipe, if one is used"
     )
 
 
-def _what(error: BaseException) -> str:
+def _with_type(error: BaseException) -> str:
     """An error of the user's own code, with its type: `KeyError: 'x'` says more than `'x'`."""
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
+def first_sentence(error: BaseException) -> str:
+    """The first sentence of an error: PyTorch goes on with advice that is not about this checkpoint."""
+    return str(error).strip().partition("\n")[0].partition(". ")[0] or type(error).__name__
+
+
 def _call(arguments: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value!r}" for name, value in arguments.items()) or "no arguments (see --model-arg)"
+    shown = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+    return shown or f"no arguments (see {setting('arguments')})"
 
 
-def state_of(loaded: object, path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """The state dict in what a file held, and what was done to find it, to be told to the user."""
+def state_of(loaded: object, name: str) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """Find the state dict in the content of a file.
+
+    name: of the checkpoint. Returns it with notes on what was unwrapped. Raises InputError where there is none.
+    """
     import torch
 
     notes: list[str] = []
-    found = loaded
-    while isinstance(found, Mapping):
-        # wrappers come first: beside them stand tensors that are no weights, such as the best accuracy so far
-        key = next((key for key in _WRAPPERS if isinstance(found.get(key), Mapping)), None)
-        if key is None and _is_state(found):
+    content = loaded
+    while isinstance(content, Mapping):
+        # wrappers come first: beside them stand tensors that are not weights, such as the best accuracy so far
+        key = next((key for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if key is None and _is_state(content):
             break
         if key is None:
-            held = ", ".join(repr(key) for key in list(found)[:_LISTED]) or "nothing"
+            keys = ", ".join(repr(key) for key in list(content)[:_LISTED]) or "nothing"
             raise InputError(
-                f"{path}: no state dict in it (it holds {held}); save model.state_dict(), bare or under one of "
+                f"{name}: no state dict in it (it contains {keys}); save model.state_dict(), bare or under one of "
                 + ", ".join(_WRAPPERS)
             )
         notes.append(f"took the state dict under {key!r}")
-        found = found[key]
-    if not isinstance(found, Mapping):
-        raise InputError(f"{path}: holds a {type(found).__name__}, not a state dict; save model.state_dict()")
-    state = {str(name): value for name, value in found.items() if isinstance(value, torch.Tensor)}
+        content = content[key]
+    if not isinstance(content, Mapping):
+        raise InputError(f"{name}: contains a {type(content).__name__}, not a state dict; save model.state_dict()")
+    state = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
     if not state:
-        raise InputError(f"{path}: the state dict has no tensors")
-    if all(name.startswith("module.") for name in state):
+        raise InputError(f"{name}: the state dict has no tensors")
+    if all(key.startswith("module.") for key in state):
         notes.append("took the prefix 'module.' of DataParallel off every name")
-        state = {name.removeprefix("module."): value for name, value in state.items()}
+        state = {key.removeprefix("module."): value for key, value in state.items()}
     return state, notes
 
 
-def _is_state(found: Mapping[Any, Any]) -> bool:
+def _is_state(content: Mapping[Any, Any]) -> bool:
     import torch
 
-    return bool(found) and any(isinstance(value, torch.Tensor) for value in found.values())
+    return any(isinstance(value, torch.Tensor) for value in content.values())
 
 
-def fill(module: torch.nn.Module, state: Mapping[str, torch.Tensor], path: Path, factory: str) -> None:
+def _fill(module: torch.nn.Module, state: Mapping[str, torch.Tensor], name: str, factory: str) -> None:
     """Load a state dict. Raises InputError that lists what is missing, unexpected and misshaped."""
     wanted = module.state_dict()
-    # counters of batch norm say nothing of the function; old checkpoints lack them
-    missing = [name for name in wanted if name not in state and not name.endswith("num_batches_tracked")]
-    unexpected = [name for name in state if name not in wanted]
+    # counters of batch norm do not change the function; old checkpoints lack them
+    missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in state if key not in wanted]
     misshaped = [
-        f"{name} {tuple(state[name].shape)}, expected {tuple(wanted[name].shape)}"
-        for name in wanted
-        if name in state and state[name].shape != wanted[name].shape
+        f"{key} {tuple(state[key].shape)}, expected {tuple(wanted[key].shape)}"
+        for key in wanted
+        if key in state and state[key].shape != wanted[key].shape
     ]
     if missing or unexpected or misshaped:
-        lines = [f"{path} does not fit {factory}:"]
+        lines = [f"{name} does not fit {factory}:"]
         lines += _listing(
-            "missing from the file", [f"{n}{did_you_mean(n, unexpected)}" for n in missing[:_LISTED]], missing
+            "missing from the file", [f"{key}{did_you_mean(key, unexpected)}" for key in missing[:_LISTED]], missing
         )
         lines += _listing("not in the architecture", unexpected[:_LISTED], unexpected)
         lines += _listing("of another shape", misshaped[:_LISTED], misshaped)
-        lines.append("Check the factory and its arguments (--model, --model-arg).")
+        lines.append(f"Check the factory and its arguments ({setting('model')}, {setting('arguments')}).")
         raise InputError("\n".join(lines))
     module.load_state_dict(dict(state), strict=False)
 
@@ -135,28 +166,28 @@ def _listing(title: str, shown: list[str], everything: list[str]) -> list[str]:
     return [f"  {len(everything)} {title}:\n    " + "\n    ".join(shown) + more]
 
 
-def check_finite(module: torch.nn.Module, path: Path) -> None:
-    """Raise InputError naming the tensors that hold NaN or infinity."""
+def check_finite(module: torch.nn.Module, name: str) -> None:
+    """Raise InputError naming the tensors that contain NaN or infinity; name: of the checkpoint."""
     import torch
 
     broken = [
-        name
-        for name, value in module.state_dict().items()
+        key
+        for key, value in module.state_dict().items()
         if value.is_floating_point() and not bool(torch.isfinite(value).all())
     ]
     if broken:
         raise InputError(
-            f"{path}: NaN or infinity in {', '.join(broken[:_LISTED])}"
+            f"{name}: NaN or infinity in {', '.join(broken[:_LISTED])}"
             + (f" and {len(broken) - _LISTED} more" if len(broken) > _LISTED else "")
             + "; the training diverged or the file is damaged"
         )
 
 
 def settle(module: torch.nn.Module) -> None:
-    """Make computed weights (weight norm, spectral norm) plain ones, which can be quantized."""
+    """Replace computed weights (weight norm, spectral norm) by plain ones, which can be quantized."""
     from torch.nn.utils import parametrize
 
-    for each in list(module.modules()):
-        if parametrize.is_parametrized(each):
-            for name in list(each.parametrizations):  # type: ignore[arg-type]
-                parametrize.remove_parametrizations(each, name, leave_parametrized=True)
+    for part in list(module.modules()):
+        if parametrize.is_parametrized(part):
+            for name in list(part.parametrizations):  # type: ignore[arg-type]
+                parametrize.remove_parametrizations(part, name, leave_parametrized=True)

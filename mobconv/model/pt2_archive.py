@@ -1,10 +1,10 @@
 """`.pt2` archives of torch.export.save: read as data, or refused.
 
-torch.export.load trusts the file. It unpickles `opaque_obj_*` and whatever a config marks with `use_pickle`,
-loads libraries under `data/aotinductor`, evaluates the text of symbolic sizes and guards, and resolves the
-target of a node by attributes from `torch` on, which reaches `torch.serialization.os.system`. So a file is
-read here first, by the same reader and the same parser, and only what a plain network with fixed shapes
-needs is let through: tensors as raw bytes, ATen operators, names that are names.
+torch.export.load trusts the file. It unpickles `opaque_obj_*` and everything that a config marks with `use_pickle`,
+loads libraries under `data/aotinductor`, evaluates the text of symbolic sizes and guards, and resolves the target of a
+node by attributes from `torch` on, which reaches `torch.serialization.os.system`. So a file is first read here, by
+PyTorch's own zip reader, and refused for any part that a plain network with fixed shapes does not need: accepted are
+tensors as raw bytes, ATen operators, and names of letters, digits, `_`, `.`, `+` and `-`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mobconv.errors import InputError
+from mobconv.errors import InputError, setting
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -40,17 +39,17 @@ _FREE_TEXT = ("metadata", "as_string", "as_strings")
 _CONTAINERS = (None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict")
 
 
-def load(path: Path, content: bytes, trusted: bool) -> tuple[ExportedProgram, GraphModule]:
-    """The program in an archive, and the module of it. trusted: without a look at what loading it would run.
+def load(reference: str, content: bytes, trusted: bool) -> tuple[ExportedProgram, GraphModule]:
+    """Load the program in an archive, and the module of it. trusted: skip the check for code that loading would run.
 
-    Raises InputError for an archive that is damaged, of another release, or asks for more than data.
+    Raises InputError for an archive that is damaged, of another release of PyTorch, or asks for more than data.
     """
     # not torch.export.load: it logs a traceback, then tries an older format that nothing here has checked
     from torch.export.pt2_archive._package import load_pt2
 
     try:
         if not trusted:
-            _check(path, content)
+            _check(reference, content)
         with _weights_only(not trusted):
             program = load_pt2(io.BytesIO(content)).exported_programs["model"]
         return program, program.module()
@@ -58,76 +57,76 @@ def load(path: Path, content: bytes, trusted: bool) -> tuple[ExportedProgram, Gr
         raise
     except Exception as error:  # the deserializer raises dozens of types
         raise InputError(
-            f"{path}: PyTorch cannot read this program (saved by another release of PyTorch, or damaged): "
+            f"{reference}: PyTorch cannot read this program (saved by another release of PyTorch, or damaged): "
             f"{str(error).strip().partition(chr(10))[0] or type(error).__name__}"
         ) from error
 
 
-def _check(path: Path, content: bytes) -> None:
-    """Raise InputError where loading would run what the file brings along."""
+def _check(reference: str, content: bytes) -> None:
+    """Raise InputError where loading would run code that the file brings along."""
     import torch
 
-    reader = torch._C.PyTorchFileReader(io.BytesIO(content))  # torch.export's own: no second opinion on a zip
+    reader = torch._C.PyTorchFileReader(io.BytesIO(content))  # torch.export's own, so that both read the same zip
     members = reader.get_all_records()
     for member in members:
         if not _MEMBERS.fullmatch(member):
-            raise _refused(path, member)
+            raise _refused(reference, member)
     for member in set(_CONFIGS).intersection(members):
         for entry in json.loads(reader.get_record(member))["config"].values():
             if entry.get("use_pickle") is not False or not _PAYLOADS.fullmatch(entry["path_name"]):
-                raise _refused(path, f"{member}, entry {entry.get('path_name')!r},")
+                raise _refused(reference, f"{member}, entry {entry.get('path_name')!r},")
     program = json.loads(reader.get_record("models/model.json"))
     if program.get("guards_code"):
-        raise _refused(path, "guards_code in models/model.json")
-    _check_values(path, program)
+        raise _refused(reference, "guards_code in models/model.json")
+    _check_values(reference, program)
 
 
-def _check_values(path: Path, value: Any, key: str = "") -> None:
-    """Walk the program's JSON: no text in it may be anything but a name, an operator or free text."""
+def _check_values(reference: str, value: Any, key: str = "") -> None:
+    """Walk the program's JSON. Raise InputError for a text in it that is not a name, an operator or free text."""
     if isinstance(value, dict):
         for name, inner in value.items():
             if name in ("as_expr", "expr_str"):
-                raise InputError(f"{path}: the program has open dimensions; export it with a fixed shape")
+                raise InputError(f"{reference}: the program has open dimensions; export it with a fixed shape")
             if not _NAMES.fullmatch(name):
-                raise _refused(path, f"the name {name!r}")
+                raise _refused(reference, f"the name {name!r}")
             if name not in _FREE_TEXT:
-                _check_values(path, inner, name)
+                _check_values(reference, inner, name)
     elif isinstance(value, list):
         for inner in value:
-            _check_values(path, inner, key)
+            _check_values(reference, inner, key)
     elif isinstance(value, str):
         if key in ("in_spec", "out_spec"):
-            _check_tree(path, json.loads(value)[1] if value else None)
+            _check_tree(reference, json.loads(value)[1] if value else None)
         elif key in ("target", "as_operator") and "." in value and not _TARGETS.fullmatch(value):
-            raise _refused(path, f"a call of {value!r}")
+            raise _refused(reference, f"a call of {value!r}")
         elif not _NAMES.fullmatch(value):
-            raise _refused(path, f"the name {value!r}")
+            raise _refused(reference, f"the name {value!r}")
 
 
-def _check_tree(path: Path, spec: Any) -> None:
-    """How inputs and outputs nest: other containers are imported by name."""
+def _check_tree(reference: str, spec: Any) -> None:
+    """Check how inputs and outputs nest: containers other than Python's own are imported by name."""
     if spec is None:
         return
     context = json.loads(spec["context"]) if isinstance(spec["context"], str) else spec["context"]
-    plain = context is None or (isinstance(context, list) and all(isinstance(each, str | int) for each in context))
+    plain = context is None or (isinstance(context, list) and all(isinstance(key, str | int) for key in context))
     if spec["type"] not in _CONTAINERS or not plain:
-        raise _refused(path, f"an input or output of type {spec['type']!r}")
+        raise _refused(reference, f"an input or output of type {spec['type']!r}")
     for child in spec["children_spec"]:
-        _check_tree(path, child)
+        _check_tree(reference, child)
 
 
-def _refused(path: Path, what: str) -> InputError:
+def _refused(reference: str, part: str) -> InputError:
     return InputError(
-        f"{path}: {what} asks for more than data when it is loaded, which can run code, so it was not loaded. If you "
-        "trust whoever made the file, --trust-pickle loads it, and with it whatever it does to your machine."
+        f"{reference}: {part} asks for more than data when it is loaded, which can run code, so it was not loaded. If "
+        f"you trust its author, {setting('trust_pickle', True)} loads it, and runs that code with your rights."
     )
 
 
 @contextmanager
 def _weights_only(enforced: bool) -> Iterator[None]:
-    """While enforced, no torch.load below, whatever its arguments, unpickles anything but tensors.
+    """While enforced, keep every torch.load in this process to tensors, even where it is called for full unpickling.
 
-    torch.export.load falls back to full unpickling of sample inputs when the safe way fails.
+    torch.export.load falls back to full unpickling of sample inputs when loading of tensors alone fails.
     """
     name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
     before = os.environ.get(name)

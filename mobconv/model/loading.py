@@ -1,0 +1,42 @@
+"""Load a checkpoint with the user's settings: the function of the Python API and of the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mobconv.data.preprocessing import Preprocessing
+from mobconv.model import checkpoint
+from mobconv.model.checkpoint import Checkpoint, Options
+
+
+def load(
+    reference: Path | str,
+    *,
+    model: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    input_shape: Sequence[int] | None = None,
+    preprocessing: Preprocessing | Mapping[str, Any] | None = None,
+    trust_pickle: bool = False,
+) -> Checkpoint:
+    """Load a checkpoint of any kind: safetensors, a state dict, an exported program or TorchScript.
+
+    reference: its path; model: `package.module:factory` that builds the module, with arguments, where the file does not
+    name it; input_shape: of one input, batch 1, such as (1, 3, 224, 224); preprocessing: from pixels to the input, or
+    its fields, such as {"mean": [0.5], "std": [0.5]}; trust_pickle: load a pickle that runs code, which may do anything
+    on this machine.
+
+    Settings win over statements of the file. Raises InputError for a file that is missing, damaged, of another
+    architecture or contains NaN; UsageError when a setting is missing or wrong.
+    """
+    if isinstance(preprocessing, Mapping):
+        preprocessing = Preprocessing.from_json(preprocessing)
+    options = Options(
+        factory=model,
+        arguments=dict(arguments or {}),
+        input_shape=None if input_shape is None else tuple(input_shape),
+        preprocessing=preprocessing,
+        trust_pickle=trust_pickle,
+    )
+    return checkpoint.load(reference, options)
