@@ -3,10 +3,11 @@
 import pytest
 from support import CHECKPOINT, DATA
 
-from mobconv import recipe
+from mobconv import backends, recipe
 from mobconv.data.preprocessing import raw
 from mobconv.errors import UsageError
-from mobconv.schemes import Scheme
+from mobconv.recipe import Format
+from mobconv.schemes import Compute, Scheme
 
 GOOD = f"checkpoint: {CHECKPOINT}\ndata: {DATA}\nimages: 64\nbackends: onnx\nschemes: w4-kmeans\n"
 
@@ -23,12 +24,18 @@ def sweep(cli, text, *more):
         (GOOD + "colour: red\n", ["colour: no such key", "checkpoint, model"]),
         (GOOD.replace("w4-kmeans", "w9-linear"), ["w9-linear", "1 to 8 bits"]),
         (GOOD.replace("w4-kmeans", "w0-linear"), ["w0-linear", "1 to 8 bits"]),
-        (GOOD.replace("w4-kmeans", "w4-kmean"), ["'kmean' is no mode", "did you mean 'kmeans'?"]),
-        (GOOD.replace("w4-kmeans", "int8"), ["'int8' is no scheme"]),
-        (GOOD.replace("w4-kmeans", "w4-linear-row"), ["'row' is no granularity or algorithm"]),
-        (GOOD.replace("w4-kmeans", "w4-kmeans-minmax"), ["minmax is for scales"]),
-        (GOOD.replace("w4-kmeans", "w4-kmeans@fast"), ["@native and @fp16"]),
-        (GOOD.replace("onnx", "onxx"), ["'onxx' is no backend", "did you mean 'onnx'?"]),
+        (GOOD.replace("w4-kmeans", "w4-kmean"), ["unknown mode 'kmean'", "did you mean 'kmeans'?"]),
+        (GOOD.replace("w4-kmeans", "int8"), ["Unknown scheme 'int8'"]),
+        (
+            GOOD.replace("w4-kmeans", "w4-linear-row"),
+            ["part 'row'", "granularity (tensor,", "algorithm (mse,"],
+        ),
+        (
+            GOOD.replace("w4-kmeans", "w4-kmeans-minmax"),
+            ["supports linear and symmetric; for kmeans choose mse"],
+        ),
+        (GOOD.replace("w4-kmeans", "w4-kmeans@fast"), ["@native, @fp32, @fp16"]),
+        (GOOD.replace("onnx", "onxx"), ["Unknown backend 'onxx'", "did you mean 'onnx'?"]),
         (GOOD.replace("onnx", "[]"), ["backends: "]),
         (GOOD.replace(f"checkpoint: {CHECKPOINT}\n", ""), ["checkpoint: missing", "trained weights"]),
         (GOOD.replace("64", "0"), ["images: ", "greater than or equal to 1"]),
@@ -39,8 +46,8 @@ def sweep(cli, text, *more):
         (GOOD + "preprocessing: {mean: [0.5], std: [0.0]}\n", ["std above 0"]),
         (GOOD + "preprocessing: rwa\n", ["preprocessing: 'rwa': keys mean and std, or `raw`"]),
         (GOOD + "layers: [{match: '*', bits: 9}]\n", ["layers.0: bits 9: widths are 1 to 8"]),
-        (GOOD + "layers: [{match: '*', bits: 4, keep: fp32}]\n", ["layers.0: a rule says either `bits` or `keep`"]),
-        (GOOD + "layers: [{match: '*'}]\n", ["a rule says either `bits` or `keep`"]),
+        (GOOD + "layers: [{match: '*', bits: 4, keep: fp32}]\n", ["layers.0: a rule has either `bits` or `keep`"]),
+        (GOOD + "layers: [{match: '*'}]\n", ["a rule has either `bits` or `keep`"]),
         (GOOD + "layers: [{match: '*', keep: fp8}]\n", ["keep 'fp8'", "fp32 or fp16"]),
         (GOOD + "layers: [{bits: 4}]\n", ["layers.0.match: missing", "glob over parameter names"]),
         (GOOD + "layers: [{match: '*', bit: 4}]\n", ["layers.0.bit: no such key", "did you mean 'bits'?"]),
@@ -79,13 +86,13 @@ def test_missing_checkpoint_and_data(cli):
 
 
 def test_only_that_matches_nothing(cli):
-    words = ("--only 'onnx/w4-kmean' matches none of the recipe's 1 cells", "did you mean 'onnx/w4-kmeans'?")
+    words = ("--only onnx/w4-kmean matches none of the recipe's 1 cells", "did you mean 'onnx/w4-kmeans'?")
     cli.refuses(2, *words, arguments=sweep(cli, GOOD, "--only", "onnx/w4-kmean"))
 
 
 def test_a_scheme_that_rules_leave_to_no_weight(cli):
     text = GOOD + "layers: [{match: '*', keep: fp32}]\n"
-    words = ("the rules leave none of the network's", "weights at w4-kmeans", "take the scheme out of `schemes`")
+    words = ("the rules replace w4-kmeans in all of the network's", "take the scheme out of `schemes`")
     cli.refuses(2, *words, arguments=sweep(cli, text))
 
 
@@ -175,7 +182,7 @@ def test_what_is_wrong_with_a_checkpoint_is_told_in_keys(cli):
 
     torch.save(user_nets.tiny().state_dict(), "net.pt")
     text = GOOD.replace(str(CHECKPOINT), "net.pt")
-    cli.refuses(2, "name what builds the network, `model: package.module:factory`", arguments=sweep(cli, text))
+    cli.refuses(2, "name the factory of the network, `model: package.module:factory`", arguments=sweep(cli, text))
     text += "model: user_nets:tiny\n"
     words = "as in `input_shape: [1, 3, 224, 224]` (batch, channels, height, width)"
     assert "--" not in cli.refuses(2, words, arguments=sweep(cli, text))
@@ -191,16 +198,71 @@ def test_what_is_wrong_with_a_checkpoint_is_told_in_keys(cli):
 def test_paths_are_relative_to_the_recipe(tmp_path):
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "set.parquet").touch()
+    (tmp_path / "sub" / "net.pt").touch()
     text = "checkpoint: net.pt\ndata: {}\nbackends: onnx\nschemes: fp32\n"
     (tmp_path / "sub" / "job.yaml").write_text(text.format("set.parquet"))
-    found = recipe.load(tmp_path / "sub" / "job.yaml", ["onnx"])
-    assert found.checkpoint == tmp_path / "sub" / "net.pt"
+    found = recipe.load(tmp_path / "sub" / "job.yaml", backends.formats())
+    assert found.checkpoint == str(tmp_path / "sub" / "net.pt")
     assert found.data == str(tmp_path / "sub" / "set.parquet")
     (tmp_path / "sub" / "job.yaml").write_text(text.format("owner/set"))
-    assert recipe.load(tmp_path / "sub" / "job.yaml", ["onnx"]).data == "owner/set"
+    assert recipe.load(tmp_path / "sub" / "job.yaml", backends.formats()).data == "owner/set"
+    (tmp_path / "sub" / "job.yaml").write_text(text.replace("net.pt", "hub:owner/net").format("owner/set"))
+    assert recipe.load(tmp_path / "sub" / "job.yaml", backends.formats()).checkpoint == "hub:owner/net"
+
+
+FORMATS = {
+    "plain": Format(Compute.FP32, {}),
+    "half": Format(Compute.FP16, {"properties": {"layout": {"type": "string"}}}),
+}
+
+
+def load(tmp_path, text):
+    (tmp_path / "job.yaml").write_text("checkpoint: a\ndata: b\nschemes: [fp32, w4-kmeans@fp32]\n" + text)
+    return recipe.load(tmp_path / "job.yaml", FORMATS, ["classification", "ranking"])
+
+
+def test_formats_are_for_the_caller_to_say(tmp_path):
+    """Default of compute, options and tasks of formats and tasks that mobconv itself does not have."""
+    loaded = load(tmp_path, "backends: [plain, half]\noptions: {half: {layout: nhwc}}\ntask: ranking\n")
+    assert [cell.name for cell in loaded.cells()] == [
+        "plain/fp32",
+        "plain/w4-kmeans",
+        "half/fp32",
+        "half/w4-kmeans@fp32",
+    ]
+    assert [cell.compute for cell in loaded.cells()] == [Compute.FP32, Compute.FP32, Compute.FP16, Compute.FP32]
+    assert loaded.options == {"half": {"layout": "nhwc"}} and loaded.task == "ranking"
+    schema = recipe.json_schema(FORMATS, ["classification", "ranking"])["properties"]
+    assert schema["task"]["enum"] == ["classification", "ranking"]
+    assert list(schema["options"]["properties"]) == ["half"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "backends: half\noptions: {half: {layuot: nhwc}}\n",
+            r"options.half: unknown option 'layuot'.*layout.*did you mean 'layout'",
+        ),
+        ("backends: plain\noptions: {plain: {layout: nhwc}}\n", r"options.plain: unknown option 'layout'; it has none"),
+        ("backends: plain\noptions: {half: {layout: nhwc}}\n", r"options: 'half' is not among the recipe's backends"),
+        ("backends: plain\ntask: rankin\n", r"Unknown task 'rankin': .*did you mean 'ranking'"),
+        ("backends: onnx\n", "Unknown backend 'onnx': plain, half"),
+    ],
+)
+def test_names_that_the_caller_does_not_know(tmp_path, text, words):
+    with pytest.raises(UsageError, match=f"job.yaml: {words}"):
+        load(tmp_path, text)
+
+
+def test_values_of_options_are_checked_before_the_sweep_begins(cli):
+    text = GOOD.replace("onnx", "coreml") + "options: {coreml: {image_type: {scale: much, bias: [0, 0, 0]}}}\n"
+    cli.refuses(2, "options of coreml", "image_type.scale", arguments=sweep(cli, text))
+    text = GOOD + "options: {onnx: {image_type: {}}}\n"
+    cli.refuses(2, "options.onnx: unknown option 'image_type'; it has none", arguments=sweep(cli, text))
 
 
 def test_one_number_of_mean_and_std_holds_for_all_channels(tmp_path):
     (tmp_path / "job.yaml").write_text(GOOD + "preprocessing: {mean: 0.5, std: [0.25]}\n")
-    found = recipe.preprocessing_of(recipe.load(tmp_path / "job.yaml", ["onnx"]))
+    found = recipe.preprocessing_of(recipe.load(tmp_path / "job.yaml", backends.formats()))
     assert found.for_channels(3).mean == (0.5,) * 3 and found.for_channels(3).std == (0.25,) * 3

@@ -8,14 +8,15 @@ import pytest
 import yaml
 from support import CHECKPOINT
 
-from mobconv import recipe
-from mobconv.backends import BUILT_IN
+from mobconv import backends, recipe
 from mobconv.errors import UsageError
+from mobconv.evaluate.tasks import TASKS
 from mobconv.gate import budget
-from mobconv.schemes import BITS, Algorithm, Cell, Granularity, Mode, grammar
+from mobconv.schemes import ALGORITHMS, BITS, Cell, Granularity, Mode, grammar
+from mobconv.sweep.job import Job
 
 ROOT = CHECKPOINT.parents[1]
-SCHEMAS = {"recipe": recipe.json_schema(list(BUILT_IN)), "budget": budget.json_schema()}
+SCHEMAS = {"recipe": recipe.json_schema(backends.formats(), list(TASKS)), "budget": budget.json_schema()}
 
 RECIPE = {"checkpoint": "net.pt", "data": "images", "backends": ["onnx"], "schemes": ["fp32"]}
 RIGHT_RECIPES = [
@@ -29,8 +30,9 @@ RIGHT_RECIPES = [
             {"match": "c", "bits": None, "keep": "fp32"},
         ]
     },
-    {"backends": "coreml", "image_type": {"scale": "2/255", "bias": [1, 1, 1]}},
-    {"model": None, "images": None, "image_type": None, "input_shape": [1, 3, 8, 8], "arguments": {"classes": 10}},
+    {"backends": "coreml", "options": {"coreml": {"image_type": {"scale": "2/255", "bias": [1, 1, 1]}}}},
+    {"backends": ["onnx", "coreml"], "options": {"coreml": {"image_type": None}}, "task": "classification"},
+    {"model": None, "images": None, "options": {}, "input_shape": [1, 3, 8, 8], "arguments": {"classes": 10}},
     {"preprocessing": "raw"},
     {"preprocessing": {"mean": [0.5], "std": [0.5], "range": [0, 1], "size": [8, 8]}, "margin": 0, "threads": 2},
 ]
@@ -63,13 +65,22 @@ WRONG_RECIPES = [
     {"preprocessing": {"mean": [0.5]}},
     {"preprocessing": "rwa"},
     {"preprocessing": {"mean": [0.5], "std": [0.5], "colour": "red"}},
-    {"image_type": {"scale": "2/255", "bias": [1, 1, 1]}},  # coreml alone
-    {"backends": "coreml", "image_type": {"scale": "much", "bias": [1, 1, 1]}},
+    {"options": {"coreml": {"image_type": {"scale": "2/255", "bias": [1, 1, 1]}}}},  # of a format that is not written
+    {"options": {"coreml": {}}},
+    {"options": {"onnx": {"image_type": None}}},
+    {"options": {"onxx": {}}},
+    {"options": "coreml"},
+    {"backends": "coreml", "options": {"coreml": {"image_tpye": {"scale": "2/255", "bias": [1, 1, 1]}}}},
+    {"backends": "coreml", "options": {"coreml": {"image_type": {"scale": "much", "bias": [1, 1, 1]}}}},
+    {"task": "clasification"},
 ]
 RIGHT_ENTRIES = [
-    {"max_bytes": "1.3 MB", "min_accuracy": "95 %", "max_drop": 0, "max_latency_ratio": 1.5, "max_growth": "0 %"},
+    {"max_bytes": "1.3 MB", "min_score": "95 %", "max_drop": 0, "max_latency_ratio": 1.5, "max_growth": "0 %"},
     {"max_bytes": "160KiB", "min_agreement": "100.0%", "max_growth": "10 kB"},
     {"must_exist": True, "max_conversion_loss": 0.1, "max_regression": 1},
+    {"max_score": "0.31 px"},
+    {"max_score": 0.31},
+    {"min_score": "-1.5e-3"},
 ]
 WRONG_ENTRIES = [
     {},
@@ -82,9 +93,11 @@ WRONG_ENTRIES = [
     {"max_bytes": "0 kB"},
     {"max_bytes": "-1 kB"},
     {"max_bytes": None},
-    {"min_accuracy": 95},
-    {"min_accuracy": 0.95},
-    {"min_accuracy": "101 %"},
+    {"min_accuracy": "95 %"},
+    {"min_score": "95, %"},
+    {"min_score": "%"},
+    {"max_score": True},
+    {"max_score": "0.31 px each"},
     {"max_drop": "1 %"},
     {"max_drop": -1},
     {"max_drop": True},
@@ -101,10 +114,13 @@ def complaint(kind, content):
 
 
 def accepted(folder, kind, content):
-    """Whether mobconv takes the file."""
+    """Whether mobconv accepts the file."""
     (folder / "file.yaml").write_text(yaml.safe_dump(content))
     try:
-        recipe.load(folder / "file.yaml", list(BUILT_IN)) if kind == "recipe" else budget.load(folder / "file.yaml")
+        if kind == "recipe":
+            Job.of(recipe.load(folder / "file.yaml", backends.formats(), list(TASKS)))
+        else:
+            budget.load(folder / "file.yaml")
     except UsageError:
         return False
     return True
@@ -164,11 +180,12 @@ def test_what_mobconv_refuses_the_schema_refuses(tmp_path, kind, content):
 
 def test_the_pattern_of_schemes_is_the_grammar():
     """Every name that can be put together of known parts: both take it, or both refuse it."""
-    parts = [*Mode, *Granularity, *Algorithm]
+    parts = [*Mode, *Granularity, *ALGORITHMS]
     heads = ["fp32", "fp16", "fp8", *(f"w{bits}" for bits in (0, *BITS, 9))]
     bodies = ["", *(f"-{a}" for a in parts), *(f"-{a}-{b}" for a in parts for b in parts)]
     bodies += [f"-{mode}-{a}-{b}" for mode in Mode for a in parts for b in parts]
-    flags = ["", "@native", "@fp16", "@native@fp16", "@fp16@native", "@fp16@fp16", "@fp32"]
+    flags = ["", "@native", "@fp16", "@native@fp16", "@fp16@native", "@fp16@fp16"]
+    flags += ["@fp32", "@native@fp32", "@fp32@native", "@fp32@fp32", "@fp16@fp32", "@fp32@native@fp16", "@packed"]
     names = [head + body + flag for head in heads for body in bodies for flag in flags]
     taken = [name for name in names if re.search(f"^{grammar()}$", name)]
     assert taken == [name for name in names if parses(f"onnx/{name}")]
