@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from mobconv.backends.byte_attribution import CODE, SCALE, TABLE, ZERO, Leaf, Site, Step, Tally
+from mobconv.backends.byte_attribution import (
+    CODE,
+    SCALE,
+    TABLE,
+    ZERO,
+    ByteAttribution,
+    DecodingOp,
+    StoredConstant,
+    WeightRead,
+)
 from mobconv.backends.size_audit import Audit, TensorAudit, cell_of, explained, judged, record_of, threshold, verdict
 from mobconv.errors import AuditError, CellError, InputError
 from mobconv.report import audits
@@ -141,17 +150,17 @@ class TestTally:
 
     def leaf(self, name, count, kind="int8", bits=8, **more):
         shape = more.pop("shape", (count // 10, 10) if count >= 20 else (count,))
-        return Leaf(more.pop("key", name), name, shape, kind, bits, -(-count * bits // 8), **more)
+        return StoredConstant(more.pop("key", name), name, shape, kind, bits, -(-count * bits // 8), **more)
 
     def weigh(self, leaves, steps, *sites):
-        tally = Tally(leaves={leaf.name: leaf for leaf in leaves}, steps={step.key: step for step in steps})
+        tally = ByteAttribution(constants={leaf.name: leaf for leaf in leaves}, ops={step.key: step for step in steps})
         for value, op in sites:
-            tally.add(Site(value, value, op, f"{op} out"))
-        return tally, tally.weigh()
+            tally.add(WeightRead(value, value, op, f"{op} out"))
+        return tally, tally.tensors()
 
     def test_codes_scales_zero_points_and_the_op(self):
         leaves = [self.leaf("q", 100), self.leaf("s", 10, "float32", 32), self.leaf("z", 10), self.leaf("bias", 10)]
-        step = Step("w", "DequantizeLinear", (("q", CODE), ("s", SCALE), ("z", ZERO)), bytes=9)
+        step = DecodingOp("w", "DequantizeLinear", (("q", CODE), ("s", SCALE), ("z", ZERO)), bytes=9)
         tally, (found,) = self.weigh(leaves, [step], ("w", "conv"))
         assert (found.code_bytes, found.scale_bytes, found.zero_point_bytes, found.other_bytes) == (100, 40, 10, 9)
         assert found.stored == 8 and found.encoding == "affine int8 per channel" and found.name == "q"
@@ -159,13 +168,13 @@ class TestTally:
 
     def test_zero_points_that_are_all_zero_are_none(self):
         leaves = [self.leaf("q", 100), self.leaf("s", 1, "float32", 32), self.leaf("z", 1, null=True)]
-        step = Step("w", "DequantizeLinear", (("q", CODE), ("s", SCALE), ("z", ZERO)))
+        step = DecodingOp("w", "DequantizeLinear", (("q", CODE), ("s", SCALE), ("z", ZERO)))
         assert self.weigh(leaves, [step], ("w", "conv"))[1][0].encoding == "symmetric int8 per tensor"
 
     def test_a_stream_of_several_weights_is_split_without_a_byte_lost(self):
-        stream = Leaf("pool", "pool", (101,), "int16", 16, 202, used=15)
+        stream = StoredConstant("pool", "pool", (101,), "int16", 16, 202, used=15)
         steps = [
-            Step(name, "GATHER", (("table", TABLE), ("pool", CODE)), bytes=5, shape=(count, 10))
+            DecodingOp(name, "GATHER", (("table", TABLE), ("pool", CODE)), bytes=5, shape=(count, 10))
             for name, count in (("a", 30), ("b", 7), ("c", 1))
         ]
         tally, found = self.weigh(
@@ -192,15 +201,15 @@ class TestTally:
         assert found == [] and len(tally.unowned()) == 2
 
     def test_ops_in_a_circle_end(self):
-        steps = [Step("a", "Add", (("b", CODE), ("q", CODE))), Step("b", "Add", (("a", CODE),))]
+        steps = [DecodingOp("a", "Add", (("b", CODE), ("q", CODE))), DecodingOp("b", "Add", (("a", CODE),))]
         assert self.weigh([self.leaf("q", 100)], steps, ("a", "conv"))[1][0].code_bytes == 100
 
     def test_a_table_of_a_table_is_a_table(self):
         """coremltools' joint compression: the lookup table is quantized itself."""
         leaves = [self.leaf("q", 100, "uint4", 4), self.leaf("lut", 16), self.leaf("s", 1, "float16", 16)]
         steps = [
-            Step("t", "shift_scale", (("lut", CODE), ("s", SCALE))),
-            Step("w", "lut_to_dense", (("q", CODE), ("t", TABLE))),
+            DecodingOp("t", "shift_scale", (("lut", CODE), ("s", SCALE))),
+            DecodingOp("w", "lut_to_dense", (("q", CODE), ("t", TABLE))),
         ]
         (found,) = self.weigh(leaves, steps, ("w", "conv"))[1]
         assert (found.code_bytes, found.table_bytes, found.scale_bytes, found.stored) == (50, 18, 0, 4)

@@ -1,11 +1,12 @@
-"""Which constants of a graph make up each weight, and what each of them is to it: shared by all graph formats.
+"""Byte attribution: which constants and ops of a graph each weight consists of. Shared by all graph formats.
 
-A format lists its constants (`Leaf`), the ops that compute with nothing but constants (`Step`), and where the network
-reads a weight (`Site`). `Tally` follows each weight back to its constants, and counts every byte for one owner:
+A format lists its constants (`StoredConstant`), the ops that compute from constants alone (`DecodingOp`), and where the
+network reads a weight (`WeightRead`). `ByteAttribution` follows each weight back to its constants, and assigns every
+byte once:
 
 - codes that several weights share, in one stream or because they are equal, are split by number of weights;
-- a scale, table or op that several weights use is nobody's, and stands in a line of its own;
-- what no weight uses is "other constants".
+- a scale, table or op that several weights use belongs to none of them, and is counted in a line of its own;
+- a constant that no weight uses is one of the "other constants".
 """
 
 from __future__ import annotations
@@ -20,20 +21,20 @@ from mobconv.backends.size_audit import TensorAudit
 from mobconv.errors import InputError
 
 CODE, TABLE, SCALE, ZERO, MASK, REST = "code", "table", "scale", "zero_point", "mask", "other"
-# names that converters count up: the name of what the op gives says more
+# names that converters number: the name of the op's output says more
 _NUMBERED = re.compile(r"(onnx::\w+?|arith\.constant|tfl\.\w+|const(ant)?|tensor|val)?[_.]?\d*(_Q\d)?")
-_INDICES = ("int32", "int64", "uint32", "uint64", "bool", "string")  # no codes of weights
+_INDICES = ("int32", "int64", "uint32", "uint64", "bool", "string")  # never codes of weights
 
 
 @dataclass(frozen=True)
-class Leaf:
-    """A constant. Leaves with equal keys are the same bytes of the file.
+class StoredConstant:
+    """A constant of a file. Two with equal keys are the same bytes.
 
     kind   type of an element, as numpy would spell it: 'uint4'
     bits   of an element in that type
-    bytes  of data; extra: of header and padding that the constant brings along
-    used   bits of an element that hold codes, where not all do
-    null   whether all of it is zero: zero points that are none
+    bytes  of its data; extra: of its header and padding
+    used   bits of an element that codes occupy, where not all of them; 0 for all
+    null   whether every byte is zero, as the zero points of a symmetric weight are
     """
 
     key: Hashable
@@ -52,11 +53,14 @@ class Leaf:
 
 
 @dataclass(frozen=True)
-class Step:
-    """An op on constants. inputs: (name of a value, what it is to the result); bytes: of the op in the file.
+class DecodingOp:
+    """An op whose inputs are constants, such as one that decodes a weight.
 
-    bits   of the codes it decodes, where it says so; label: its name, where that is the weight's
-    shape  of the result, where it is declared
+    inputs  (name of a value, its role in the result): 'code', 'scale', ...
+    bytes   of the op in the file
+    bits    of the codes that it decodes, where it says so
+    label   its name, where that is the weight's
+    shape   of its output, where that is declared
     """
 
     key: Hashable
@@ -69,12 +73,13 @@ class Step:
 
 
 @dataclass
-class Site:
-    """A weight as the network reads it.
+class WeightRead:
+    """A place where an op of the network reads a weight.
 
-    name    of the value in the file; output: of what its op gives
-    beside  (name of a value, role) of parameters that its op reads apart
-    bits    of its codes, where the op says so
+    value   name of the weight's value in the graph; name: the name to show
+    op      kind of the op: 'conv', 'linear', ...; output: name of its output
+    beside  (name of a value, role) of quantization parameters that the op reads as further inputs
+    bits    of the codes, where the op says so
     """
 
     value: str
@@ -88,143 +93,152 @@ class Site:
 
 @dataclass
 class _Cone:
-    site: Site
-    leaves: dict[Hashable, tuple[Leaf, str]]
-    steps: dict[Hashable, Step]
+    """A weight with all constants and ops that it is computed from."""
+
+    read: WeightRead
+    constants: dict[Hashable, tuple[StoredConstant, str]]
+    ops: dict[Hashable, DecodingOp]
     shape: tuple[int, ...] = ()
 
     @property
     def weights(self) -> int:
         return math.prod(self.shape)
 
-    def of(self, role: str) -> list[Leaf]:
-        return [leaf for leaf, held in self.leaves.values() if held == role]
+    def of(self, role: str) -> list[StoredConstant]:
+        """The weight's constants of a role."""
+        return [constant for constant, its_role in self.constants.values() if its_role == role]
 
 
 @dataclass
-class Tally:
-    """All constants and steps of a graph by the name of the value; `weigh` gives the tensors.
+class ByteAttribution:
+    """Constants and decoding ops of a graph, by the name of their value; `tensors` assigns their bytes to weights.
 
-    by_value  a weight is called as the value that the network reads, not as the constant that holds its codes
+    by_value  name weights after the value that the network reads, not after the constant with their codes
     """
 
     by_value: bool = False
-    leaves: dict[str, Leaf] = field(default_factory=dict)
-    steps: dict[str, Step] = field(default_factory=dict)
-    sites: dict[str, Site] = field(default_factory=dict)
-    shared_bytes: int = 0  # known after `weigh`
+    constants: dict[str, StoredConstant] = field(default_factory=dict)
+    ops: dict[str, DecodingOp] = field(default_factory=dict)
+    reads: dict[str, WeightRead] = field(default_factory=dict)
+    shared_bytes: int = 0  # known after `tensors`
     owned: set[Hashable] = field(default_factory=set)
 
-    def constant(self, name: str) -> bool:
+    def is_constant(self, name: str) -> bool:
         """Whether a value is known before the network runs."""
-        return name in self.leaves or name in self.steps
+        return name in self.constants or name in self.ops
 
-    def add(self, site: Site) -> None:
-        """Note that the network reads a weight there, if it is a constant; a second reader is named too."""
-        if not self.constant(site.value):
+    def add(self, read: WeightRead) -> None:
+        """Note a place where the network reads a weight, if that is a constant. A second reader's op is added."""
+        if not self.is_constant(read.value):
             return
-        known = self.sites.setdefault(site.value, site)
-        if site.op not in known.op.split(", "):
-            known.op += f", {site.op}"
+        known = self.reads.setdefault(read.value, read)
+        if read.op not in known.op.split(", "):
+            known.op += f", {read.op}"
 
-    def weigh(self) -> list[TensorAudit]:
-        """The tensors, each with its bytes. Raises InputError for a weight without codes."""
-        cones = [cone for cone in map(self._cone, self.sites.values()) if cone is not None]
+    def tensors(self) -> list[TensorAudit]:
+        """The weights, each with its bytes."""
+        cones = [cone for cone in map(self._cone, self.reads.values()) if cone is not None]
         users: dict[Hashable, list[_Cone]] = defaultdict(list)
         for cone in cones:
-            for key in (*cone.leaves, *cone.steps):
+            for key in (*cone.constants, *cone.ops):
                 users[key].append(cone)
-        spent: Counter[Hashable] = Counter()  # weights that have their part of a shared constant
-        found = []
+        assigned: Counter[Hashable] = Counter()  # number of weights that have their share of a constant
+        audits = []
         for cone in cones:
             parts: Counter[str] = Counter()
-            for key, (leaf, role) in cone.leaves.items():
+            for key, (constant, role) in cone.constants.items():
                 total = sum(user.weights for user in users[key])
                 if role == CODE and total:
-                    before, after = spent[key], spent[key] + cone.weights
-                    spent[key] = after
-                    parts[CODE] += leaf.bytes * after // total - leaf.bytes * before // total
-                    parts[REST] += leaf.extra * after // total - leaf.extra * before // total
+                    before, after = assigned[key], assigned[key] + cone.weights
+                    assigned[key] = after
+                    parts[CODE] += constant.bytes * after // total - constant.bytes * before // total
+                    parts[REST] += constant.extra * after // total - constant.extra * before // total
                 elif len(users[key]) == 1:
-                    parts[role if role != MASK else REST] += leaf.bytes
-                    parts[REST] += leaf.extra
+                    parts[role if role != MASK else REST] += constant.bytes
+                    parts[REST] += constant.extra
                 elif key not in self.owned:
-                    self.shared_bytes += leaf.bytes + leaf.extra
+                    self.shared_bytes += constant.bytes + constant.extra
                 self.owned.add(key)
-            for key, step in cone.steps.items():
+            for key, op in cone.ops.items():
                 if len(users[key]) == 1:
-                    parts[REST] += step.bytes
+                    parts[REST] += op.bytes
                 elif key not in self.owned:
-                    self.shared_bytes += step.bytes
+                    self.shared_bytes += op.bytes
                 self.owned.add(key)
-            found.append(self._tensor(cone, parts, users))
-        return found
+            audits.append(self._tensor(cone, parts, users))
+        return audits
 
-    def unowned(self) -> list[Leaf]:
-        """Constants that are no weight's, each once; after `weigh`."""
-        return list({leaf.key: leaf for leaf in self.leaves.values() if leaf.key not in self.owned}.values())
+    def unowned(self) -> list[StoredConstant]:
+        """Constants that no weight uses, each once; call it after `tensors`."""
+        return list(
+            {constant.key: constant for constant in self.constants.values() if constant.key not in self.owned}.values()
+        )
 
-    def _cone(self, site: Site) -> _Cone | None:
-        """Everything that a weight is made of; None for what is no weight (indices, vectors)."""
-        cone = _Cone(site, {}, {})
-        waiting = [*((name, role) for name, role in site.beside if self.constant(name)), (site.value, CODE)]
+    def _cone(self, read: WeightRead) -> _Cone | None:
+        """All constants and ops that a weight is computed from; None for indices and vectors, which are not weights."""
+        cone = _Cone(read, {}, {})
+        waiting = [*((name, role) for name, role in read.beside if self.is_constant(name)), (read.value, CODE)]
         seen = set()
         while waiting:
             name, role = waiting.pop()
             if (name, role) in seen:
                 continue
             seen.add((name, role))
-            if name in self.steps:
-                step = self.steps[name]
-                cone.steps[step.key] = step
-                # codes and scales of a zero point are the weight's zero point, and so on; a table is one wherever it is
+            if name in self.ops:
+                op = self.ops[name]
+                cone.ops[op.key] = op
+                # codes and scales of a zero point count as zero point, and so on; tables and masks stay what they are
                 inner = [
-                    (given, inside if role == CODE or inside in (TABLE, MASK) else role)
-                    for given, inside in step.inputs
+                    (value, input_role if role == CODE or input_role in (TABLE, MASK) else role)
+                    for value, input_role in op.inputs
                 ]
                 waiting += reversed(inner)
-            elif name in self.leaves:
-                leaf = self.leaves[name]
-                held = CODE if leaf.used else role
-                if cone.leaves.get(leaf.key, (leaf, ""))[1] != CODE:
-                    cone.leaves[leaf.key] = (leaf, held)
-        declared = site.shape or (self.steps[site.value].shape if site.value in self.steps else None)
+            elif name in self.constants:
+                constant = self.constants[name]
+                if cone.constants.get(constant.key, (constant, ""))[1] != CODE:
+                    cone.constants[constant.key] = (constant, CODE if constant.used else role)
+        declared = read.shape or (self.ops[read.value].shape if read.value in self.ops else None)
         codes = cone.of(CODE)
-        if not codes or all(leaf.kind in _INDICES for leaf in codes):
+        if not codes or all(constant.kind in _INDICES for constant in codes):
             return None
-        cone.shape = declared if declared is not None else max(codes, key=lambda leaf: leaf.count).shape
+        cone.shape = declared if declared is not None else max(codes, key=lambda constant: constant.count).shape
         if len(cone.shape) < 2 or not cone.weights:
             return None
-        for key, (leaf, role) in cone.leaves.items():
-            if leaf.bits == 1 and leaf.count == cone.weights and role != MASK:
-                cone.leaves[key] = (leaf, CODE)  # one bit a weight is part of its code, whatever it selects
+        for key, (constant, role) in cone.constants.items():
+            if constant.bits == 1 and constant.count == cone.weights and role != MASK:
+                cone.constants[key] = (constant, CODE)  # one bit for each weight is part of its code
         return cone
 
     def _tensor(self, cone: _Cone, parts: Counter[str], users: dict[Hashable, list[_Cone]]) -> TensorAudit:
         codes, masks = cone.of(CODE), cone.of(MASK)
-        stated = cone.site.bits or next((step.bits for step in cone.steps.values() if step.bits), None)
+        stated = cone.read.bits or next((op.bits for op in cone.ops.values() if op.bits), None)
         if stated is not None:
             stored = stated
         elif masks:
-            stored = max(leaf.bits for leaf in codes)
-        elif all(leaf.used for leaf in codes):
+            stored = max(constant.bits for constant in codes)
+        elif all(constant.used for constant in codes):
             pool = sum(user.weights for user in users[codes[0].key])
-            stored = sum(leaf.count * leaf.used / (-(-pool // leaf.used) * leaf.used) for leaf in codes)
+            stored = sum(
+                constant.count * constant.used / (-(-pool // constant.used) * constant.used) for constant in codes
+            )
         else:
-            stored = sum(leaf.bits * leaf.count for leaf in {_content(leaf): leaf for leaf in codes}.values())
+            stored = sum(
+                constant.bits * constant.count
+                for constant in {_content(constant): constant for constant in codes}.values()
+            )
             stored /= cone.weights
-        labels = [step.label for step in cone.steps.values() if step.label]
-        cast = bool(cone.steps) and all(step.kind == "Cast" for step in cone.steps.values())
-        name = labels[0] if labels else cone.site.name if cast or self.by_value else codes[0].name
+        labels = [op.label for op in cone.ops.values() if op.label]
+        cast = bool(cone.ops) and all(op.kind == "Cast" for op in cone.ops.values())
+        name = labels[0] if labels else cone.read.name if cast or self.by_value else codes[0].name
         return TensorAudit(
-            name=cone.site.output
+            name=cone.read.output
             if not name
-            else f"{name} ({cone.site.output})"
+            else f"{name} ({cone.read.output})"
             if _NUMBERED.fullmatch(name)
             else name,
             shape=cone.shape,
             weights=cone.weights,
-            op=cone.site.op,
+            op=cone.read.op,
             stored=round(float(stored), 3),
             encoding=_encoding(cone, round(stored, 3)),
             code_bytes=parts[CODE],
@@ -235,41 +249,43 @@ class Tally:
         )
 
 
-def _content(leaf: Leaf) -> Hashable:
-    """Constants of which a file holds a second copy are no further bits of a code."""
-    return leaf.name or leaf.key
+def _content(constant: StoredConstant) -> Hashable:
+    """A key that copies of one constant share: a second copy does not add bits to a code."""
+    return constant.name or constant.key
 
 
 def _encoding(cone: _Cone, stored: float) -> str:
+    """How a weight is stored, in words: 'affine int8 per channel'."""
     codes, scales = cone.of(CODE), cone.of(SCALE)
-    tables = [leaf for leaf in cone.of(TABLE) if leaf.shape and leaf.count]
+    tables = [constant for constant in cone.of(TABLE) if constant.shape and constant.count]
     sparse = ""
     if cone.of(MASK):
-        sparse = f", sparse ({sum(leaf.count for leaf in codes) / cone.weights:.0%} of the weights and a mask)"
-    kinds = " + ".join(dict.fromkeys(leaf.kind for leaf in codes))
-    if all("float" in leaf.kind for leaf in codes):
-        rounded = any("quantize" in step.kind.lower() and "de" not in step.kind.lower() for step in cone.steps.values())
+        sparse = f", sparse ({sum(constant.count for constant in codes) / cone.weights:.0%} of the weights and a mask)"
+    kinds = " + ".join(dict.fromkeys(constant.kind for constant in codes))
+    if all("float" in constant.kind for constant in codes):
+        rounded = any("quantize" in op.kind.lower() and "de" not in op.kind.lower() for op in cone.ops.values())
         return kinds + (", quantized only when it runs" if rounded else "") + sparse
-    packed = cone.site.bits or any(step.bits for step in cone.steps.values()) or any(leaf.used for leaf in codes)
+    packed = cone.read.bits or any(op.bits for op in cone.ops.values()) or any(constant.used for constant in codes)
     if packed:
         kinds = f"{stored:g}-bit codes"
     if not scales and not tables:
         return kinds + sparse
     tail, groups = "", 1
     if tables:
-        table = max(tables, key=lambda leaf: (leaf.kind not in _INDICES, leaf.count))
+        table = max(tables, key=lambda constant: (constant.kind not in _INDICES, constant.count))
         # ML Programs of iOS18: [groups .., entries, weights an entry]
         entries, together = table.shape[-2:] if len(table.shape) == len(cone.shape) + 2 else (table.shape[-1], 1)
         groups = table.count // (entries * together)
         tail = f"{entries} x {f'{together} x ' if together > 1 else ''}{table.kind}"
     if not scales:
         return f"lookup table {tail}, {kinds}{_groups(cone, groups) if groups > 1 else ''}{sparse}"
-    word = "affine" if any(not leaf.null for leaf in cone.of(ZERO)) else "symmetric"
+    word = "affine" if any(not constant.null for constant in cone.of(ZERO)) else "symmetric"
     by_table = f" by a table {tail}" if tables else ""
-    return f"{word} {kinds}{_groups(cone, max(leaf.count for leaf in scales))}{by_table}{sparse}"
+    return f"{word} {kinds}{_groups(cone, max(constant.count for constant in scales))}{by_table}{sparse}"
 
 
 def _groups(cone: _Cone, count: int) -> str:
+    """The granularity of `count` scales or tables, in words."""
     if count == 1:
         return " per tensor"
     if count in cone.shape:
@@ -278,13 +294,13 @@ def _groups(cone: _Cone, count: int) -> str:
 
 
 def rest(lines: Iterable[tuple[str, int]], path: object) -> tuple[tuple[str, int], ...]:
-    """Lines that are not empty. Raises InputError where one is negative: parts of the file overlap."""
-    found = tuple((what, count) for what, count in lines if count)
-    if any(count < 0 for _, count in found):
+    """Lines (description, bytes) without empty ones. Raises InputError where one is negative: parts overlap."""
+    filled = tuple((text, count) for text, count in lines if count)
+    if any(count < 0 for _, count in filled):
         raise InputError(f"{path}: its parts overlap, so the file is damaged")
-    return found
+    return filled
 
 
 def framed(size: int, tag: int = 1) -> int:
-    """Bytes of a protobuf message of `size` within another: tag, length, content."""
+    """Bytes of a protobuf message of `size` bytes inside another message: tag, length, content."""
     return tag + (max(size.bit_length(), 1) + 6) // 7 + size

@@ -1,7 +1,7 @@
-"""The bits audit: what each weight of an artifact takes on disk, and why it takes more than was asked.
+"""Size audit: the bytes of each weight of an artifact on disk, and why it has more bits than were asked for.
 
-A backend's `audit(path)` parses the file and gives an `Audit`; what was asked is put in by `judged`. Every byte of the
-file is either a tensor's or in a line of `rest`: an `Audit` that does not add up cannot be made.
+A backend's `size_audit(path)` parses the file and returns an `Audit`; `judged` compares it with the bits asked for.
+Every byte of the file belongs to a tensor or to a line of `rest`: an `Audit` that does not add up raises AuditError.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mobconv.errors import AuditError, InputError, UsageError
-from mobconv.schemes import Cell
+from mobconv.schemes import Cell, Compute
 
 OTHER = "other constants (biases, normalisation, shapes)"
 SHARED = "decoding shared by several tensors"
@@ -24,13 +24,13 @@ _MOST = 1 << 62  # weights of a tensor
 
 @dataclass(frozen=True)
 class TensorAudit:
-    """One weight tensor as it lies in the file. All bytes are counted once: what two tensors share is split.
+    """One weight tensor of a file. Each byte is counted once: bytes that two tensors share are split between them.
 
-    name      as the file has it
+    name      in the file
     weights   number of elements
-    op        what reads it: conv, linear, matmul, embedding ...
-    asked     bits a weight; None where nobody knows
-    stored    bits a code on disk (a weight, where one code stands for several); of floats 32 or 16
+    op        kind of op that reads it: conv, linear, matmul, embedding ...
+    asked     bits of a weight that were asked for; None where that is not known
+    stored    bits of a code on disk, divided by the weights that one code stands for; 32 or 16 for floats
     encoding  'float32', 'affine int8 per channel', 'lookup table 16 x float16' ...
     reason    why it is float, or wider than asked
     """
@@ -51,33 +51,37 @@ class TensorAudit:
 
     @property
     def bytes(self) -> int:
-        """All of the tensor, with parameters, padding, headers and the ops that decode it alone."""
+        """Bytes of codes, parameters, padding, headers and of the ops that decode this tensor alone."""
         return self.code_bytes + self.table_bytes + self.scale_bytes + self.zero_point_bytes + self.other_bytes
 
     @property
     def effective_bits(self) -> float:
+        """Bits of a weight, everything included."""
         return 8 * self.bytes / self.weights if self.weights else 0.0
 
     @property
     def is_float(self) -> bool:
-        """Whether nothing compresses it."""
+        """Whether it is stored as plain floats."""
         return "float" in self.encoding.split()[0] and "sparse" not in self.encoding
 
     @property
     def wider(self) -> bool:
-        """Whether it is stored in more bits than asked."""
+        """Whether it is stored in more bits than were asked for."""
         return self.asked is not None and self.stored > self.asked
 
 
 @dataclass(frozen=True)
 class Audit:
-    """An artifact, taken apart. Raises AuditError when the parts are not the whole, InputError for absurd shapes.
+    """An artifact with all its bytes accounted for.
 
-    format      'ONNX', 'TFLite' ...
-    file_bytes  on disk; of a folder, all files in it; with the files of external data
-    rest        (what, bytes) of everything that is no weight
-    record      the text under `mobconv` in the file's metadata
-    notes       what else is to be said of the file
+    Raises AuditError when the parts do not add up to the file, InputError for shapes that no file can have.
+
+    format           'ONNX', 'TFLite' ...
+    file_bytes       on disk: of all files of a folder, and of external data
+    rest             (description, bytes) of everything that is not a weight
+    record           the text under `mobconv` in the file's metadata
+    notes            further facts about the file
+    default_compute  of the backend, to read the cell's name in the record
     """
 
     path: Path
@@ -87,11 +91,14 @@ class Audit:
     rest: tuple[tuple[str, int], ...]
     record: str = ""
     notes: tuple[str, ...] = ()
+    default_compute: Compute = Compute.FP32
 
     def __post_init__(self) -> None:
         for tensor in self.tensors:
             if not 0 <= tensor.weights < _MOST:
-                raise InputError(f"{self.path}: {tensor.name} declares a shape that no file holds, so it is damaged")
+                raise InputError(
+                    f"{self.path}: {tensor.name} declares a shape that is too large for a file: it is damaged"
+                )
         parts = [count for _, count in self.rest]
         for tensor in self.tensors:
             parts += [tensor.code_bytes, tensor.table_bytes, tensor.scale_bytes]
@@ -99,48 +106,50 @@ class Audit:
         if sum(parts) != self.file_bytes or min(parts, default=0) < 0:
             raise AuditError(
                 f"{self.path}: the audit's parts are {sum(parts):,} bytes, the smallest {min(parts, default=0):,}, and "
-                f"the file is {self.file_bytes:,}: please report this file"
+                f"the file has {self.file_bytes:,}: a mistake of mobconv, please report this file"
             )
 
     @property
     def weights(self) -> int:
+        """Number of elements of all weight tensors."""
         return sum(tensor.weights for tensor in self.tensors)
 
     @property
     def weight_bytes(self) -> int:
+        """Bytes of all weight tensors."""
         return sum(tensor.bytes for tensor in self.tensors)
 
 
 def cell_of(audit: Audit) -> Cell | None:
-    """The cell that the file was made as: None in a file that is not ours, or that another tool quantized since.
+    """The cell in the file's record; None without a record, and in a file that another tool has quantized since.
 
     Raises InputError for a damaged record.
     """
-    found = record_of(audit.record, audit.path)
+    name = record_of(audit.record, audit.path).get("cell")
     try:
-        cell = Cell.parse(found["cell"]) if isinstance(found.get("cell"), str) else None
-    except UsageError:  # of a later mobconv
+        cell = Cell.parse(name, audit.default_compute) if isinstance(name, str) else None
+    except UsageError:  # a later mobconv's
         return None
-    # tools copy metadata, so a quantized file may say that it is a float one
+    # tools copy metadata, so the record of a quantized file may be that of the float one
     changed = cell is not None and cell.scheme.mode is None and not all(tensor.is_float for tensor in audit.tensors)
     return None if changed else cell
 
 
 def record_of(text: str, path: Path) -> dict[str, Any]:
-    """A record as an object, empty where there is none. Raises InputError when it is damaged."""
+    """A record's text as an object; empty for no text. Raises InputError for a damaged one."""
     try:
-        found = json.loads(text or "{}")
-        if not isinstance(found, dict):
+        record = json.loads(text or "{}")
+        if not isinstance(record, dict):
             raise ValueError("not an object")
     except ValueError as error:
         raise InputError(f"{path}: its mobconv record is damaged: {error}") from error
-    return found
+    return record
 
 
 def explained(audit: Audit, why: Callable[[TensorAudit], str]) -> Audit:
-    """Give each float tensor of a file that also has quantized ones its reason.
+    """The audit with a reason for each float tensor, in a file that has quantized ones too.
 
-    why: what the format knows; where that is empty and the file is not ours, what the other tensors tell.
+    why: a tensor's reason as far as its format knows, else ''; then the other tensors of another tool's file give it.
     """
     ours = cell_of(audit) is not None
     quantized = Counter(tensor.op for tensor in audit.tensors if not (ours or tensor.is_float))
@@ -149,6 +158,7 @@ def explained(audit: Audit, why: Callable[[TensorAudit], str]) -> Audit:
 
 
 def _unlike(tensor: TensorAudit, quantized: Counter[str]) -> str:
+    """Why a tensor is float, judged by the ops whose weights are quantized."""
     if not tensor.is_float or not quantized:
         return ""
     if quantized[tensor.op]:
@@ -157,16 +167,17 @@ def _unlike(tensor: TensorAudit, quantized: Counter[str]) -> str:
 
 
 def threshold(tensors: Iterable[TensorAudit], limit: int, reason: str) -> Callable[[TensorAudit], str]:
-    """A reason for float tensors of at most `limit` weights, unless the file has a quantized one as small."""
+    """`reason` for float tensors of at most `limit` weights, unless a quantized tensor of the file is as small."""
     sizes = [tensor.weights for tensor in tensors if not tensor.is_float]
     applies = bool(sizes) and min(sizes) > limit
     return lambda tensor: reason if applies and tensor.is_float and tensor.weights <= limit else ""
 
 
 def judged(audit: Audit, asked: float | None, native: str = "") -> Audit:
-    """The audit with what was asked of every tensor, and a reason for all that are wider.
+    """The audit with the bits that were asked for, and a reason for each tensor that is wider.
 
-    native: why our own file is stored wider as a whole, as the backend's `support` has it.
+    asked: bits of a weight, None for an audit without; native: why a file of ours is wider as a whole, as its backend's
+    `support` says.
     """
     if asked is None:
         return audit
@@ -174,16 +185,17 @@ def judged(audit: Audit, asked: float | None, native: str = "") -> Audit:
     cell = cell_of(audit)
     tensors = []
     for tensor in audit.tensors:
-        held = replace(tensor, asked=asked)
-        if not held.wider:
-            held = replace(held, reason="")
-        elif not held.reason or (plain and held.is_float):
-            held = replace(held, reason=_wider(held, plain, cell, native))
-        tensors.append(held)
+        compared = replace(tensor, asked=asked)
+        if not compared.wider:
+            compared = replace(compared, reason="")
+        elif not compared.reason or (plain and compared.is_float):
+            compared = replace(compared, reason=_wider(compared, plain, cell, native))
+        tensors.append(compared)
     return replace(audit, tensors=tuple(tensors))
 
 
 def _wider(tensor: TensorAudit, plain: bool, cell: Cell | None, native: str) -> str:
+    """Why a tensor is wider than asked. plain: no tensor of the file is quantized."""
     if cell is not None and cell.scheme.bits != tensor.asked:
         return f"the file was exported as {cell}"
     if native and not tensor.is_float:
@@ -196,12 +208,13 @@ def _wider(tensor: TensorAudit, plain: bool, cell: Cell | None, native: str) -> 
 
 
 def verdict(audit: Audit) -> str:
-    """What became of the bits asked, in a sentence; without them, what is stored in how many bits."""
+    """A sentence: the share of weights with the bits asked for, and why others are wider; or just the widths."""
     if not audit.tensors:
         return "no weights of a convolution, linear layer, matrix product or embedding in this file"
     asked = audit.tensors[0].asked
     if asked is None:
-        parts = [_part(audit, held, f"in {bits:g} bits") for bits, held in _groups(audit.tensors, lambda t: t.stored)]
+        groups = _groups(audit.tensors, lambda tensor: tensor.stored)
+        parts = [_part(audit, tensors, f"in {bits:g} bits") for bits, tensors in groups]
         return "stored: " + "; ".join(parts)
     narrow = [tensor for tensor in audit.tensors if not tensor.wider]
     wide = [tensor for tensor in audit.tensors if tensor.wider]
@@ -210,22 +223,22 @@ def verdict(audit: Audit) -> str:
     )
     text += f"are stored in {_widths(narrow) if narrow else f'{asked:g}'}"
     parts = []
-    for (bits, reason), held in _groups(wide, lambda tensor: (tensor.stored, tensor.reason)):
-        share = _percent(sum(tensor.bytes for tensor in held), audit.file_bytes)
-        parts.append(f"{_part(audit, held, f'stored in {bits:g} bits')}: {share} of the file, because: {reason}")
+    for (bits, reason), tensors in _groups(wide, lambda tensor: (tensor.stored, tensor.reason)):
+        share = _percent(sum(tensor.bytes for tensor in tensors), audit.file_bytes)
+        parts.append(f"{_part(audit, tensors, f'stored in {bits:g} bits')}: {share} of the file, because: {reason}")
     return "; ".join([text, *parts])
 
 
 def _groups(tensors: Iterable[TensorAudit], key: Callable[[TensorAudit], Any]) -> list[tuple[Any, list[TensorAudit]]]:
-    """Tensors by key, those with most bytes first."""
-    found: dict[Any, list[TensorAudit]] = {}
+    """Tensors by key, the group with most bytes first."""
+    groups: dict[Any, list[TensorAudit]] = {}
     for tensor in tensors:
-        found.setdefault(key(tensor), []).append(tensor)
-    return sorted(found.items(), key=lambda item: -sum(tensor.bytes for tensor in item[1]))
+        groups.setdefault(key(tensor), []).append(tensor)
+    return sorted(groups.items(), key=lambda item: -sum(tensor.bytes for tensor in item[1]))
 
 
-def _part(audit: Audit, held: list[TensorAudit], what: str) -> str:
-    return f"{len(held)} ({_share(held, audit)} of the weights) {what}"
+def _part(audit: Audit, tensors: list[TensorAudit], text: str) -> str:
+    return f"{len(tensors)} ({_share(tensors, audit)} of the weights) {text}"
 
 
 def _widths(tensors: list[TensorAudit]) -> str:
@@ -237,5 +250,5 @@ def _share(tensors: Iterable[TensorAudit], audit: Audit) -> str:
 
 
 def _percent(part: int, whole: int) -> str:
-    found = 100 * part / whole if whole else 0.0
-    return f"{found:.0f} %" if found in (0, 100) or 10 <= found < 99 else f"{found:.1f} %"
+    percent = 100 * part / whole if whole else 0.0
+    return f"{percent:.0f} %" if percent in (0, 100) or 10 <= percent < 99 else f"{percent:.1f} %"

@@ -1,16 +1,15 @@
-"""Where each quantized parameter lives in a converted file, made certain by fingerprints.
+"""Weight map: which constants of a converted file are which weight of the program, by fingerprints.
 
-A program is converted once with fingerprint values in its quantizable weights: float32 numbers that
-are all distinct, across tensors too. Every constant of the converted file then tells by itself which
-parameter it holds and in which layout (OIHW, OHWI, transposed, reshaped, more than once), even where
-real weights would be equal or constant. Names play no part.
+A program is converted once with fingerprints in its quantizable weights: float32 numbers that are all distinct, across
+tensors too. The values of a constant in the converted file then determine its parameter and layout (OIHW, OHWI,
+transposed, reshaped, several copies), even where real weights would be equal or constant. Names play no part.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobconv.errors import BackendError
+from mobconv.schemes import Cell
 
 if TYPE_CHECKING:
-    from mobconv.model.trace import Program, Site
+    from mobconv.model.program import Program, WeightSite
 
-# float32 0.5 as an integer: counting up from here gives distinct, ordinary, positive floats.
+# float32 0.5 as an integer: counting up from here gives distinct, normal, positive floats.
 _FIRST = 0x3F000000
 # stop well below infinity (0x7F800000)
 _LIMIT = 0x7F000000 - _FIRST
@@ -31,12 +31,12 @@ _LIMIT = 0x7F000000 - _FIRST
 
 @dataclass(frozen=True)
 class Placement:
-    """One constant that holds a parameter: the parameter transposed by `perm`, then reshaped.
+    """A constant with the values of a parameter: the parameter transposed by `perm`, then reshaped.
 
     key     the constant's name or index in the file
     perm    permutation of the parameter's axes
     shape   the constant's shape
-    axis    the constant's axis that the channels run along, or None where none does alone
+    axis    the constant's axis of output channels; None where they share an axis with something else
     """
 
     key: str
@@ -45,18 +45,19 @@ class Placement:
     axis: int | None
 
     def place(self, values: NDArray[Any]) -> NDArray[Any]:
-        """An array in the parameter's layout -> the same in the constant's layout, contiguous."""
+        """Values in the parameter's layout -> the same values in the constant's layout, contiguous."""
         return np.ascontiguousarray(values.transpose(self.perm).reshape(self.shape))
 
 
 Places = dict[str, list[Placement]]
+"""Name of a parameter -> all constants with its values."""
 
 
-def fingerprints(sites: Mapping[str, Site]) -> dict[str, NDArray[np.float32]]:
-    """Values to convert with: one distinct float32 per weight. Raises BackendError past 2^30 weights."""
+def fingerprints(sites: Mapping[str, WeightSite]) -> dict[str, NDArray[np.float32]]:
+    """Values to convert with: a distinct float32 for each weight. Raises BackendError above 2^30 weights."""
     total = sum(int(np.prod(site.shape)) for site in sites.values())
     if total > _LIMIT:
-        raise BackendError(f"{total} weights are more than mobconv can tell apart ({_LIMIT})")
+        raise BackendError(f"{total} weights: mobconv converts networks of at most {_LIMIT}")
     values, start = {}, _FIRST
     for name, site in sites.items():
         count = int(np.prod(site.shape))
@@ -65,11 +66,10 @@ def fingerprints(sites: Mapping[str, Site]) -> dict[str, NDArray[np.float32]]:
     return values
 
 
-def locate(constants: Iterable[tuple[str, NDArray[Any]]], sites: Mapping[str, Site]) -> Places:
+def locate(constants: Iterable[tuple[str, NDArray[Any]]], sites: Mapping[str, WeightSite]) -> Places:
     """Find every fingerprinted parameter among (key, array) constants of a converted file.
 
-    Raises BackendError naming a parameter that is nowhere, or is held in a layout that is no
-    transposition and reshape of it.
+    Raises BackendError naming a parameter that no constant has, in any transposition and reshape of it.
     """
     if not sites:
         return {}
@@ -87,10 +87,10 @@ def locate(constants: Iterable[tuple[str, NDArray[Any]]], sites: Mapping[str, Si
         if index.size != counts[owner]:
             continue
         local = index - (ends[owner] - counts[owner])
-        found = _layout(key, local, sites[names[owner]])
-        if found is not None:
-            places[names[owner]].append(found)
-    missing = [name for name, found_at in places.items() if not found_at]
+        placement = _layout(key, local, sites[names[owner]])
+        if placement is not None:
+            places[names[owner]].append(placement)
+    missing = [name for name, placements in places.items() if not placements]
     if missing:
         raise BackendError(
             f"cannot find {', '.join(missing)} in the converted file: the converter merged these "
@@ -100,7 +100,8 @@ def locate(constants: Iterable[tuple[str, NDArray[Any]]], sites: Mapping[str, Si
     return places
 
 
-def _layout(key: str, local: NDArray[np.int64], site: Site) -> Placement | None:
+def _layout(key: str, local: NDArray[np.int64], site: WeightSite) -> Placement | None:
+    """The placement of a constant; local: for each of its elements the element's number in the parameter."""
     ramp = np.arange(local.size, dtype=np.int64).reshape(site.shape)
     # the identity comes first; equal candidates (axes of length 1) do not matter
     for perm in itertools.permutations(range(len(site.shape))):
@@ -109,8 +110,8 @@ def _layout(key: str, local: NDArray[np.int64], site: Site) -> Placement | None:
     return None
 
 
-def _channel_axis(site: Site, perm: tuple[int, ...], shape: tuple[int, ...]) -> int | None:
-    """The axis of the placed constant along which, alone, the channel number varies."""
+def _channel_axis(site: WeightSite, perm: tuple[int, ...], shape: tuple[int, ...]) -> int | None:
+    """The axis of the placed constant that has the output channels and nothing else."""
     channels = site.shape[site.axis]
     view = [-1 if axis == site.axis else 1 for axis in range(len(site.shape))]
     numbers = np.broadcast_to(np.arange(channels).reshape(view), site.shape)
@@ -123,21 +124,31 @@ def _channel_axis(site: Site, perm: tuple[int, ...], shape: tuple[int, ...]) -> 
 
 
 def placeholder(program: Program) -> Program:
-    """The program with fingerprints in its quantizable weights: what backends convert."""
+    """The program that backends convert: with fingerprints in its quantizable weights."""
     return program.with_values(fingerprints(program.sites))
 
 
+def check_agreement(places: Places, weights: Collection[str], cell: Cell) -> None:
+    """Raise BackendError naming weights that only one of a template and a model has."""
+    differing = sorted(set(places) ^ set(weights))
+    if differing:
+        raise BackendError(f"{cell}: the template and the weights do not agree on {', '.join(differing)}")
+
+
 def save(path: Path, places: Places, extra: Mapping[str, Any]) -> None:
-    """Write the map beside a template as JSON; `extra` is the backend's own."""
-    text = json.dumps({"places": {n: [asdict(p) for p in found] for n, found in places.items()}, **extra}, indent=1)
+    """Write the map beside a template as JSON; extra: further entries of the backend."""
+    text = json.dumps(
+        {"places": {name: [asdict(place) for place in placements] for name, placements in places.items()}, **extra},
+        indent=1,
+    )
     path.write_text(text + "\n")
 
 
 def load(path: Path) -> tuple[Places, dict[str, Any]]:
-    """Read what `save` wrote: the map, and the backend's own entries."""
+    """Read the map that `save` wrote, and the backend's further entries."""
     content = json.loads(path.read_text())
     places = {
-        name: [Placement(p["key"], tuple(p["perm"]), tuple(p["shape"]), p["axis"]) for p in found]
-        for name, found in content.pop("places").items()
+        name: [Placement(p["key"], tuple(p["perm"]), tuple(p["shape"]), p["axis"]) for p in placements]
+        for name, placements in content.pop("places").items()
     }
     return places, content

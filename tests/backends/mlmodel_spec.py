@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mobconv.backends.coreml.vendor import proto
+from mobconv.backends.apple.vendor import proto
 from mobconv.backends.mlmodel import model, params, runner
 
 RNG = np.random.default_rng(0)

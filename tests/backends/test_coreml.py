@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from mobconv.backends.apple.vendor import coremltools, quiet
 from mobconv.backends.coreml import backend
-from mobconv.backends.coreml.vendor import coremltools, quiet
 from mobconv.errors import BackendError, CellError, InputError, OutputError
 from mobconv.model.trace import trace
 from mobconv.quantize import quantize
+from mobconv.quantize.model import QuantizedModel
 from mobconv.quantize.weights import FloatWeight, QuantizedWeight
 from mobconv.schemes import Cell, Compute, Mode, Scheme
 
@@ -150,7 +151,7 @@ def test_an_artifact_holds_the_quantizers_codes_weighs_what_it_says_and_computes
     cell = Cell("coreml", Scheme.parse(scheme), compute=compute)
     weights = quantized(program, cell.scheme)
     path = tmp_path / "a.mlpackage"
-    told = backend.encode(templates[compute], weights, cell, path)
+    told = backend.encode(templates[compute], QuantizedModel(weights), cell, path)
 
     # codes and values, read by coremltools
     found = vendor_values(path)
@@ -225,7 +226,7 @@ def vendor_decompressed(path, tmp_path):
 def test_the_other_granularity_is_held_exactly(program, templates, tmp_path, scheme):
     cell = Cell("coreml", Scheme.parse(scheme))
     weights = quantized(program, cell.scheme)
-    told = backend.encode(templates[Compute.FP32], weights, cell, tmp_path / "a.mlpackage")
+    told = backend.encode(templates[Compute.FP32], QuantizedModel(weights), cell, tmp_path / "a.mlpackage")
     with quiet():
         plain = vendor_decompressed(tmp_path / "a.mlpackage", tmp_path)
     for name, held in places_of(templates[Compute.FP32]).items():
@@ -241,7 +242,7 @@ def test_the_other_granularity_is_held_exactly(program, templates, tmp_path, sch
 def test_float_schemes(program, templates, tmp_path, scheme, compute):
     cell = Cell("coreml", Scheme.parse(scheme), compute=compute)
     weights = quantized(program, cell.scheme)
-    told = backend.encode(templates[compute], weights, cell, tmp_path / "a.mlpackage")
+    told = backend.encode(templates[compute], QuantizedModel(weights), cell, tmp_path / "a.mlpackage")
     found = vendor_values(tmp_path / "a.mlpackage")
     kinds = {kind for kind, _ in found.values()}
     count = sum(weight.values.size for weight in weights.values())
@@ -270,7 +271,7 @@ def test_weights_of_one_file_may_differ(program, templates, tmp_path):
     schemes = dict(zip(program.sites, ["w8-linear", "w3-symmetric", "w5-kmeans", "fp32", "fp16"], strict=True))
     weights = {n: quantize(n, floats[n], program.sites[n].axis, Scheme.parse(s)) for n, s in schemes.items()}
     cell = Cell("coreml", Scheme.parse("w8-linear"))
-    told = backend.encode(templates[Compute.FP32], weights, cell, tmp_path / "a.mlpackage")
+    told = backend.encode(templates[Compute.FP32], QuantizedModel(weights), cell, tmp_path / "a.mlpackage")
     assert told.support.requires == "iOS18"
     plain = sum(w.values.size * w.bits // 8 for w in weights.values() if isinstance(w, FloatWeight))
     codes = sum(w.codes.size * w.bits / 8 for w in weights.values() if isinstance(w, QuantizedWeight))
@@ -291,7 +292,7 @@ def test_equal_artifacts_are_equal_bytes(program, templates, tmp_path):
     again.mkdir()
     backend.convert(program, Compute.FP32, again)
     for name, template in (("a", templates[Compute.FP32]), ("b", templates[Compute.FP32]), ("c", again)):
-        backend.encode(template, quantized(program, cell.scheme), cell, tmp_path / f"{name}.mlpackage")
+        backend.encode(template, QuantizedModel(quantized(program, cell.scheme)), cell, tmp_path / f"{name}.mlpackage")
     first = files(tmp_path / "a.mlpackage")
     assert sorted(first) == [
         "Data/com.apple.CoreML/model.mlmodel",
@@ -305,8 +306,10 @@ def test_equal_artifacts_are_equal_bytes(program, templates, tmp_path):
 def test_a_record_travels_and_counts_for_nothing(program, templates, tmp_path):
     cell = Cell("coreml", Scheme.parse("w8-kmeans"))
     weights = quantized(program, cell.scheme)
-    bare = backend.encode(templates[Compute.FP32], weights, cell, tmp_path / "a.mlpackage")
-    told = backend.encode(templates[Compute.FP32], weights, cell, tmp_path / "b.mlpackage", record='{"cell": "x"}')
+    bare = backend.encode(templates[Compute.FP32], QuantizedModel(weights), cell, tmp_path / "a.mlpackage")
+    told = backend.encode(
+        templates[Compute.FP32], QuantizedModel(weights), cell, tmp_path / "b.mlpackage", record='{"cell": "x"}'
+    )
     assert told == bare
     assert backend.open(tmp_path / "a.mlpackage").record == ""
     assert backend.open(tmp_path / "b.mlpackage").record == '{"cell": "x"}'
@@ -317,7 +320,7 @@ def test_nothing_half_written_is_left_and_the_old_artifact_stays(program, templa
     cell = Cell("coreml", Scheme.parse("w8-kmeans"))
     weights = quantized(program, cell.scheme)
     path = tmp_path / "a.mlpackage"
-    backend.encode(templates[Compute.FP32], weights, cell, path)
+    backend.encode(templates[Compute.FP32], QuantizedModel(weights), cell, path)
     before = files(path)
     for raised, expected in (
         (OSError(28, "No space left on device"), OutputError),
@@ -330,11 +333,11 @@ def test_nothing_half_written_is_left_and_the_old_artifact_stays(program, templa
         with monkeypatch.context() as patched:
             patched.setattr("pathlib.Path.write_bytes", fail)
             with pytest.raises(expected):
-                backend.encode(templates[Compute.FP32], weights, cell, path)
+                backend.encode(templates[Compute.FP32], QuantizedModel(weights), cell, path)
         assert [p.name for p in tmp_path.iterdir()] == ["a.mlpackage"]
         assert files(path) == before
     other = quantized(program, Scheme.parse("w2-kmeans"))
-    backend.encode(templates[Compute.FP32], other, Cell("coreml", Scheme.parse("w2-kmeans")), path)
+    backend.encode(templates[Compute.FP32], QuantizedModel(other), Cell("coreml", Scheme.parse("w2-kmeans")), path)
     assert files(path) != before
     assert [p.name for p in tmp_path.iterdir()] == ["a.mlpackage"]
 
@@ -345,10 +348,10 @@ def test_parameters_beyond_fp16_are_refused_in_fp16_programs_and_exact_in_fp32_o
     stem = weights["stem.weight"]
     weights["stem.weight"] = replace(stem, scale=stem.scale * np.float32(1e-9), fp16=False)
     with pytest.raises(BackendError, match=r"stem\.weight.*fp16"):
-        backend.encode(templates[Compute.FP16], weights, cell, tmp_path / "a.mlpackage")
+        backend.encode(templates[Compute.FP16], QuantizedModel(weights), cell, tmp_path / "a.mlpackage")
     assert not list(tmp_path.iterdir())
     plain = Cell("coreml", Scheme.parse("w4-linear"))
-    backend.encode(templates[Compute.FP32], weights, plain, tmp_path / "a.mlpackage")
+    backend.encode(templates[Compute.FP32], QuantizedModel(weights), plain, tmp_path / "a.mlpackage")
     with quiet():
         held = vendor_decompressed(tmp_path / "a.mlpackage", tmp_path)
     key = places_of(templates[Compute.FP32])["stem.weight"][0]["key"]
@@ -361,10 +364,10 @@ def test_a_subnormal_table_entry_is_rounded_in_an_fp16_program_and_the_row_says_
     table = weights["stem.weight"].table.copy()
     table[0, 3] = 1.23456e-6
     weights["stem.weight"] = replace(weights["stem.weight"], table=table, fp16=False)
-    told = backend.encode(templates[Compute.FP16], weights, cell, tmp_path / "a.mlpackage")
+    told = backend.encode(templates[Compute.FP16], QuantizedModel(weights), cell, tmp_path / "a.mlpackage")
     assert "stem.weight" in told.support.note and "rounded" in told.support.note
     plain = backend.encode(
-        templates[Compute.FP32], weights, replace(cell, compute=Compute.FP32), tmp_path / "b.mlpackage"
+        templates[Compute.FP32], QuantizedModel(weights), replace(cell, compute=Compute.FP32), tmp_path / "b.mlpackage"
     )
     assert not plain.support.note
     with quiet():
@@ -377,10 +380,12 @@ def test_wrong_requests_are_errors(program, templates, tmp_path):
     scheme = Scheme.parse("w4-kmeans")
     weights = quantized(program, scheme)
     with pytest.raises(CellError, match="computes in fp32"):
-        backend.encode(templates[Compute.FP32], weights, Cell.parse("coreml/w4-kmeans@fp16"), tmp_path / "a")
+        backend.encode(
+            templates[Compute.FP32], QuantizedModel(weights), Cell.parse("coreml/w4-kmeans@fp16"), tmp_path / "a"
+        )
     with pytest.raises(BackendError, match=r"head\.weight"):
         del weights["head.weight"]
-        backend.encode(templates[Compute.FP32], weights, Cell("coreml", scheme), tmp_path / "a")
+        backend.encode(templates[Compute.FP32], QuantizedModel(weights), Cell("coreml", scheme), tmp_path / "a")
     assert not list(tmp_path.iterdir())
 
 
@@ -425,7 +430,7 @@ def test_missing_names_what_to_install(monkeypatch):
 def test_what_is_no_package_is_an_input_error(program, templates, tmp_path):
     cell = Cell("coreml", Scheme.parse("w8-kmeans"))
     good = tmp_path / "good.mlpackage"
-    backend.encode(templates[Compute.FP32], quantized(program, cell.scheme), cell, good)
+    backend.encode(templates[Compute.FP32], QuantizedModel(quantized(program, cell.scheme)), cell, good)
     assert backend.open(good).inputs[0].shape == (1, 3, 12, 12)
     model = "Data/com.apple.CoreML/model.mlmodel"
     weights = "Data/com.apple.CoreML/weights/weight.bin"
@@ -452,9 +457,9 @@ def test_what_is_no_package_is_an_input_error(program, templates, tmp_path):
         "folder": a_file,
         "Manifest": empty,
         "does not name": spoil("manifest", lambda p: (p / "Manifest.json").write_text("{}")),
-        "cannot read|cut short|not a Core ML": spoil("model", cut(model, 0.5)),
+        "cannot read|truncated|not a Core ML": spoil("model", cut(model, 0.5)),
         "empty": spoil("model0", cut(model, 0)),
-        "cut short": spoil("weights", cut(weights, 0.5)),
+        "truncated": spoil("weights", cut(weights, 0.5)),
         "cannot read weight.bin": spoil("noweights", lambda p: (p / weights).unlink()),
         "damaged|not the": spoil("zero", lambda p: (p / weights).write_bytes(bytes((p / weights).stat().st_size))),
     }
@@ -466,7 +471,7 @@ def test_what_is_no_package_is_an_input_error(program, templates, tmp_path):
 def test_paths_in_a_package_do_not_lead_out_of_it(program, templates, tmp_path):
     cell = Cell("coreml", Scheme.parse("fp32"))
     good = tmp_path / "good.mlpackage"
-    backend.encode(templates[Compute.FP32], quantized(program, cell.scheme), cell, good)
+    backend.encode(templates[Compute.FP32], QuantizedModel(quantized(program, cell.scheme)), cell, good)
     weights = "Data/com.apple.CoreML/weights/weight.bin"
     outside = tmp_path / "outside.bin"
     shutil.copy(good / weights, outside)

@@ -68,7 +68,7 @@ def size(path):
 
 def audited(path, masks=False):
     """The audit, held to the folder. masks: pruned, so that constants are part of "other" too."""
-    found = backends.get("coreml").audit(path)
+    found = backends.get("coreml").size_audit(path)
     rest = dict(found.rest)
     assert found.file_bytes == size(path) == found.weight_bytes + sum(rest.values())
     assert rest["Manifest.json"] == (path / "Manifest.json").stat().st_size
@@ -200,7 +200,7 @@ def test_blocks(folder):
     first, stem = found[WEIGHTS["first"]], found[WEIGHTS["stem"]]
     assert first.encoding == "affine int4 in blocks of 16"
     assert (first.scale_bytes, first.zero_point_bytes) == (32768 // 16 * 2, 32768 // 16 // 2)
-    assert stem.stored == 16 and "3 input channels are no multiple of the blocks of 16" in stem.reason
+    assert stem.stored == 16 and "3 input channels are not a multiple of the blocks of 16" in stem.reason
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ class TestDamaged:
 
     def refused(self, path, words):
         with pytest.raises(InputError, match=words) as caught:
-            backends.get("coreml").audit(path)
+            backends.get("coreml").size_audit(path)
         assert str(path) in str(caught.value)
 
     def test_no_package(self, tmp_path):
@@ -305,5 +305,5 @@ class TestDamaged:
         (path / "Data" / "notes.txt").write_bytes(bytes(321))
         with (path / BIN).open("ab") as file:
             file.write(bytes(640))
-        rest = dict(backends.get("coreml").audit(path).rest)
+        rest = dict(backends.get("coreml").size_audit(path).rest)
         assert rest["Data/notes.txt"] == 321 and 576 <= rest["constants that nothing reads"] <= 640

@@ -5,11 +5,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mobconv.backends.coreml import ops, package
-from mobconv.backends.coreml.executor import Executor
+from mobconv.backends.apple import ops
+from mobconv.backends.apple.executor import Executor
+from mobconv.backends.apple.vendor import coremltools, quiet
+from mobconv.backends.coreml import package
 from mobconv.backends.coreml.graph import parse
-from mobconv.backends.coreml.vendor import coremltools, quiet
 from mobconv.errors import BackendError
+from mobconv.quantize.model import QuantizedModel
 
 X = np.random.default_rng(0).normal(size=(2, 6, 4, 8)).astype(np.float32)
 Y = np.random.default_rng(1).normal(size=(2, 6, 4, 8)).astype(np.float32)
@@ -377,7 +379,7 @@ def test_a_small_attention_network_matches_torch_and_runs_one_by_one(tmp_path):
 
     floats = program.floats()
     weights = {n: FloatWeight(n, floats[n]) for n in program.sites}
-    backend.encode(tmp_path, weights, Cell.parse("coreml/fp32"), tmp_path / "a.mlpackage")
+    backend.encode(tmp_path, QuantizedModel(weights), Cell.parse("coreml/fp32"), tmp_path / "a.mlpackage")
     runner = backend.open(tmp_path / "a.mlpackage")
     with torch.inference_mode():
         wanted = np.concatenate([module(t(X[i : i + 1])).numpy() for i in range(2)])
@@ -441,7 +443,7 @@ def parse_with_unknown(tmp_path):
     built(lambda mb, x: mb.erf(x=x), (X,), tmp_path)
     graph = parse(package.read(tmp_path / "m.mlpackage"))
     return replace(
-        graph, steps=tuple(replace(s, kind="scaled_erf_twice") if s.kind == "erf" else s for s in graph.steps)
+        graph, operations=tuple(replace(s, kind="scaled_erf_twice") if s.kind == "erf" else s for s in graph.operations)
     )
 
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from mobconv.backends.apple.executor import Executor
+from mobconv.backends.apple.graph import ComputeGraph, Operation, Value
+from mobconv.backends.apple.vendor import coremltools, quiet
 from mobconv.backends.base import TensorSpec
 from mobconv.backends.coreml import mil
-from mobconv.backends.coreml.executor import Executor
-from mobconv.backends.coreml.graph import Graph, Step, Value
 from mobconv.backends.coreml.runner import EmulatedRunner, NativeRunner
-from mobconv.backends.coreml.vendor import coremltools, quiet
 from mobconv.backends.coreml.weights_file import DTYPES, BlobWriter, read_blob
 from mobconv.errors import InputError
 
@@ -23,10 +23,12 @@ def value(name, shape, dtype="FLOAT32"):
 def graph(steps, constants=None, shape=(1, 4), out=None, dtype="FLOAT32"):
     """Steps of (kind, inputs, output shape), each named after its place; 'x' is the input."""
     made = tuple(
-        Step(kind, i, {k: (v,) if isinstance(v, str) else v for k, v in inputs.items()}, (value(f"v{i}", size, dtype),))
+        Operation(
+            kind, i, {k: (v,) if isinstance(v, str) else v for k, v in inputs.items()}, (value(f"v{i}", size, dtype),)
+        )
         for i, (kind, inputs, size) in enumerate(steps)
     )
-    return Graph((value("x", shape, dtype),), made[-1].outputs, constants or {}, made)
+    return ComputeGraph((value("x", shape, dtype),), made[-1].outputs, constants or {}, made)
 
 
 def rows(count, width=4):
@@ -119,7 +121,7 @@ def test_fp16_is_rounded_after_every_operation():
 def test_feeds_that_do_not_fit_are_input_errors():
     executor = Executor(graph([("tanh", {"x": "x"}, (1, 4))]))
     for feeds in ({}, {"x": rows(2, 3)}, {"x": np.zeros((0, 4), np.float32)}, {"x": np.float32(1)}):
-        with pytest.raises(InputError, match=r"x|rows"):
+        with pytest.raises(InputError, match=r"x|samples"):
             executor.run(feeds)
 
 

@@ -10,10 +10,11 @@ import torch
 from test_coreml import SCHEMES, Net, images, program_of, program_with, quantized
 
 from mobconv import backends
-from mobconv.backends.coreml.vendor import coremltools, quiet
+from mobconv.backends.apple.vendor import coremltools, quiet
 from mobconv.backends.mlmodel import backend, model, params
 from mobconv.errors import BackendError, InputError, OutputError
 from mobconv.quantize import quantize
+from mobconv.quantize.model import QuantizedModel
 from mobconv.quantize.weights import FloatWeight, QuantizedWeight
 from mobconv.schemes import Cell, Compute, Mode, Scheme
 
@@ -156,7 +157,7 @@ def test_an_artifact_holds_the_quantizers_codes_weighs_what_it_says_and_computes
 ):
     cell, path = cell_of(scheme), tmp_path / "a.mlmodel"
     weights = quantized(program, cell.scheme)
-    told = backend.encode(template, weights, cell, path)
+    told = backend.encode(template, QuantizedModel(weights), cell, path)
 
     # (coremltools' reader wants a scale for each channel; the format, and its validator, allow one for all)
     values = None if scheme in ("w4-linear-tensor", "w3-symmetric-tensor") else vendor_values(path)
@@ -193,7 +194,7 @@ def test_an_artifact_holds_the_quantizers_codes_weighs_what_it_says_and_computes
 @pytest.mark.parametrize("scheme", ["fp32", "fp16"])
 def test_float_schemes(program, template, tmp_path, scheme):
     cell, path = cell_of(scheme), tmp_path / "a.mlmodel"
-    told = backend.encode(template, quantized(program, cell.scheme), cell, path)
+    told = backend.encode(template, QuantizedModel(quantized(program, cell.scheme)), cell, path)
     width = cell.scheme.bits // 8
     assert told.weight_bytes == width * (216 + 72 + 384 + 2 * 144 + 120)
     sizes = {
@@ -213,7 +214,7 @@ def test_a_half_weight_beside_a_bias_that_fp16_rounds(program, template, tmp_pat
     floats, path = program.floats(), tmp_path / "a.mlmodel"
     schemes = dict(zip(program.sites, ["fp16", "w3-symmetric", "w5-linear", "fp32", "fp16"], strict=True))
     weights = {n: quantize(n, floats[n], program.sites[n].axis, Scheme.parse(s)) for n, s in schemes.items()}
-    told = backend.encode(template, weights, cell_of("w5-linear"), path)
+    told = backend.encode(template, QuantizedModel(weights), cell_of("w5-linear"), path)
     codes = sum(w.codes.size * w.bits / 8 for w in weights.values() if isinstance(w, QuantizedWeight))
     assert codes < told.weight_bytes < codes + 8 * (8 + 12) + 2 * 64
     kinds = [layer.WhichOneof("layer") for layer in layers_of(path)]
@@ -233,7 +234,9 @@ def test_equal_artifacts_are_equal_bytes(program, template, tmp_path):
     backend.convert(program, Compute.FP32, again)
     cell = cell_of("w4-kmeans")
     for name, source in (("a", template), ("b", template), ("c", again)):
-        backend.encode(source, quantized(program, cell.scheme), cell, tmp_path / f"{name}.mlmodel", record="{}")
+        backend.encode(
+            source, QuantizedModel(quantized(program, cell.scheme)), cell, tmp_path / f"{name}.mlmodel", record="{}"
+        )
     first = (tmp_path / "a.mlmodel").read_bytes()
     assert (tmp_path / "b.mlmodel").read_bytes() == first == (tmp_path / "c.mlmodel").read_bytes()
     assert b"conversion_date" not in first
@@ -241,8 +244,8 @@ def test_equal_artifacts_are_equal_bytes(program, template, tmp_path):
 
 def test_a_record_travels_and_counts_for_nothing(program, template, tmp_path):
     cell, weights = cell_of("w8-kmeans"), quantized(program, Scheme.parse("w8-kmeans"))
-    bare = backend.encode(template, weights, cell, tmp_path / "a.mlmodel")
-    told = backend.encode(template, weights, cell, tmp_path / "b.mlmodel", record='{"cell": "x"}')
+    bare = backend.encode(template, QuantizedModel(weights), cell, tmp_path / "a.mlmodel")
+    told = backend.encode(template, QuantizedModel(weights), cell, tmp_path / "b.mlmodel", record='{"cell": "x"}')
     assert told == bare
     assert backend.open(tmp_path / "a.mlmodel").record == ""
     assert backend.open(tmp_path / "b.mlmodel").record == '{"cell": "x"}'
@@ -253,7 +256,7 @@ def test_a_record_travels_and_counts_for_nothing(program, template, tmp_path):
 
 def test_nothing_half_written_is_left_and_the_old_artifact_stays(program, template, tmp_path, monkeypatch):
     cell, path = cell_of("w8-kmeans"), tmp_path / "a.mlmodel"
-    backend.encode(template, quantized(program, cell.scheme), cell, path)
+    backend.encode(template, QuantizedModel(quantized(program, cell.scheme)), cell, path)
     before = path.read_bytes()
 
     def full(self, data):
@@ -262,7 +265,7 @@ def test_nothing_half_written_is_left_and_the_old_artifact_stays(program, templa
     monkeypatch.setattr("pathlib.Path.write_bytes", full)
     other = quantized(program, Scheme.parse("w2-kmeans"))
     with pytest.raises(OutputError, match="disk is full"):
-        backend.encode(template, other, cell_of("w2-kmeans"), path)
+        backend.encode(template, QuantizedModel(other), cell_of("w2-kmeans"), path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.mlmodel"] and path.read_bytes() == before
 
 
@@ -282,7 +285,7 @@ def test_unsupported_cells_say_why(program, template, tmp_path, name, words):
     found = backend.support(cell)
     assert found.stored_bits is None and words in found.reason
     with pytest.raises(BackendError, match=words):
-        backend.encode(template, quantized(program, cell.scheme), cell, tmp_path / "a.mlmodel")
+        backend.encode(template, QuantizedModel(quantized(program, cell.scheme)), cell, tmp_path / "a.mlmodel")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -311,10 +314,12 @@ def test_an_embedding_has_no_scale_for_each_row_but_a_table(tmp_path):
     backend.convert(program, Compute.FP32, tmp_path)
     path = tmp_path / "a.mlmodel"
     with pytest.raises(BackendError, match=r"embedding.*rows\.weight.*11 channels.*k-means"):
-        backend.encode(tmp_path, quantized(program, Scheme.parse("w4-linear")), cell_of("w4-linear"), path)
+        backend.encode(
+            tmp_path, QuantizedModel(quantized(program, Scheme.parse("w4-linear"))), cell_of("w4-linear"), path
+        )
     for scheme in ("w5-kmeans", "w4-linear-tensor"):
         weights = quantized(program, Scheme.parse(scheme))
-        backend.encode(tmp_path, weights, cell_of(scheme), path)
+        backend.encode(tmp_path, QuantizedModel(weights), cell_of(scheme), path)
         x = np.random.default_rng(0).integers(0, 11, (5, 4))
         runner = backend.open(path)
         assert runner.inputs[0].dtype == "int32"
@@ -332,9 +337,14 @@ def _traced(module, example):
 def test_a_grouped_deconvolution_has_one_scale(tmp_path):
     program, template = converted(torch.nn.ConvTranspose2d(4, 6, 3, 2, groups=2), tmp_path / "t", (1, 4, 5, 6))
     with pytest.raises(BackendError, match="has no scale for each of the 3 channels"):
-        backend.encode(template, quantized(program, Scheme.parse("w4-linear")), cell_of("w4-linear"), tmp_path / "a")
+        backend.encode(
+            template,
+            QuantizedModel(quantized(program, Scheme.parse("w4-linear"))),
+            cell_of("w4-linear"),
+            tmp_path / "a",
+        )
     weights = quantized(program, Scheme.parse("w4-linear-tensor"))
-    backend.encode(template, weights, cell_of("w4-linear-tensor"), tmp_path / "a.mlmodel")
+    backend.encode(template, QuantizedModel(weights), cell_of("w4-linear-tensor"), tmp_path / "a.mlmodel")
     x = images(3, (4, 5, 6))
     got = backend.open(tmp_path / "a.mlmodel").run({"image": x})["logits"]
     np.testing.assert_allclose(got, program_with(program, weights).run({"image": x})["logits"], atol=1e-5)
@@ -348,7 +358,7 @@ def test_a_deconvolution_is_cut_by_padding_alone(tmp_path, kernel, padding, extr
     layer = next(each for each in layers_of(template / "template.mlmodel") if each.HasField("convolution"))
     assert not layer.convolution.outputShape
     weights = {name: FloatWeight(name, program.floats()[name]) for name in program.sites}
-    backend.encode(template, weights, cell_of("fp32"), tmp_path / "a.mlmodel")
+    backend.encode(template, QuantizedModel(weights), cell_of("fp32"), tmp_path / "a.mlmodel")
     x = images(2, (3, 9, 8))
     got = backend.open(tmp_path / "a.mlmodel").run({"image": x})["logits"]
     np.testing.assert_allclose(got, program.run({"image": x})["logits"], atol=1e-5)
@@ -368,14 +378,14 @@ def test_what_coremltools_cannot_convert_is_a_backend_error(tmp_path):
 
 def test_files_that_are_no_neural_network(program, template, tmp_path):
     cell, good = cell_of("w4-linear"), tmp_path / "good.mlmodel"
-    backend.encode(template, quantized(program, cell.scheme), cell, good)
+    backend.encode(template, QuantizedModel(quantized(program, cell.scheme)), cell, good)
     bad = tmp_path / "bad.mlmodel"
     for cut in (0, 1, 10, 500, len(good.read_bytes()) - 1):
         bad.write_bytes(good.read_bytes()[:cut])
-        with pytest.raises(InputError, match=r"bad\.mlmodel.*(cut short|empty)"):
+        with pytest.raises(InputError, match=r"bad\.mlmodel.*(truncated|empty)"):
             backend.open(bad)
     bad.write_bytes(b"not a model at all")
-    with pytest.raises(InputError, match=r"bad\.mlmodel: no Core ML model"):
+    with pytest.raises(InputError, match=r"bad\.mlmodel: not a Core ML model"):
         backend.open(bad)
     with pytest.raises(InputError, match=r"nothing\.mlmodel: cannot be read"):
         backend.open(tmp_path / "nothing.mlmodel")

@@ -1,4 +1,4 @@
-"""Layer types of neuralnetwork files against torch, one by one and in batches."""
+"""LayerContext types of neuralnetwork files against torch, one by one and in batches."""
 
 import numpy as np
 import pytest

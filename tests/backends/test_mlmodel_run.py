@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from mlmodel_spec import RNG, Spec, fill, floats
 
-from mobconv.backends.coreml.vendor import proto
+from mobconv.backends.apple.vendor import proto
 from mobconv.backends.mlmodel import model, runner
 from mobconv.errors import BackendError, InputError
 
@@ -158,7 +158,7 @@ def test_networks_whose_edges_make_no_sense(tmp_path):
     spec = Spec(1, 4)
     refused(spec, tmp_path, "without layers", InputError)
     spec.add("add", inputs=["y"], alpha=1.0)
-    refused(spec, tmp_path, "takes 'y', which nothing before it computes", InputError)
+    refused(spec, tmp_path, "reads 'y', which no layer before it computes", InputError)
     spec = Spec(1, 4)
     spec.add("add", alpha=1.0)
     spec.spec.description.output.add(name="nowhere").type.multiArrayType.SetInParent()

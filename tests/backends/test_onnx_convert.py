@@ -8,6 +8,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from mobconv import backends
+from mobconv.backends.base import Entry
 from mobconv.backends.onnx.convert import TEMPLATE, convert
 from mobconv.errors import BackendError
 from mobconv.model.trace import trace
@@ -44,7 +45,7 @@ def program(module, *shape):
 def test_layers_that_follow_each_other(tmp_path, module, shape):
     traced = program(module, *shape)
     backend = backends.get("onnx")
-    folder = templates.template(backend, traced, Compute.FP32, tmp_path)
+    folder = templates.template(backend, Entry(traced), Compute.FP32, tmp_path)
     runner = backend.open(templates.float_artifact(backend, folder, traced, Compute.FP32))
     image = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     expected = traced.run({"image": image})["logits"]

@@ -8,10 +8,13 @@ import torch
 from torch import nn
 
 from mobconv import backends
+from mobconv.backends.base import Entry
 from mobconv.errors import BackendError
 from mobconv.model.trace import trace
-from mobconv.pipeline import network, templates
+from mobconv.pipeline import templates
+from mobconv.pipeline.quantized import quantize_model
 from mobconv.pipeline.reference import reference
+from mobconv.quantize.model import QuantizedModel
 from mobconv.schemes import Cell, Compute
 
 LEVEL = "session.qdq_matmulnbits_accuracy_level"
@@ -34,17 +37,17 @@ def steps(tmp_path_factory):
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("steps")
     traced = trace(Steps().eval(), {"x": np.zeros((1, 9, 256), np.float32)})
-    return traced, templates.template(backends.get("onnx"), traced, Compute.FP32, folder)
+    return traced, templates.template(backends.get("onnx"), Entry(traced), Compute.FP32, folder)
 
 
 def encoded(steps, name, path):
     """Writes the file; gives an input and what the reference computes from it."""
     program, template = steps
     cell = Cell.parse(f"onnx/{name}")
-    weights = network.quantize_all(program, cell.scheme)
-    backends.get("onnx").encode(template, weights, cell, path)
+    model = quantize_model(program, cell.scheme)
+    backends.get("onnx").encode(template, model, cell, path)
     x = np.random.default_rng(0).normal(size=(1, 9, 256)).astype(np.float32)
-    return x, next(iter(reference(program, weights, cell.scheme).run({"x": x}).values()))
+    return x, next(iter(reference(program, model, cell.scheme).run({"x": x}).values()))
 
 
 def worst(path, x, expected, **entries):
@@ -130,8 +133,12 @@ def test_tables_are_refused_before_anything_is_written(steps, name, tmp_path):
 def test_a_layer_rule_cannot_bring_a_table_into_a_native_file(steps, tmp_path):
     """One bit in a linear file is a table: the layer is named."""
     program, template = steps
-    weights = network.quantize_all(program, Cell.parse("onnx/w4-linear").scheme)
-    weights["second.weight"] = network.quantize_all(program, Cell.parse("onnx/w1-linear").scheme)["second.weight"]
+    four_bits, one_bit = (
+        quantize_model(program, Cell.parse(f"onnx/{name}").scheme) for name in ("w4-linear", "w1-linear")
+    )
+    weights = {**four_bits.weights, "second.weight": one_bit.weights["second.weight"]}
     with pytest.raises(BackendError, match=r"second\.weight: ONNX has no type for a lookup table"):
-        backends.get("onnx").encode(template, weights, Cell.parse("onnx/w4-linear@native"), tmp_path / "a.onnx")
+        backends.get("onnx").encode(
+            template, QuantizedModel(weights), Cell.parse("onnx/w4-linear@native"), tmp_path / "a.onnx"
+        )
     assert not list(tmp_path.iterdir())

@@ -8,14 +8,14 @@ import pytest
 
 from mobconv.backends import weight_map
 from mobconv.errors import BackendError
-from mobconv.model.trace import Site
+from mobconv.model.program import WeightSite
 
 SITES = {
-    "conv": Site("conv", (4, 3, 2, 5), 0, "aten.conv2d.default"),
-    "linear": Site("linear", (6, 7), 0, "aten.linear.default"),
-    "square": Site("square", (5, 5), 0, "aten.linear.default"),
-    "transposed": Site("transposed", (3, 2, 2, 2), 1, "aten.conv_transpose2d.input"),
-    "column": Site("column", (4, 1), 0, "aten.linear.default"),
+    "conv": WeightSite("conv", (4, 3, 2, 5), 0, "aten.conv2d.default"),
+    "linear": WeightSite("linear", (6, 7), 0, "aten.linear.default"),
+    "square": WeightSite("square", (5, 5), 0, "aten.linear.default"),
+    "transposed": WeightSite("transposed", (3, 2, 2, 2), 1, "aten.conv_transpose2d.input"),
+    "column": WeightSite("column", (4, 1), 0, "aten.linear.default"),
 }
 PRINTS = weight_map.fingerprints(SITES)
 
@@ -115,6 +115,6 @@ def test_a_network_without_quantizable_weights():
 
 
 def test_too_many_weights():
-    sites = {"w": Site("w", (2**15, 2**16), 0, "aten.linear.default")}
-    with pytest.raises(BackendError, match=re.escape(f"{2**31} weights are more")):
+    sites = {"w": WeightSite("w", (2**15, 2**16), 0, "aten.linear.default")}
+    with pytest.raises(BackendError, match=re.escape(f"{2**31} weights: mobconv converts")):
         weight_map.fingerprints(sites)

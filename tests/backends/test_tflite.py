@@ -15,6 +15,7 @@ import pytest
 from mobconv import backends
 from mobconv.backends.tflite import backend
 from mobconv.errors import BackendError, OutputError
+from mobconv.quantize.model import QuantizedModel
 from mobconv.quantize.weights import FloatWeight, QuantizedWeight
 from mobconv.schemes import Cell, Compute, Granularity, Mode, Scheme, Storage
 
@@ -199,7 +200,7 @@ def test_every_scheme_keeps_codes_results_and_size(scheme, tiny, template, image
     cell = Cell("tflite", scheme)
     weights = weights_of(tiny, scheme)
     path = tmp_path / cell.path("tflite")
-    encoded = backend.encode(template, weights, cell, path)
+    encoded = backend.encode(template, QuantizedModel(weights), cell, path)
 
     reader = Reader(path)
     for index, weight in zip(reader.weights(), weights.values(), strict=True):
@@ -234,7 +235,7 @@ def test_float_files_hold_the_values_and_half_of_the_bytes(tiny, template, image
     for bits in (32, 16):
         weights = weights_of(tiny, Scheme(bits))
         path = tmp_path / f"fp{bits}.tflite"
-        encoded = backend.encode(template, weights, Cell("tflite", Scheme(bits)), path)
+        encoded = backend.encode(template, QuantizedModel(weights), Cell("tflite", Scheme(bits)), path)
         values = {name: weight.values for name, weight in weights.items()}
         if bits == 16:  # biases too
             values = {name: held.astype(np.float16).astype(np.float32) for name, held in tiny.floats().items()}
@@ -259,7 +260,7 @@ def test_rules_give_every_layer_its_own_form_in_one_file(tiny, template, images,
     rules = dict(zip(tiny.sites, map(Scheme.parse, forms), strict=True))
     weights = weights_of(tiny, Scheme.parse("w5-linear"), rules)
     path = tmp_path / "mixed.tflite"
-    encoded = backend.encode(template, weights, Cell.parse("tflite/w5-linear"), path)
+    encoded = backend.encode(template, QuantizedModel(weights), Cell.parse("tflite/w5-linear"), path)
     assert_conversion_loses_nothing(
         backend.open(path, 1).run({"image": images})["logits"], reference(tiny, weights, images)["logits"]
     )
@@ -273,7 +274,7 @@ def test_weights_are_decoded_once_and_stay(text, tiny, template, images, tmp_pat
 
     path = tmp_path / "cell.tflite"
     weights = weights_of(tiny, Scheme.parse(text))
-    backend.encode(template, weights, Cell.parse(f"tflite/{text}"), path)
+    backend.encode(template, QuantizedModel(weights), Cell.parse(f"tflite/{text}"), path)
     interpreter = Interpreter(model_path=str(path), num_threads=1)
     interpreter.allocate_tensors()
     reader = Reader(path)
@@ -295,7 +296,9 @@ def test_weights_are_decoded_once_and_stay(text, tiny, template, images, tmp_pat
 def test_the_same_weights_give_the_same_bytes(tiny, template, tmp_path):
     paths = [tmp_path / f"{i}.tflite" for i in range(2)]
     for path in paths:
-        backend.encode(template, weights_of(tiny, Scheme.parse("w6-linear")), Cell.parse("tflite/w6-linear"), path)
+        backend.encode(
+            template, QuantizedModel(weights_of(tiny, Scheme.parse("w6-linear"))), Cell.parse("tflite/w6-linear"), path
+        )
     assert paths[0].read_bytes() == paths[1].read_bytes()
     assert [entry.name for entry in sorted(tmp_path.iterdir())] == ["0.tflite", "1.tflite"]
 
@@ -303,9 +306,11 @@ def test_the_same_weights_give_the_same_bytes(tiny, template, tmp_path):
 def test_edges_keep_their_names_and_the_rest_has_none(tiny, template, tmp_path):
     path = tmp_path / "cell.tflite"
     weights = weights_of(tiny, Scheme.parse("w4-kmeans"))
-    plain = backend.encode(template, weights, Cell.parse("tflite/w4-kmeans"), path)
+    plain = backend.encode(template, QuantizedModel(weights), Cell.parse("tflite/w4-kmeans"), path)
     assert backend.open(path).record == ""
-    recorded = backend.encode(template, weights, Cell.parse("tflite/w4-kmeans"), path, '{"cell": "tflite/w4-kmeans"}')
+    recorded = backend.encode(
+        template, QuantizedModel(weights), Cell.parse("tflite/w4-kmeans"), path, '{"cell": "tflite/w4-kmeans"}'
+    )
     assert recorded.weight_bytes == plain.weight_bytes
     runner = backend.open(path)
     assert [(spec.name, spec.shape, spec.dtype) for spec in runner.inputs] == [("image", (1, 3, 9, 9), "float32")]
@@ -319,11 +324,11 @@ def test_a_weight_that_is_missing_or_does_not_fit_is_named(tiny, template, tmp_p
     weights = weights_of(tiny, Scheme.parse("w4-kmeans"))
     name = next(iter(weights))
     lacking = {other: weight for other, weight in weights.items() if other != name}
-    with pytest.raises(BackendError, match=f"no weights were given for {name}"):
-        backend.encode(template, lacking, Cell.parse("tflite/w4-kmeans"), tmp_path / "a.tflite")
+    with pytest.raises(BackendError, match=f"do not agree on {name}"):
+        backend.encode(template, QuantizedModel(lacking), Cell.parse("tflite/w4-kmeans"), tmp_path / "a.tflite")
     wrong = weights | {name: FloatWeight(name, np.zeros((2, 2, 2, 2), np.float32))}
     with pytest.raises(BackendError, match=name):
-        backend.encode(template, wrong, Cell.parse("tflite/w4-kmeans"), tmp_path / "a.tflite")
+        backend.encode(template, QuantizedModel(wrong), Cell.parse("tflite/w4-kmeans"), tmp_path / "a.tflite")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -334,7 +339,9 @@ def test_nothing_half_written_is_left(stop, tiny, template, tmp_path, monkeypatc
 
     monkeypatch.setattr(Path, "replace", replace)
     with pytest.raises(KeyboardInterrupt if stop is KeyboardInterrupt else OutputError):
-        backend.encode(template, weights_of(tiny, Scheme(32)), Cell.parse("tflite/fp32"), tmp_path / "a.tflite")
+        backend.encode(
+            template, QuantizedModel(weights_of(tiny, Scheme(32))), Cell.parse("tflite/fp32"), tmp_path / "a.tflite"
+        )
     assert list(tmp_path.iterdir()) == []
 
 

@@ -76,7 +76,7 @@ def parse(path):
 
 def audited(path, decoded=True):
     """The audit, held to the file. decoded: whether ops of the file decode weights, which take bytes too."""
-    found = backends.get("tflite").audit(path)
+    found = backends.get("tflite").size_audit(path)
     values, scales, zeros, _ = parse(path)
     rest = dict(found.rest)
     weights = sum(t.code_bytes + t.table_bytes + t.scale_bytes + t.zero_point_bytes for t in found.tensors)
@@ -233,18 +233,18 @@ class TestDamaged:
     def test_no_tflite(self, tmp_path, content):
         (tmp_path / "net.tflite").write_bytes(content)
         with pytest.raises(InputError, match=r"net\.tflite"):
-            backends.get("tflite").audit(tmp_path / "net.tflite")
+            backends.get("tflite").size_audit(tmp_path / "net.tflite")
 
     def test_cut_short(self, plain, tmp_path):
         data = plain.read_bytes()
         for share in (0.01, 0.3, 0.9, 0.99):
             (tmp_path / "net.tflite").write_bytes(data[: int(len(data) * share)])
-            with pytest.raises(InputError, match="damaged or cut short"):
-                backends.get("tflite").audit(tmp_path / "net.tflite")
+            with pytest.raises(InputError, match="damaged or truncated"):
+                backends.get("tflite").size_audit(tmp_path / "net.tflite")
 
     def test_a_missing_file(self, tmp_path):
         with pytest.raises(InputError, match="cannot read"):
-            backends.get("tflite").audit(tmp_path / "gone.tflite")
+            backends.get("tflite").size_audit(tmp_path / "gone.tflite")
 
     def test_flipped_bytes_never_end_in_a_traceback(self, plain, tmp_path):
         """In the tables, which stand at the end; what still reads as a file adds up."""
@@ -255,6 +255,6 @@ class TestDamaged:
                 broken[at] = int(random.integers(0, 256))
             (tmp_path / "net.tflite").write_bytes(broken)
             try:
-                backends.get("tflite").audit(tmp_path / "net.tflite")
+                backends.get("tflite").size_audit(tmp_path / "net.tflite")
             except InputError as error:
                 assert "net.tflite" in str(error)

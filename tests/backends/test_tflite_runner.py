@@ -10,6 +10,7 @@ from mobconv.backends.tflite import backend
 from mobconv.errors import InputError
 from mobconv.model.trace import trace
 from mobconv.quantize import quantize
+from mobconv.quantize.model import QuantizedModel
 from mobconv.schemes import Cell
 
 
@@ -17,7 +18,7 @@ def written(program, template, cell, path):
     backend.convert(program, cell.compute, template)
     values = program.floats()
     weights = {name: quantize(name, values[name], site.axis, cell.scheme) for name, site in program.sites.items()}
-    backend.encode(template, weights, cell, path)
+    backend.encode(template, QuantizedModel(weights), cell, path)
     return path
 
 
@@ -76,7 +77,7 @@ def test_a_batch_built_into_the_graph_is_run_one_by_one(tmp_path):
 
 def test_feeds_that_do_not_fit_are_named(encoded, images):
     runner = backend.open(encoded)
-    with pytest.raises(InputError, match=r"takes image, and was given pixels"):
+    with pytest.raises(InputError, match=r"has the inputs image; given: pixels"):
         runner.run({"pixels": images})
     with pytest.raises(InputError, match=r"image is \[1, 3, 9, 9\] in the file, \[40, 3, 9, 8\] was given"):
         runner.run({"image": images[..., :8]})

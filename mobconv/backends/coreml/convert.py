@@ -1,14 +1,14 @@
 """A program -> float templates on disk, with the map of where each parameter lives in them.
 
     template/
-        iOS16.mlpackage    the program at the oldest target that takes it (iOS16, else iOS17, else iOS18)
-        iOS18.mlpackage    the same raised to iOS18, for the forms that need it
+        iOS16.mlpackage    the program at the oldest target that converts it (iOS16, else iOS17, else iOS18)
+        iOS18.mlpackage    the same program raised to iOS18, for the forms that need it
         map.json           {"places": ..., "targets": [...], "floats": [...], "base": {...}}
 
-The network is converted once, with fingerprints for weights and computing in fp32. What else is made of
-it are coremltools' own passes over the saved program: raising it to iOS18 and, for compute fp16, its cast
-of every op to fp16. That cast keeps no fingerprints, so the weights carry digits in base 2048 through it
-instead, which fp16 holds exactly: one run of the pass a digit, put together again afterwards.
+The network is converted once, with fingerprints for weights, computing in fp32. coremltools' own passes then change
+the saved program: they raise it to iOS18 and, for compute fp16, cast every operation to fp16. That cast rounds
+fingerprints, so the weights carry their digits in base 2048 through it instead, which fp16 represents exactly: one run
+of the pass for each digit, and the digits are put together again afterwards.
 """
 
 from __future__ import annotations
@@ -23,30 +23,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobconv.backends import weight_map
-from mobconv.backends.coreml import image, mil, package
+from mobconv.backends.apple.vendor import coremltools, quiet
+from mobconv.backends.coreml import image, image_type, mil, package
 from mobconv.backends.coreml.package import Package
-from mobconv.backends.coreml.rewrite import build, held_count, main_block
-from mobconv.backends.coreml.vendor import coremltools, quiet
+from mobconv.backends.coreml.rewrite import build, main_block, stored_count
 from mobconv.backends.weight_map import Places
 from mobconv.errors import BackendError
-from mobconv.model.trace import Program
+from mobconv.model.program import Program
 from mobconv.quantize.weights import FloatWeight, Weight
 from mobconv.schemes import Compute
 
 # name of a target -> specification version (coremltools: _SPECIFICATION_VERSION_IOS_16 and so on)
 TARGETS = {"iOS16": 7, "iOS17": 8, "iOS18": 9}
-_DIGIT = 2048  # fp16 holds every integer up to here
+_DIGIT = 2048  # fp16 represents every integer up to here
 
 
-def convert(program: Program, compute: Compute, directory: Path) -> None:
+def convert(program: Program, compute: Compute, directory: Path, options: Mapping[str, Any] | None = None) -> None:
     """Write the templates of a program into an existing empty folder.
 
-    Raises BackendError with the converter's own words when it refuses, or when a weight cannot be found
-    in what it made.
+    options: see `image_type`. Raises BackendError with the converter's message when it refuses the network, and for a
+    weight that the converted program does not have.
     """
     with tempfile.TemporaryDirectory() as scratch_name:
         scratch = Path(scratch_name)
-        target, first = _convert_once(program, scratch / "fp32.mlpackage")
+        target, first = _convert_once(
+            program, scratch / "fp32.mlpackage", image_type.converter_inputs(program, options)
+        )
         places = weight_map.locate(constants(first), program.sites)
         if compute is Compute.FP16:
             first, places = _to_fp16(first, places, program, TARGETS[target], scratch)
@@ -55,7 +57,7 @@ def convert(program: Program, compute: Compute, directory: Path) -> None:
         if target != "iOS18":
             templates["iOS18"] = _raised(first, scratch / "iOS18.mlpackage")
             _same_constants(first, templates["iOS18"])
-        # one number a tensor, so that no two are equal and stored once
+        # a number for each tensor, so that no two are equal and stored once
         weights: dict[str, Weight] = {
             name: FloatWeight(name, np.full(site.shape, i % _DIGIT, np.float32))
             for i, (name, site) in enumerate(program.sites.items(), 1)
@@ -67,7 +69,7 @@ def convert(program: Program, compute: Compute, directory: Path) -> None:
                 image.declare(template.spec, program.image, program.labels)
             package.write(directory / f"{name}.mlpackage", _contents(template))
             files = build(template, places, weights, floats=())
-            base[name] = sum(map(len, files.values())) - width * held_count(places)
+            base[name] = sum(map(len, files.values())) - width * stored_count(places)
         weight_map.save(
             directory / "map.json",
             places,
@@ -76,7 +78,7 @@ def convert(program: Program, compute: Compute, directory: Path) -> None:
 
 
 def constants(template: Package) -> Iterator[tuple[str, NDArray[Any]]]:
-    """(name, value) of every constant of the main function that is a tensor."""
+    """(name, values) of every constant tensor of the main function."""
     for op in main_block(template.spec).operations:
         if op.type == "const" and op.outputs:
             value = mil.read_value(op.attributes["val"], template.read_blob)
@@ -84,8 +86,8 @@ def constants(template: Package) -> Iterator[tuple[str, NDArray[Any]]]:
                 yield op.outputs[0].name, value
 
 
-def _convert_once(program: Program, path: Path) -> tuple[str, Package]:
-    """Convert at the oldest target that takes the program -> its name, and the package."""
+def _convert_once(program: Program, path: Path, inputs: list[Any] | None) -> tuple[str, Package]:
+    """Convert at the oldest target that can -> its name, and the package. inputs: for coremltools.convert."""
     ct = coremltools()
     with quiet():
         exported = weight_map.placeholder(program).exported().run_decompositions({})
@@ -97,7 +99,7 @@ def _convert_once(program: Program, path: Path) -> tuple[str, Package]:
                     convert_to="mlprogram",
                     minimum_deployment_target=getattr(ct.target, name),
                     compute_precision=ct.precision.FLOAT32,
-                    inputs=_image_types(program),
+                    inputs=inputs,
                     outputs=[ct.TensorType(name=output) for output in program.outputs],
                     skip_model_load=True,
                 )
@@ -106,35 +108,25 @@ def _convert_once(program: Program, path: Path) -> tuple[str, Package]:
         except Exception as error:  # the converter raises dozens of types
             if name == "iOS18":
                 raise BackendError(f"coremltools cannot convert this network: {error}") from error
-    found = package.read(path)
-    _clean(found.spec)
-    _rename_inputs(found.spec, list(program.example))
-    return name, found
-
-
-def _image_types(program: Program) -> list[Any] | None:
-    """coremltools' own image input, where its scale and bias are asked for; None for inputs as they are traced."""
-    if program.scaled is None:
-        return None
-    ct, (scale, bias) = coremltools(), program.scaled
-    shape = next(iter(program.example.values())).shape
-    layout = getattr(ct.colorlayout, program.image.upper())
-    return [ct.ImageType(shape=shape, scale=scale, bias=list(bias), color_layout=layout)]
+    converted = package.read(path)
+    _clean(converted.spec)
+    _rename_inputs(converted.spec, list(program.example))
+    return name, converted
 
 
 def _rename_inputs(spec: Any, names: list[str]) -> None:
-    """Give the inputs the names of the program's, in order (the converter takes those of `forward`)."""
+    """Give inputs the program's names, in order (the converter uses those of `forward`)."""
     main, block = spec.mlProgram.functions["main"], main_block(spec)
     if len(main.inputs) != len(names):
-        found = ", ".join(held.name for held in main.inputs)
-        raise BackendError(f"the converted network takes {found or 'nothing'}, the program {', '.join(names)}")
-    new = {held.name: name for held, name in zip(main.inputs, names, strict=True)}
-    taken = {output.name for op in block.operations for output in op.outputs}
-    clash = taken.intersection(names)
+        converted = ", ".join(entry.name for entry in main.inputs) or "none"
+        raise BackendError(f"the converted network has the inputs {converted}, the program {', '.join(names)}")
+    new = {entry.name: name for entry, name in zip(main.inputs, names, strict=True)}
+    inner = {output.name for op in block.operations for output in op.outputs}
+    clash = inner.intersection(names)
     if clash:
-        raise BackendError(f"the input name {', '.join(sorted(clash))} is taken within the network; choose another")
-    for held in [*main.inputs, *spec.description.input]:
-        held.name = new.get(held.name, held.name)
+        raise BackendError(f"the input name {', '.join(sorted(clash))} is in use within the network; choose another")
+    for entry in [*main.inputs, *spec.description.input]:
+        entry.name = new.get(entry.name, entry.name)
     bindings = (b for op in block.operations for argument in op.inputs.values() for b in argument.arguments)
     for binding in bindings:
         if binding.WhichOneof("binding") == "name":
@@ -142,7 +134,7 @@ def _rename_inputs(spec: Any, names: list[str]) -> None:
 
 
 def _clean(spec: Any) -> None:
-    """Drop what would differ from day to day, and constants that the program has already."""
+    """Drop the date of conversion, and constants that the program has twice."""
     metadata = spec.description.metadata.userDefined
     for key in [key for key in metadata if key.endswith(".conversion_date")]:
         del metadata[key]
@@ -150,9 +142,9 @@ def _clean(spec: Any) -> None:
 
 
 def _share_constants(block: Any) -> None:
-    """One constant for all equal strides, pads, bounds and the like: coremltools writes each op its own.
+    """Keep one constant for all equal strides, pads, bounds and so on: coremltools writes one for each operation.
 
-    Float tensors stay as they are: other values will come into them. In a MobileNetV2 this is 35 of 84 KB.
+    Float tensors stay as they are, since other values will replace theirs. In a MobileNetV2 this saves 35 of 84 KB.
     """
     if any(op.blocks for op in block.operations):  # loops and branches read names from outside
         return
@@ -180,7 +172,7 @@ def _share_constants(block: Any) -> None:
 
 
 def _to_fp16(source: Package, places: Places, program: Program, version: int, scratch: Path) -> tuple[Package, Places]:
-    """coremltools' cast to fp16, with the weights placed again. What normalises pixels stays in fp32."""
+    """coremltools' cast to fp16, and the weights' places in its result. Normalisation of pixels stays in fp32."""
     sites, edges = program.sites, set(program.example) if program.image else set()
 
     def cast(op: Any) -> bool:
@@ -188,7 +180,7 @@ def _to_fp16(source: Package, places: Places, program: Program, version: int, sc
 
     indices = {name: values.view(np.int32) for name, values in weight_map.fingerprints(dict(sites)).items()}
     largest = max(int(values.max()) for values in indices.values()) if indices else 0
-    found: dict[str, NDArray[np.int64]] = {}
+    numbers: dict[str, NDArray[np.int64]] = {}
     for power in itertools.count():
         if _DIGIT**power > largest and power:
             break
@@ -213,9 +205,9 @@ def _to_fp16(source: Package, places: Places, program: Program, version: int, sc
         for key, value in constants(after):
             integers = value.dtype == np.float16 and value.ndim and np.all((value >= 0) & (value < _DIGIT))
             if integers and np.all(value == np.floor(value)):
-                held = found.setdefault(key, np.zeros(value.shape, np.int64))
-                held += value.astype(np.int64) * _DIGIT**power
-    whole = ((key, value.astype(np.int32).view(np.float32)) for key, value in found.items())
+                number = numbers.setdefault(key, np.zeros(value.shape, np.int64))
+                number += value.astype(np.int64) * _DIGIT**power
+    whole = ((key, value.astype(np.int32).view(np.float32)) for key, value in numbers.items())
     return after, weight_map.locate(whole, sites)
 
 
@@ -229,7 +221,7 @@ def _raised(source: Package, path: Path) -> Package:
 def _passed(
     before: Path, after: Path, version: int, passes: list[str], options: Mapping[str, dict[str, Any]] | None = None
 ) -> Package:
-    """Load a package into coremltools, run some of its passes, save it at a specification version."""
+    """Load a package into coremltools, run some of its passes, and save it at a specification version."""
     ct = coremltools()
     try:
         with quiet():
@@ -240,10 +232,10 @@ def _passed(
             model = ct.models.MLModel(str(before), skip_model_load=True)
             spec = model.get_spec()
             loaded = load(spec, specification_version=version, file_weights_dir=model.weights_dir)
-            # here, for mil_convert drops the cast to fp16 from the passes that it is given
+            # run here, as mil_convert drops the cast to fp16 from the passes that it is given
             pipeline = ct.PassPipeline(passes, "mobconv")
-            for name, held in (options or {}).items():
-                pipeline.set_options(name, held)
+            for name, settings in (options or {}).items():
+                pipeline.set_options(name, settings)
             PassPipelineManager.apply_pipeline(loaded, pipeline)
             mil_convert(
                 loaded,
@@ -256,23 +248,23 @@ def _passed(
                 skip_model_load=True,
             ).save(str(after))
     except Exception as error:
-        raise BackendError(f"coremltools cannot rewrite the network it converted: {error}") from error
-    found = package.read(after)
-    _clean(found.spec)
-    return found
+        raise BackendError(f"coremltools cannot rewrite the network that it converted: {error}") from error
+    rewritten = package.read(after)
+    _clean(rewritten.spec)
+    return rewritten
 
 
 def _same_constants(first: Package, second: Package) -> None:
-    """Raises BackendError unless both hold the same weights under the same names."""
-    held = dict(constants(second))
+    """Raise BackendError unless both have the same weights under the same names."""
+    others = dict(constants(second))
     for key, value in constants(first):
-        if value.dtype.kind == "f" and not (key in held and np.array_equal(held[key], value, equal_nan=True)):
+        if value.dtype.kind == "f" and not (key in others and np.array_equal(others[key], value, equal_nan=True)):
             raise BackendError(f"coremltools changed the constant {key} when it raised the program to iOS18")
 
 
 def _float_parameters(template: Package, places: Places, program: Program) -> list[str]:
-    """Names of constants that hold the other float parameters (biases and so on), told by their value."""
-    taken = {found.key for held in places.values() for found in held}
+    """Names of constants that are the other float parameters (biases and so on), found by their values."""
+    placed = {place.key for placements in places.values() for place in placements}
     values: set[bytes] = set()
     for name, value in program.floats().items():
         if name not in program.sites and np.all(np.abs(value) <= np.finfo(np.float16).max):
@@ -280,10 +272,10 @@ def _float_parameters(template: Package, places: Places, program: Program) -> li
     return [
         key
         for key, value in constants(template)
-        if key not in taken and value.ndim and value.dtype == np.float32 and value.ravel().tobytes() in values
+        if key not in placed and value.ndim and value.dtype == np.float32 and value.ravel().tobytes() in values
     ]
 
 
 def _contents(template: Package) -> dict[str, bytes]:
-    """The package as it is, in our own deterministic form."""
+    """The files of a package, unchanged but in our deterministic form."""
     return build(template, {}, {}, floats=())

@@ -1,7 +1,7 @@
 """constexpr operations -> numpy arrays: the forms of iOS16 (attributes) and iOS18 (inputs) alike.
 
-These are the formulas of coremltools (mil/ops/defs/iOS16/constexpr_ops.py, iOS18/compression.py),
-computed in float32 and rounded once to the declared type: what an exact runtime would do.
+The formulas are those of coremltools (mil/ops/defs/iOS16/constexpr_ops.py, iOS18/compression.py), computed in float32
+and rounded once to the declared type, as an exact runtime would do.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Array = NDArray[Any]
 def decode(kind: str, values: Values) -> Array:
     """The constant that a constexpr operation stands for. values: its parameters, decoded.
 
-    Raises BackendError for an operation that is not known, InputError where its parameters do not fit.
+    Raises BackendError for an unknown operation, InputError where its parameters do not fit.
     """
     if kind not in _DECODERS:
         raise BackendError(f"{kind} is a compressed form that mobconv does not decode")
@@ -36,7 +36,7 @@ def decode(kind: str, values: Values) -> Array:
 
 
 def spread(values: Array, shape: tuple[int, ...]) -> Array:
-    """Repeat blockwise until the shape fits. Raises ValueError where blocks do not divide it."""
+    """Repeat values along each axis to a shape. Raises ValueError where the groups do not divide it."""
     if values.ndim != len(shape):
         raise ValueError(f"rank {values.ndim} against {len(shape)}")
     for axis, (have, want) in enumerate(zip(values.shape, shape, strict=True)):
@@ -51,13 +51,13 @@ def _affine(values: Values) -> Array:
     data, scale, zero = values["quantized_data"], values["scale"], values["zero_point"]
     view = [1] * data.ndim
     view[int(values["axis"])] = -1
-    scale, zero = (held.reshape(view) if held.ndim else held for held in (scale, zero))
+    scale, zero = (values.reshape(view) if values.ndim else values for values in (scale, zero))
     centred = data.astype(np.float32) - zero.astype(np.float32)
     return _scaled(centred, scale)
 
 
 def _scaled(values: Array, scale: Array, shape: tuple[int, ...] | None = None) -> Array:
-    """The product, rounded once to the type of the scale, which is spread to `shape` where one is given."""
+    """values * scale, rounded once to the scale's type. shape: of the result, if the scale has groups."""
     dtype = scale.dtype
     if shape is not None:
         scale = spread(scale, shape)
@@ -75,7 +75,7 @@ def _shift_scale(values: Values) -> Array:
 
 def _lut(values: Values) -> Array:
     table = values["lut"]
-    if "shape" in values:  # iOS16: a bit stream, and the shape beside it
+    if "shape" in values:  # iOS16: a bit stream, and the shape as a parameter
         shape = tuple(int(size) for size in values["shape"])
         stream = packing.unpack(values["indices"], int(math.log2(table.size)), math.prod(shape))
         return np.asarray(table[stream].reshape(shape))
@@ -84,12 +84,12 @@ def _lut(values: Values) -> Array:
         raise ValueError(f"a table of rank {table.ndim} for indices of rank {codes.ndim}")
     groups, entries, vector = table.shape[:-2], table.shape[-2], table.shape[-1]
     group = spread(np.arange(math.prod(groups)).reshape(groups), codes.shape)
-    found = table.reshape(-1, entries, vector)[group, codes]
+    looked_up = table.reshape(-1, entries, vector)[group, codes]
     if vector == 1:
-        return np.asarray(found[..., 0])
+        return np.asarray(looked_up[..., 0])
     axis = int(values["vector_axis"]) % codes.ndim
     shape = tuple(size * vector if i == axis else size for i, size in enumerate(codes.shape))
-    return np.asarray(np.moveaxis(found, -1, axis + 1).reshape(shape))
+    return np.asarray(np.moveaxis(looked_up, -1, axis + 1).reshape(shape))
 
 
 def _sparse(values: Values) -> Array:

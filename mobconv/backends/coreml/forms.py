@@ -1,10 +1,10 @@
-"""How a weight is held in an ML Program: the operations that take the place of its float constant.
+"""How a weight is stored in an ML Program: the operations in place of its float constant.
 
 Q is the shape of the constant, n the width, F the float type of the program (fp32 or fp16). G is the
 shape of the groups: all ones, with the number of groups at the channel axis for granularity channel and oc16.
 Codes are stored in the constant's layout, C order, as a bit stream with the least significant bit first.
-What is written in capitals is an operation; its output feeds the next, the last one has the name of the
-constant that it replaces. "iOS16" forms hold their parameters as attributes, "iOS18" ones as inputs.
+Operations are written in capitals; the output of each goes into the next, and the last one has the name of the constant
+that it replaces. "iOS16" forms have their parameters as attributes, "iOS18" ones as inputs.
 
 | mode, width            | operations                                                                    |
 |------------------------|-------------------------------------------------------------------------------|
@@ -27,15 +27,14 @@ constant that it replaces. "iOS16" forms hold their parameters as attributes, "i
 | symmetric 6 3 2        | the same with lut int8 -2^(n-1) .. 2^(n-1)-1 and no offset                    |
 | linear, symmetric 7 5  | codes = lo + 2^(n-1) * hi, then SHIFT_SCALE: see `_split_codes`               |
 
-In the two splits lo = code mod 2^(n-1) is stored as uint<n-1> (6 or 4 bits) and hi = code >> (n-1)
-as uint1, both of shape Q: code = lo + hi * 2^(n-1), n bits in all. hi is one blob that several
-operations name. The zero points of linear 7 and 5 are fp16 (their data are floats), all others uint<n>
-or uint8.
+In the two splits lo = code mod 2^(n-1) is stored as uint<n-1> (6 or 4 bits) and hi = code >> (n-1) as uint1, both of
+shape Q: code = lo + hi * 2^(n-1), n bits in all. hi is one blob that several operations read. The zero points of linear
+7 and 5 are fp16 (their data are floats), all others uint<n> or uint8.
 
-Codes lie in weight.bin (below ten of them: in the program). Scales, zero points and tables stand in the
-program as immediate values up to 8 KiB. coremltools writes that way what has fewer than ten elements and
-reads it at any length; longer float immediates are the one place where these files differ from what its own
-optimizers write, besides the splits. Operations in between are named q1, q2 and so on.
+Codes are in weight.bin (fewer than ten: in the program). Scales, zero points and tables are immediate values of the
+program up to 8 KiB. coremltools writes values of fewer than ten elements that way, and reads them at any length: longer
+float immediates and the splits are all that differs from the files of its own optimizers. Operations in between are
+named q1, q2 and so on.
 """
 
 from __future__ import annotations
@@ -53,24 +52,23 @@ from mobconv.backends.coreml.weights_file import DTYPES, BlobWriter
 from mobconv.backends.weight_map import Placement
 from mobconv.errors import BackendError
 from mobconv.quantize import packing
-from mobconv.quantize.weights import FloatWeight, QuantizedWeight, Weight
-from mobconv.schemes import Mode
+from mobconv.quantize.weights import FloatWeight, Form, QuantizedWeight, Weight
 
-# Constants of fewer elements stand in the program, as coremltools has it (a blob starts with 64 bytes).
+# Constants of fewer elements are in the program, as coremltools writes them (a blob has a header of 64 bytes).
 _FEW = 10
-# Scales, zero points and tables up to this many bytes stand in the program too. coremltools would put
-# them into weight.bin, where each takes 64 bytes of header, up to 63 of padding and 36 of reference.
+# Scales, zero points and tables of at most this number of bytes are in the program too. coremltools puts them into
+# weight.bin, where each has 64 bytes of header, up to 63 of padding and 36 of reference.
 _INLINE_BYTES = 8192
-# What a second operation takes in the program, names and shapes of four axes included: 230 to 270 bytes.
+# Bytes of a second operation in the program, with names and shapes of four axes: 230 to 270.
 _CHAIN_BYTES = 270
 _FLOATS = {"FLOAT32": np.float32, "FLOAT16": np.float16}
 
 
 def native_ios16(weight: Weight) -> bool:
-    """Whether an iOS16 program holds this weight."""
+    """Whether an iOS16 program has a form for this weight."""
     if isinstance(weight, FloatWeight):
         return True
-    if weight.mode is Mode.KMEANS or weight.bits == 1:
+    if weight.form is Form.TABLE or weight.bits == 1:
         return weight.axis is None and weight.bits in (1, 2, 4, 6, 8)
     return weight.bits == 8 and weight.together == 1
 
@@ -79,22 +77,22 @@ def native_ios16(weight: Weight) -> bool:
 class Encoder:
     """Writes weights as operations.
 
-    floats: the program's float type; ios18: use the forms of iOS18; taken: names that are in use; chains: whether
-    one bit may take two operations.
+    floats: the program's float type; ios18: use the forms of iOS18; names: those in use; chains: whether weights of one
+    bit may have two operations.
     """
 
     blobs: BlobWriter
     floats: str
     ios18: bool
-    taken: Collection[str] = ()
+    names: Collection[str] = ()
     chains: bool = True
     operations: list[Any] = field(default_factory=list)
     _count: int = 0
 
     def weight(self, weight: Weight, place: Placement) -> list[Any]:
-        """The operations that hold `weight` at `place`, the last of which is named place.key.
+        """The operations of `weight` in place of its constant; the last one is named place.key.
 
-        Raises BackendError for a weight whose parameters this program cannot hold exactly.
+        Raises BackendError for a weight whose parameters this program cannot represent.
         """
         self.operations = []
         if isinstance(weight, FloatWeight):
@@ -105,7 +103,7 @@ class Encoder:
         return self.operations
 
     def float_constant(self, name: str, values: NDArray[np.float32], half: bool) -> list[Any]:
-        """A float constant; half: fp16 on disk, whatever the program computes in."""
+        """The operation of a float constant. half: fp16 on disk, also in a program that computes in fp32."""
         self.operations = []
         if half and self.floats == "FLOAT32":
             source = self._stored("FLOAT16", values.astype(np.float16))
@@ -117,7 +115,7 @@ class Encoder:
 
     def _quantized(self, weight: QuantizedWeight, place: Placement) -> None:
         name, codes = place.key, place.place(weight.codes)
-        if weight.table is not None or (weight.bits == 1 and not self._signs(weight)):
+        if weight.form is Form.TABLE or (weight.bits == 1 and not self._signs(weight)):
             tables = weight.levels().astype(_FLOATS[self.floats])
             grouped = _grouped(tables, place, weight)
             if weight.bits in (5, 7):
@@ -152,26 +150,26 @@ class Encoder:
         self._shift_scale(name, codes.shape, data, self._parameter(self.floats, scale), zero)
 
     def _signs(self, weight: QuantizedWeight) -> bool:
-        """Whether one bit is held as signs and a scale, which halves the parameters, rather than as a table.
+        """Whether a weight of one bit becomes signs and a scale, half the parameters of a table.
 
         Not in fp16, where a table is half as large, and chains of operations have failed on the Neural Engine.
         """
-        if not (self.chains and self.ios18 and weight.mode is Mode.SYMMETRIC and self.floats == "FLOAT32"):
+        if not (self.chains and self.ios18 and weight.form is Form.SCALE and self.floats == "FLOAT32"):
             return False
         return weight.scale is not None and weight.scale.nbytes > _CHAIN_BYTES
 
     def _split_codes(self, codes: NDArray[np.uint8], bits: int, zero: Any) -> tuple[str, Any]:
-        """5 and 7 bits: codes as floats, small integers and so exact, from lo and hi.
+        """5 and 7 bits: codes as floats, which are small integers and so exact, from lo and hi.
 
         codes = {1, 1}[hi] * (lo - {0, -2^(n-1)}[hi]), symmetric ones less 2^(n-1) by the table {2^(n-1), 0}.
-        The ones are a table of hi since scale and offset must have one shape. Zero points follow as fp16
-        offsets of the last operation, whose data are floats here.
+        The ones are a table of hi, as scale and offset must have the same shape. Zero points become fp16 offsets of the
+        last operation, whose data are floats here.
         """
         half = 2 ** (bits - 1)
         low: Any = self._stored(f"UINT{bits - 1}", codes & np.uint8(half - 1))
         high = (self._stored("UINT1", codes >> (bits - 1)), codes.shape)
         if bits == 7:
-            # shift_scale takes 4 and 8 bits only: six are widened by the identity table
+            # shift_scale reads 4 and 8 bits only: six are widened by an identity table
             low = self._lut(self._name(), (low, codes.shape), "UINT8", _table(range(64), np.uint8, codes.ndim))
         kind = _FLOATS[self.floats]
         pair = [half, 0] if zero is None else [0, -half]
@@ -183,8 +181,8 @@ class Encoder:
     def _split_table(self, name: str, codes: NDArray[np.uint8], bits: int, tables: NDArray[Any]) -> None:
         """5 and 7 bits: A is the lower half of the table, B the upper.
 
-        D = A[lo] * {1, 0}[hi], O = B[lo] * {0, -1}[hi], w = {1, 1}[hi] * (D - O). One of D and O is
-        always zero and the factors are 0 and 1, so that no rounding takes place in any float type.
+        D = A[lo] * {1, 0}[hi], O = B[lo] * {0, -1}[hi], w = {1, 1}[hi] * (D - O). One of D and O is always zero and the
+        factors are 0 and 1, so that nothing is rounded in any float type.
         """
         half, size = 2 ** (bits - 1), codes.shape
         low = (self._stored(f"UINT{bits - 1}", codes & np.uint8(half - 1)), size)
@@ -240,10 +238,10 @@ class Encoder:
         return self._add("constexpr_blockwise_shift_scale", name, shape, **inputs)
 
     def _add(self, kind: str, name: str, size: tuple[int, ...], dtype: str | None = None, /, **values: Any) -> str:
-        """Append an operation, give its name; parameters are inputs from iOS18 on, attributes before."""
+        """Append an operation -> its output's name. Parameters are inputs from iOS18 on, attributes before."""
         where = {"inputs": values} if self.ios18 else {"attributes": values}
-        # the consumer needs the output's name; that of the operation is for people, and short
-        label = name if name not in self.taken else self._name()
+        # consumers need the output's name; the operation's own name is for people, and short
+        label = name if name not in self.names else self._name()
         self.operations.append(mil.operation(kind, name, (dtype or self.floats, size), label=label, **where))
         return name
 
@@ -258,23 +256,23 @@ class Encoder:
         return mil.stored(dtype, values, self.blobs)
 
     def _name(self) -> str:
-        """A short free name for a step in between."""
+        """A short free name for an operation in between."""
         while True:
             self._count += 1
             name = f"q{self._count}"
-            if name not in self.taken:
+            if name not in self.names:
                 return name
 
     def _check(self, weight: QuantizedWeight, place: Placement) -> None:
         if weight.axis is not None and place.axis is None:
             raise BackendError(
-                f"{weight.name}: its channels run along no single axis of the converted constant (shape "
-                f"{place.shape}), so Core ML holds no parameters per channel; use granularity tensor"
+                f"{weight.name}: its channels share an axis with others in the converted constant (shape "
+                f"{place.shape}), so Core ML has no parameters per channel for it; use granularity tensor"
             )
         if self.floats == "FLOAT16" and _lost_in_fp16(weight):
             raise BackendError(
-                f"{weight.name}: its scales or table entries overflow fp16, or vanish in it, and a program that "
-                "computes in fp16 holds no others; use compute fp32, or keep this layer float"
+                f"{weight.name}: its scales or table entries overflow fp16, or become zero in it, and a program that "
+                "computes in fp16 has no other parameters; use compute fp32, or keep this layer float"
             )
 
 
@@ -283,20 +281,20 @@ def _lost_in_fp16(weight: QuantizedWeight) -> bool:
     if weight.fp16:
         return False
     with np.errstate(over="ignore"):
-        held = [array.astype(np.float16) for array in (weight.scale, weight.table) if array is not None]
-    return not all(np.isfinite(array).all() for array in held) or (weight.scale is not None and not held[0].all())
+        halves = [array.astype(np.float16) for array in (weight.scale, weight.table) if array is not None]
+    return not all(np.isfinite(array).all() for array in halves) or (weight.scale is not None and not halves[0].all())
 
 
 def _table(entries: Iterable[float], dtype: Any, rank: int) -> NDArray[Any]:
-    """One table for a whole tensor of that rank, in the shape of an iOS18 lut."""
+    """One table for a tensor of `rank` axes, in the shape of an iOS18 lut."""
     return np.array(list(entries), dtype).reshape((1,) * rank + (-1, 1))
 
 
 def _grouped(values: NDArray[Any], place: Placement, weight: QuantizedWeight) -> NDArray[Any]:
-    """(groups,) or (groups, entries) -> G, or G with the entries and a 1 behind.
+    """(groups,) or (groups, entries) -> shape G, or (*G, entries, 1).
 
-    Core ML's groups are all of one size. Where the last one of ours is shorter, parameters are repeated for
-    groups of the largest size that divides both.
+    Core ML's groups all have one size. Where our last group is shorter, parameters are repeated for groups of the
+    largest size that divides both.
     """
     shape = [1] * len(place.shape)
     if weight.axis is not None:

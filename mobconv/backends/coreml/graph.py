@@ -1,4 +1,4 @@
-"""The main function of a saved ML Program as a list of steps, its constants decoded once."""
+"""The main function of a saved ML Program as operations of the executor, its constants decoded once."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
+from mobconv.backends.apple.graph import NUMPY_NAMES, ComputeGraph, Operation, Value
 from mobconv.backends.base import TensorSpec
 from mobconv.backends.coreml import mil
 from mobconv.backends.coreml.decode import decode
@@ -15,59 +14,20 @@ from mobconv.backends.coreml.package import Package
 from mobconv.backends.coreml.rewrite import main_block
 from mobconv.errors import BackendError, InputError, MobconvError
 
-NUMPY_NAMES = {"FLOAT32": "float32", "FLOAT16": "float16", "INT32": "int32", "BOOL": "bool", "INT8": "int8"}
 
+def parse(package: Package) -> ComputeGraph:
+    """Read every operation, constants included.
 
-@dataclass(frozen=True)
-class Value:
-    """A value as the program declares it. A size of -1 is left open; dtype '' is no tensor."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Step:
-    """One operation to run. inputs: parameter -> names of values, several where it takes a list."""
-
-    kind: str
-    position: int
-    inputs: Mapping[str, tuple[str, ...]]
-    outputs: tuple[Value, ...]
-
-    @property
-    def where(self) -> str:
-        return f"operation {self.position}, {self.kind}, output {self.outputs[0].name if self.outputs else 'none'}"
-
-
-@dataclass(frozen=True)
-class Graph:
-    """A program, ready to be walked. constants: by name, numpy arrays, strings, or lists of them.
-
-    labels: of a classifier, whose output is the array that Core ML makes a label and a dictionary of.
-    """
-
-    inputs: tuple[Value, ...]
-    outputs: tuple[Value, ...]
-    constants: Mapping[str, Any]
-    steps: tuple[Step, ...]
-    labels: tuple[str, ...] = ()
-
-
-def parse(package: Package) -> Graph:
-    """Read every operation, constants in full.
-
-    Raises InputError for a damaged program and BackendError for one that mobconv cannot run here,
-    naming the operation and where it stands.
+    Raises InputError for a damaged program and BackendError for one that mobconv cannot run here, naming the operation
+    and its position.
     """
     try:
         block = main_block(package.spec)
     except InputError as error:
         raise InputError(f"{package.path}: {error}") from error
     main = package.spec.mlProgram.functions["main"]
-    inputs = tuple(_value(held) for held in main.inputs)
-    reader = _Reader(package, {value.name: value for value in inputs}, {}, [])
+    inputs = tuple(_value(entry) for entry in main.inputs)
+    reader = _OperationReader(package, {value.name: value for value in inputs}, {}, [])
     for position, op in enumerate(block.operations):
         try:
             reader.read(op, position)
@@ -79,46 +39,48 @@ def parse(package: Package) -> Graph:
     names = list(dict.fromkeys(reader.classified.get(name, name) for name in block.outputs))
     missing = [name for name in names if name not in reader.values]
     if missing:
-        raise InputError(f"{package.path}: the program returns {', '.join(missing)}, which nothing computes")
+        raise InputError(f"{package.path}: the program returns {', '.join(missing)}, which no operation computes")
     package.forget_files()
     outputs = tuple(reader.values[name] for name in names)
-    return Graph(inputs, outputs, reader.constants, tuple(reader.steps), reader.labels)
+    return ComputeGraph(inputs, outputs, reader.constants, tuple(reader.operations), reader.labels)
 
 
 @dataclass
-class _Reader:
+class _OperationReader:
+    """Collects operations and constants. classified: label and dictionary of a classifier -> its probabilities."""
+
     package: Package
     values: dict[str, Value]
     constants: dict[str, Any]
-    steps: list[Step]
+    operations: list[Operation]
     classified: dict[str, str] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
 
     def read(self, op: Any, position: int) -> None:
         if op.blocks:
-            raise BackendError("control flow; mobconv runs straight programs only")
+            raise BackendError("control flow; mobconv runs programs without branches and loops only")
         inputs = {
             key: tuple(self._bound(binding, f"{position}/{key}/{i}") for i, binding in enumerate(argument.arguments))
             for key, argument in sorted(op.inputs.items())
         }
         if op.type == "classify":
-            self.classified.update({held.name: inputs["probabilities"][0] for held in op.outputs})
+            self.classified.update({output.name: inputs["probabilities"][0] for output in op.outputs})
             self.labels = tuple(str(label) for label in self.constants[inputs["classes"][0]])
             return
-        outputs = tuple(_value(held) for held in op.outputs)
+        outputs = tuple(_value(entry) for entry in op.outputs)
         if op.type == "const" or op.type.startswith("constexpr_"):
             if len(outputs) != 1:
-                raise InputError(f"a constant of {len(outputs)} outputs")
+                raise InputError(f"a constant with {len(outputs)} outputs")
             self.constants[outputs[0].name] = self._constant(op, inputs, outputs[0])
         else:
-            self.steps.append(Step(op.type, position, inputs, outputs))
+            self.operations.append(Operation(op.type, position, inputs, outputs))
         self.values.update({value.name: value for value in outputs})
 
     def _bound(self, binding: Any, free: str) -> str:
-        """The name of a value; one that is given in place gets a free name (no converted one has a slash)."""
+        """The name of a value; one that is given in place gets the free name (converted names have no slash)."""
         if binding.WhichOneof("binding") != "value":
             if binding.name not in self.values:
-                raise InputError(f"it takes {binding.name!r}, which nothing before it computes")
+                raise InputError(f"it reads {binding.name!r}, which no operation before it computes")
             return str(binding.name)
         self.constants[free] = mil.read_value(binding.value, self.package.read_blob)
         self.values[free] = Value(free, mil.dtype_name(binding.value.type), mil.shape_of(binding.value.type))
@@ -133,24 +95,19 @@ class _Reader:
             return parameters["val"]
         unknown = [name for names in inputs.values() for name in names if name not in self.constants]
         if unknown:
-            raise InputError(f"it decodes {', '.join(unknown)}, which is no constant")
-        held = decode(op.type, parameters | {key: self.constants[names[0]] for key, names in inputs.items()})
-        if held.shape != output.shape:
-            raise InputError(f"it decodes to shape {held.shape} and declares {output.shape}")
-        return held
+            raise InputError(f"it decodes {', '.join(unknown)}, which is not a constant")
+        decoded = decode(op.type, parameters | {key: self.constants[names[0]] for key, names in inputs.items()})
+        if decoded.shape != output.shape:
+            raise InputError(f"it decodes to shape {decoded.shape} and declares {output.shape}")
+        return decoded
 
 
 def tensor_spec(value: Value, package: Package, colour: str = "") -> TensorSpec:
-    """A value at the edge of the program. Raises BackendError for what is no tensor of numbers."""
+    """The spec of an input or output. Raises BackendError for a value that is not a tensor of numbers."""
     if value.dtype not in NUMPY_NAMES:
-        raise BackendError(f"{package.path}: {value.name} is no tensor of numbers, and mobconv passes nothing else")
+        raise BackendError(f"{package.path}: {value.name} is not a tensor of numbers; mobconv feeds nothing else")
     return TensorSpec(value.name, value.shape, NUMPY_NAMES[value.dtype], colour)
 
 
-def is_float(value: Any) -> bool:
-    """Whether a constant is an array of floats."""
-    return isinstance(value, np.ndarray) and value.dtype.kind == "f"
-
-
-def _value(held: Any) -> Value:
-    return Value(held.name, mil.dtype_name(held.type), mil.shape_of(held.type))
+def _value(entry: Any) -> Value:
+    return Value(entry.name, mil.dtype_name(entry.type), mil.shape_of(entry.type))

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mobconv.backends.coreml.vendor import proto
+from mobconv.backends.apple.vendor import proto
 from mobconv.backends.coreml.weights_file import DTYPES, BlobWriter, Dtype
 from mobconv.errors import InputError
 
 WEIGHTS_NAME = "@model_path/weights/weight.bin"
 
-# How a program holds immediate values of each type (coremltools: backend/mil/helper.py).
+# The field of immediate values of each type; others are in `bytes` (coremltools: backend/mil/helper.py).
 _FIELDS = {
     "FLOAT32": "floats",
     "FLOAT64": "doubles",
@@ -30,7 +30,7 @@ _FIELDS = {
     "BOOL": "bools",
 }
 
-# A value that is not held by the program: the dtype, the offset and the count of a blob -> flat values.
+# Reads a value of weight.bin: file name, offset, dtype and number of elements -> flat values.
 ReadBlob = Callable[[str, int, Dtype, int], NDArray[Any]]
 
 
@@ -47,7 +47,7 @@ def value_type(dtype: str, shape: Iterable[int]) -> Any:
 
 
 def immediate(dtype: str, values: NDArray[Any]) -> Any:
-    """A value inside the program; a 0-dimensional array is a scalar."""
+    """A value in the program itself; a 0-dimensional array is a scalar."""
     message = proto().MIL_pb2.Value(type=value_type(dtype, values.shape))
     tensor = message.immediateValue.tensor
     if dtype in _FIELDS:
@@ -70,7 +70,7 @@ def stored(dtype: str, values: NDArray[Any], blobs: BlobWriter) -> Any:
 
 
 def blob_value(dtype: str, shape: Iterable[int], offset: int) -> Any:
-    """A value that lies in weight.bin, at `offset`."""
+    """A value in weight.bin, at `offset`."""
     message = proto().MIL_pb2.Value(type=value_type(dtype, shape))
     message.blobFileValue.fileName = WEIGHTS_NAME
     message.blobFileValue.offset = offset
@@ -87,7 +87,7 @@ def operation(
 ) -> Any:
     """An operation with one output, `name`. inputs: Value messages, or names of other outputs.
 
-    label: what the operation itself is called, where it is not the output's name.
+    label: the operation's own name, where it differs from the output's.
     """
     mil = proto().MIL_pb2
     message = mil.Operation(type=kind)
@@ -105,14 +105,14 @@ def operation(
 
 
 def dtype_name(type_message: Any) -> str:
-    """'FLOAT32' and so on; '' for what is no tensor (a list, a dictionary, a state)."""
+    """'FLOAT32' and so on; '' for a value that is not a tensor (a list, a dictionary, a state)."""
     if type_message.WhichOneof("type") != "tensorType":
         return ""
     return str(proto().MIL_pb2.DataType.Name(type_message.tensorType.dataType))
 
 
 def shape_of(type_message: Any) -> tuple[int, ...]:
-    """The declared shape; -1 for a size that is left open."""
+    """The declared shape; -1 for a length that is open."""
     return tuple(
         int(dim.constant.size) if dim.WhichOneof("dimension") == "constant" else -1
         for dim in type_message.tensorType.dimensions
@@ -122,7 +122,7 @@ def shape_of(type_message: Any) -> tuple[int, ...]:
 def read_value(message: Any, read_blob: ReadBlob) -> Any:
     """A Value message -> numpy array of the declared shape, or str, or list of either.
 
-    Sub-byte types come as uint8 (int4 as int8). Raises InputError for what the format does not have.
+    Sub-byte types become uint8 (int4: int8). Raises InputError for an unknown type and a damaged value.
     """
     if message.type.WhichOneof("type") == "listType":
         return [read_value(item, read_blob) for item in message.immediateValue.list.values]
@@ -134,12 +134,12 @@ def read_value(message: Any, read_blob: ReadBlob) -> Any:
     field = tensor.WhichOneof("value")
     if field is None:
         raise InputError(f"a constant of type {name or 'unknown'} has no value")
-    held = getattr(tensor, field).values
+    values = getattr(tensor, field).values
     if name == "STRING":
-        return held[0] if not shape else list(held)
+        return values[0] if not shape else list(values)
     dtype = _known(name)
     try:
-        flat = dtype.unpack(held, math.prod(shape)) if field == "bytes" else np.array(held, dtype.numpy)
+        flat = dtype.unpack(values, math.prod(shape)) if field == "bytes" else np.array(values, dtype.numpy)
         return flat.reshape(shape)
     except ValueError as error:
         raise InputError(f"a constant of type {name} and shape {shape} is damaged: {error}") from error

@@ -5,7 +5,7 @@
         Data/com.apple.CoreML/model.mlmodel         the Model message (the program)
         Data/com.apple.CoreML/weights/weight.bin    what the program names @model_path/weights/weight.bin
 
-Identifiers are taken from the content, so that equal models are equal folders, byte for byte.
+Identifiers are hashes of the content, so that equal models are equal folders, byte for byte.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mobconv.backends.coreml.vendor import proto
+from mobconv.backends.apple.vendor import proto
 from mobconv.backends.coreml.weights_file import Dtype, read_blob
 from mobconv.errors import InputError, OutputError
 
@@ -33,7 +33,7 @@ PREFIX = "@model_path/"
 
 @dataclass
 class Package:
-    """A package as read: its Model message, the file of that, and constants on demand."""
+    """A package from disk: its Model message, the path of that, and constants on demand."""
 
     path: Path
     spec: Any
@@ -41,10 +41,10 @@ class Package:
     _files: dict[str, bytes] = field(default_factory=dict)
 
     def read_blob(self, name: str, offset: int, dtype: Dtype, count: int) -> NDArray[np.generic]:
-        """(count,) values that the program says are in file `name`. Raises InputError."""
+        """(count,) values at `offset` of file `name`. Raises InputError where they are not there."""
         if name not in self._files:
             if not name.startswith(PREFIX):
-                raise InputError(f"{self.path}: the program keeps constants in {name!r}, outside of the package")
+                raise InputError(f"{self.path}: the program has constants in {name!r}, outside of the package")
             self._files[name] = read_bytes(self.path, inside(self.path, self.model.parent, name.removeprefix(PREFIX)))
         try:
             return read_blob(self._files[name], offset, dtype, count)
@@ -52,14 +52,14 @@ class Package:
             raise InputError(f"{self.path}: {error}") from error
 
     def forget_files(self) -> None:
-        """Let go of the bytes of weight.bin."""
+        """Free the bytes of weight.bin."""
         self._files.clear()
 
 
 def inside(package: Path, base: Path, name: str) -> Path:
     """`base / name`, where that is an ordinary path below `base` without symbolic links.
 
-    Raises InputError: a package must not make us read what lies outside of it.
+    Raises InputError otherwise: a package must not make mobconv read files outside of it.
     """
     parts = PurePosixPath(name).parts
     if not parts or PurePosixPath(name).is_absolute() or ".." in parts or "\\" in name or "\0" in name:
@@ -68,19 +68,19 @@ def inside(package: Path, base: Path, name: str) -> Path:
     for part in parts:
         path = path / part
         if path.is_symlink():
-            raise InputError(f"{package}: {name!r} is a symbolic link, which no package holds")
+            raise InputError(f"{package}: {name!r} is a symbolic link, which a package must not contain")
     return path
 
 
 def read(path: Path) -> Package:
-    """Open a package. Raises InputError for what is none, naming the part that is missing or damaged."""
+    """Open a package. Raises InputError naming the part that is missing or damaged."""
     if not path.exists():
         raise InputError(f"{path}: no such .mlpackage folder")
     if not path.is_dir():
         raise InputError(f"{path}: an .mlpackage is a folder, and this is a file")
     manifest_path = inside(path, path, "Manifest.json")
     if not manifest_path.is_file():
-        raise InputError(f"{path}: no Manifest.json in it, so it is no .mlpackage")
+        raise InputError(f"{path}: it has no Manifest.json, so it is not an .mlpackage")
     try:
         manifest = json.loads(read_bytes(path, manifest_path))
         item = manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
@@ -95,10 +95,10 @@ def read(path: Path) -> Package:
     spec = proto().Model_pb2.Model()
     try:
         spec.ParseFromString(data)
-    except Exception as error:  # DecodeError, of whichever implementation of protobuf
-        raise InputError(f"{model}: not a Core ML model, or cut short: {error}") from error
+    except Exception as error:  # DecodeError, which each implementation of protobuf has its own of
+        raise InputError(f"{model}: not a Core ML model, or truncated: {error}") from error
     if not data or spec.WhichOneof("Type") is None:
-        raise InputError(f"{model}: empty, or no Core ML model")
+        raise InputError(f"{model}: empty, or not a Core ML model")
     return Package(path, spec, model)
 
 
@@ -128,7 +128,7 @@ def contents(spec: Any, weights: bytes) -> dict[str, bytes]:
 
 
 def write(path: Path, files: dict[str, bytes]) -> None:
-    """Write a package whole or not at all; one that is there is replaced. Raises OutputError."""
+    """Write a package whole or not at all, in place of one of that path. Raises OutputError."""
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     old = path.with_name(f".{path.name}.old-{os.getpid()}")
     try:

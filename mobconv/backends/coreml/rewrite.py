@@ -1,4 +1,4 @@
-"""A template with other constants in place: the whole package, in memory."""
+"""A template with other constants: the files of a whole package, in memory."""
 
 from __future__ import annotations
 
@@ -8,23 +8,22 @@ from typing import Any
 
 import numpy as np
 
+from mobconv.backends.apple.description import RECORD_KEY
+from mobconv.backends.apple.vendor import proto
 from mobconv.backends.coreml import mil, package
 from mobconv.backends.coreml.forms import Encoder
 from mobconv.backends.coreml.package import Package
-from mobconv.backends.coreml.vendor import proto
 from mobconv.backends.coreml.weights_file import DTYPES, BlobWriter
 from mobconv.backends.weight_map import Places
 from mobconv.errors import BackendError, InputError
 from mobconv.quantize.weights import Weight
-
-RECORD_KEY = "mobconv"
 
 
 def main_block(spec: Any) -> Any:
     """The block of the main function. Raises InputError where there is none."""
     if spec.WhichOneof("Type") != "mlProgram":
         kind = spec.WhichOneof("Type")
-        raise InputError(f"the model is of type {kind}, and mobconv runs ML Programs only")
+        raise InputError(f"the model is of type {kind}; in packages, mobconv runs ML Programs only")
     functions = spec.mlProgram.functions
     if "main" not in functions:
         raise InputError(f"the program has no function 'main', but {', '.join(functions) or 'none'}")
@@ -42,13 +41,17 @@ def build(
     record: str = "",
     chains: bool = True,
 ) -> dict[str, bytes]:
-    """The files of a package: `weights` at their places, the constants named in `floats` kept as fp16.
+    """The files of a package: the template's, with `weights` at their places.
 
-    record: text for the metadata, under RECORD_KEY; chains: see forms.Encoder.
-
-    All else is copied. Raises BackendError for a weight that this program cannot hold.
+    floats: names of other constants, which become fp16; record: text for the metadata, under RECORD_KEY; chains: see
+    forms.Encoder. Raises BackendError for a weight that this program cannot represent.
     """
-    by_key = {found.key: (weights[name], found) for name, held in places.items() for found in held if name in weights}
+    by_key = {
+        place.key: (weights[name], place)
+        for name, placements in places.items()
+        for place in placements
+        if name in weights
+    }
     spec = proto().Model_pb2.Model()
     spec.CopyFrom(template.spec)
     if record:
@@ -59,7 +62,7 @@ def build(
         blobs,
         floats=_float_type(block, by_key),
         ios18=spec.specificationVersion >= 9,
-        taken={output.name for op in block.operations for output in op.outputs},
+        names={output.name for op in block.operations for output in op.outputs},
         chains=chains,
     )
     done: list[Any] = []
@@ -76,7 +79,7 @@ def build(
         else:
             copy_blobs(op, template, blobs)
             done.append(op)
-    # field by field, for `block` is itself part of the message that is filled
+    # copies, as `block` is itself part of the message that is changed
     kept = [type(op).FromString(op.SerializeToString(deterministic=True)) for op in done]
     del block.operations[:]
     block.operations.extend(kept)
@@ -84,7 +87,7 @@ def build(
 
 
 def copy_blobs(op: Any, source: Package, blobs: BlobWriter) -> None:
-    """Point every value of an operation that lies in weight.bin at a copy of it in `blobs`."""
+    """Copy an operation's values in weight.bin into `blobs`, and let the operation refer to the copies."""
     values = [*op.attributes.values()]
     values += [
         b.value for argument in op.inputs.values() for b in argument.arguments if b.WhichOneof("binding") == "value"
@@ -103,15 +106,15 @@ def _float_type(block: Any, by_key: Mapping[str, Any]) -> str:
         mil.dtype_name(op.outputs[0].type) for op in block.operations if op.outputs and op.outputs[0].name in by_key
     }
     if len(types) > 1:
-        raise BackendError(f"the weights of this program are of several types: {', '.join(sorted(types))}")
+        raise BackendError(f"the weights of this program have several types: {', '.join(sorted(types))}")
     return types.pop() if types else "FLOAT32"
 
 
-def held_count(places: Places, names: Collection[str] | None = None) -> int:
-    """Weights as often as the file holds them: a tensor once in each layout that it is used in."""
+def stored_count(places: Places, names: Collection[str] | None = None) -> int:
+    """Number of weights in the file: a tensor's count once for each layout that it is stored in."""
     return sum(
         math.prod(shape)
-        for name, held in places.items()
+        for name, placements in places.items()
         if names is None or name in names
-        for _, shape in {(found.perm, found.shape) for found in held}
+        for _, shape in {(place.perm, place.shape) for place in placements}
     )

@@ -1,11 +1,11 @@
-"""What an ML Program can hold; needs no coremltools."""
+"""Cells that an ML Program can represent; needs no coremltools."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from mobconv.backends.base import Support
-from mobconv.schemes import Cell, Granularity, Mode, Scheme, Storage
+from mobconv.schemes import Cell, Granularity, Mode, Storage
 
 _NOTE = (
     "may fail on the Neural Engine of macOS 26 (CPU and GPU are fine): weights are decoded by a chain of ops, and "
@@ -13,19 +13,19 @@ _NOTE = (
 )
 
 
-def native_bits(scheme: Scheme) -> int:
-    """The width in which one op decodes a scheme's codes: its own, or the next."""
-    widths = (1, 2, 3, 4, 6, 8) if scheme.mode is Mode.KMEANS else (1, 4, 8)
-    return next(width for width in widths if width >= scheme.bits)
+def native_bits(bits: int, table: bool) -> int:
+    """The width in which one op decodes codes of `bits` bits, of a lookup table or not: their own, or the next."""
+    return next(width for width in ((1, 2, 3, 4, 6, 8) if table else (1, 4, 8)) if width >= bits)
 
 
 def support(cell: Cell) -> Support:
-    """Packed: stored bits are the bits asked, at every width. Native: what a single op decodes."""
+    """`Backend.support`. Packed: the bits asked for, at every width. Native: widths that a single op decodes."""
     scheme = cell.scheme
     if scheme.mode is None:
         return Support(scheme.bits, requires="iOS16")
-    if cell.storage is Storage.NATIVE and native_bits(scheme) != scheme.bits:
-        wider = support(replace(cell, scheme=replace(scheme, bits=native_bits(scheme)), storage=Storage.PACKED))
+    native = native_bits(scheme.bits, scheme.mode is Mode.KMEANS)
+    if cell.storage is Storage.NATIVE and native != scheme.bits:
+        wider = support(replace(cell, scheme=replace(scheme, bits=native), storage=Storage.PACKED))
         kind = "index" if scheme.mode is Mode.KMEANS else "integer"
         return replace(
             wider,

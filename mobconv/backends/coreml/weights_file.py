@@ -1,4 +1,4 @@
-"""weight.bin: the file of constants beside an ML Program.
+"""weight.bin: the file of an ML Program's constants.
 
 Layout, all integers little-endian (MILBlob/Blob/StorageFormat.hpp of apple/coremltools):
 
@@ -30,7 +30,7 @@ _RECORD = struct.Struct("<IIQQQ")
 
 @dataclass(frozen=True)
 class Dtype:
-    """A type of MIL: its name in the proto, its width, the numpy type that holds it here, its blob type."""
+    """A type of MIL: its name in the proto, its width in bits, its numpy type here, and its number in weight.bin."""
 
     name: str
     bits: int
@@ -39,10 +39,10 @@ class Dtype:
 
     def pack(self, values: NDArray[np.generic]) -> bytes:
         """Values of any shape -> their bytes in C order."""
-        held = np.ascontiguousarray(values, self.numpy)
+        typed = np.ascontiguousarray(values, self.numpy)
         if self.bits >= 8:
-            return held.tobytes()
-        codes = held.view(np.uint8)
+            return typed.tobytes()
+        codes = typed.view(np.uint8)
         if self.numpy == "i1":
             codes = codes & np.uint8(2**self.bits - 1)
         return packing.pack(codes, self.bits).tobytes()
@@ -91,7 +91,7 @@ class BlobWriter:
         self._offsets: dict[tuple[str, int, bytes], int] = {}
 
     def add(self, dtype: Dtype, values: NDArray[np.generic]) -> int:
-        """The offset of the record that holds the values. Raises ValueError for a type that no blob has."""
+        """Add values -> the offset of their record. Raises ValueError for a type that weight.bin does not have."""
         if dtype.blob is None:
             raise ValueError(f"weight.bin has no type {dtype.name}")
         data = dtype.pack(values)
@@ -120,18 +120,18 @@ def blob_range(content: bytes, offset: int, dtype: Dtype, count: int) -> tuple[i
     """(first byte, length) of the data of the blob at `offset`. Raises InputError as `read_blob` does."""
     where = f"weight.bin, offset {offset}"
     if offset + ALIGNMENT > len(content):
-        raise InputError(f"{where}: the file ends at {len(content)}; it is cut short")
+        raise InputError(f"{where}: the file ends at {len(content)}; it is truncated")
     sentinel, blob, size, start, _ = _RECORD.unpack_from(content, offset)
     if sentinel != _SENTINEL:
         raise InputError(f"{where}: no blob starts here; the file is damaged")
     if blob != dtype.blob or size != (count * dtype.bits + 7) // 8:
         raise InputError(f"{where}: the blob is not the {count} values of {dtype.name} that the program declares")
     if start + size > len(content):
-        raise InputError(f"{where}: its data end at {start + size}, the file at {len(content)}; it is cut short")
+        raise InputError(f"{where}: its data end at {start + size}, the file at {len(content)}; it is truncated")
     return start, size
 
 
 def read_blob(content: bytes, offset: int, dtype: Dtype, count: int) -> NDArray[np.generic]:
-    """(count,) values of the blob at `offset`. Raises InputError where the file is cut or holds another type."""
+    """(count,) values of the blob at `offset`. Raises InputError where it is truncated or of another type."""
     start, size = blob_range(content, offset, dtype, count)
     return dtype.unpack(content[start : start + size], count)

@@ -1,14 +1,7 @@
-"""What `mobconv compare` sees of a file: its operations by role, and any part of it run on its own.
+"""Graph view: a file as operations with roles, any part of which can be run. `mobconv compare` works on it.
 
-| file         | what it does                                                                    |
-|--------------|---------------------------------------------------------------------------------|
-| __init__.py  | Op and Anatomy: the little that a backend says of its files                       |
-| graph.py     | what of a file is needed between fed and fetched tensors; fixed batches           |
-| reference.py | the traced program: tensors at its weighted operations                            |
-| match.py     | which operation of the file has which weight of the checkpoint, by content        |
-| cuts.py      | where a tensor of the file stands for one of the reference                        |
-
-No vendor is named here; each backend has an `anatomy.py` of its own.
+Op and GraphView are what a backend gives of its files; `slicing` has what the views of all formats share. Each backend
+that can be cut has a `graph_view.py` of its own.
 """
 
 from __future__ import annotations
@@ -20,7 +13,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-# Roles of operations without weights, as far as a walk from a weighted one passes them.
+# Roles of operations without weights that a walk from an operation with a weight passes through.
 COPY = "copy"  # the values, in another type or quantized
 MOVE = "move"  # the values with their axes permuted
 RESHAPE = "reshape"  # the values in another shape
@@ -33,15 +26,15 @@ AFTER = (COPY, MOVE, RESHAPE, SHIFT, SCALE)
 
 @dataclass(frozen=True)
 class Op:
-    """One operation of a file. Tensors are known by name; several operations of a file may be one here.
+    """One operation of a file, or several that count as one. Tensors go by name.
 
-    name        as the file has it, to be shown; may be empty
-    kind        as the file has it: 'Conv', 'DEPTHWISE_CONV_2D' ...
-    source      the activation that it works on: the operand that a walk back follows; '' for none
-    weight      the operand that is its weight: a constant, or computed from constants
-    family      'conv', 'linear', 'embedding' of an operation with a weight, else ''
-    role        see above; '' for anything else, and for operations with a weight
-    activation  what is fused into it: '', 'relu', 'relu6', or another name that is not known here
+    name        in the file, to be shown; may be empty
+    kind        in the file: 'Conv', 'DEPTHWISE_CONV_2D' ...
+    source      the activation among its inputs, which a walk back follows; '' for none
+    weight      the input that is its weight: a constant, or computed from constants; None without one
+    family      'conv', 'linear' or 'embedding' of an operation with a weight, else ''
+    role        one of those above; '' for any other operation, and for one with a weight
+    activation  the fused activation: '', 'relu', 'relu6', or the file's own name of another one
     """
 
     name: str
@@ -55,15 +48,15 @@ class Op:
     activation: str = ""
 
 
-class Anatomy(Protocol):
-    """An opened file that can be cut.
+class GraphView(Protocol):
+    """An open file, cut at any tensors.
 
     ops              in topological order
     inputs, outputs  names of tensors
-    shapes           by tensor, as far as known; -1 for a length that is open
+    shapes           by tensor, where known; -1 for a length that is open
     layout           of activations with 4 axes: 'nchw' or 'nhwc'
-    batch            samples that the file takes at a time; -1 for any number
-    note             how the file computes, as one sentence; and where `precise` is None, why
+    batch            declared number of samples; -1 for any number
+    note             how the file computes, as one sentence; where `precise` returns None, also why
     """
 
     @property
@@ -84,28 +77,31 @@ class Anatomy(Protocol):
     def note(self) -> str: ...
 
     def settle(self, feeds: Mapping[str, NDArray[Any]]) -> None:
-        """Learn from one sample at the inputs the lengths that the file leaves open."""
+        """Settle lengths that the file leaves open, from one sample at the inputs."""
         ...
 
     def run(self, feeds: Mapping[str, NDArray[Any]], fetch: Sequence[str]) -> dict[str, NDArray[Any]]:
-        """Run the file cut at the fed tensors and return the fetched ones.
+        """Run the file from the fed tensors to the fetched ones.
 
-        Whoever reads a fed tensor reads what is fed; what computes it is left out, unless it is fetched too:
-        then it is returned as computed. With no feeds: constants, decoded to float32. Leading axes hold any number
-        of samples; a file fixed to fewer is run as often as needed. Quantized activations are fed and returned as
-        the floats they stand for (arrays of the tensor's own integer type are fed as they are).
-        Raises BackendError for a fetched tensor that depends on an input that is not fed, InputError for a misfit.
+        Operations read fed values in place of what the file computes for that tensor; a tensor that is fed and fetched
+        is returned as computed. With no feeds, constants are decoded to float32. The leading axis has any number of
+        samples; a file of a fixed, smaller batch is run several times. Quantized activations are fed and returned as
+        the floats that they stand for (arrays of the tensor's own integer type are fed as they are).
+        Raises BackendError for a fetched tensor that depends on an input that is not fed, InputError for arrays of
+        another shape.
         """
         ...
 
-    def precise(self) -> Anatomy | None:
-        """The same file computing in fp32 where it declares fp16.
+    def precise(self) -> GraphView | None:
+        """A view of the same file that computes in fp32 where the file declares fp16.
 
-        None where that is the same or cannot be done: see `note`.
+        None where that is the same, or cannot be done: see `note`.
         """
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Free what the view keeps open."""
+        ...
 
 
-__all__ = ["AFTER", "BEFORE", "COPY", "MOVE", "PAD", "RESHAPE", "SCALE", "SHIFT", "Anatomy", "Op"]
+__all__ = ["AFTER", "BEFORE", "COPY", "MOVE", "PAD", "RESHAPE", "SCALE", "SHIFT", "GraphView", "Op"]

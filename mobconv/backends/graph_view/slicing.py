@@ -1,4 +1,4 @@
-"""What of a file is needed between fed and fetched tensors, and how fixed batches are run."""
+"""Cutting a graph between fed and fetched tensors, and running files of a fixed batch."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Arrays = Mapping[str, NDArray[Any]]
 def needed(
     nodes: Sequence[Edges], feeds: Collection[str], fetch: Iterable[str], constants: Collection[str]
 ) -> list[int]:
-    """Positions of the nodes that compute `fetch` from `feeds` and constants, in order.
+    """Positions of the nodes that compute the tensors `fetch` from `feeds` and constants, in order.
 
-    A fetched tensor is computed even where it is fed. Raises BackendError naming inputs that are missing.
+    A tensor that is fetched is computed even if it is fed too. Raises BackendError naming inputs that are missing.
     """
     producer = producers(nodes)
     wanted: set[int] = set()
@@ -37,9 +37,9 @@ def needed(
                 missing.add(name)
         elif position not in wanted:
             wanted.add(position)
-            todo += [each for each in nodes[position][0] if each not in feeds]
+            todo += [name for name in nodes[position][0] if name not in feeds]
     if missing:
-        raise BackendError(f"the file cannot be cut there: {', '.join(sorted(missing))} is needed as well")
+        raise BackendError(f"the file cannot be cut there: {', '.join(sorted(missing))} is needed as an input as well")
     return sorted(wanted)
 
 
@@ -49,24 +49,26 @@ def producers(nodes: Sequence[Edges]) -> dict[str, int]:
 
 
 def fixed(nodes: Sequence[Edges], constants: Collection[str]) -> set[str]:
-    """All tensors that no input has a part in: constants, and what is computed from them."""
-    found = set(constants)
+    """Tensors that depend on no input: constants, and all that is computed from them alone."""
+    known = set(constants)
     for inputs, outputs in nodes:
-        if all(name in found for name in inputs if name):
-            found.update(outputs)
-    return found
+        if all(name in known for name in inputs if name):
+            known.update(outputs)
+    return known
 
 
 def in_batches(feeds: Arrays, lengths: Mapping[str, int], once: Callable[[Arrays], dict[str, Any]]) -> dict[str, Any]:
-    """Run a file that takes `lengths` of each fed tensor at a time as often as needed; -1: all at once.
+    """Run a file of a fixed batch as often as the samples need.
 
-    The last run is filled up with its last sample. Results are joined along their first axis.
+    lengths: of each fed tensor's first axis in one run, -1 for any; once: one run. The last run repeats its last sample
+    where samples are missing. Results are joined along their first axis. Raises InputError where the fed tensors have
+    different numbers of samples.
     """
     counts = {len(value) / lengths[name] for name, value in feeds.items() if lengths[name] > 0}
     if not counts or counts == {1.0}:
         return once(feeds)
     if len(counts) > 1 or not max(counts) > 0:
-        raise InputError(f"tensors of {sorted(counts)} samples do not go together")
+        raise InputError(f"the fed tensors have different numbers of samples: {sorted(counts)} batches")
     count = counts.pop()
     parts = []
     for start in range(int(np.ceil(count))):

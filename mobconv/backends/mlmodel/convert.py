@@ -1,7 +1,7 @@
 """A program -> float template on disk, with the map of where each parameter lives in it.
 
     template/
-        template.mlmodel    the network, without the weights that `encode` fills in
+        template.mlmodel    the network, without the weights that `encode` adds
         map.json            {"places": ..., "floats": [...], "ranks": {...}}
 
 coremltools converts the exported program once, with fingerprints for weights.
@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobconv.backends import weight_map
-from mobconv.backends.coreml import image
-from mobconv.backends.coreml.vendor import coremltools, quiet
+from mobconv.backends.apple import description
+from mobconv.backends.apple.vendor import coremltools, quiet
 from mobconv.backends.mlmodel import graph, model
 from mobconv.backends.weight_map import Places
 from mobconv.common.files import write_whole
 from mobconv.errors import BackendError, MobconvError
-from mobconv.model.trace import Program
+from mobconv.model.program import Program
 from mobconv.schemes import Compute
 
 TEMPLATE = "template.mlmodel"
@@ -32,8 +32,8 @@ TEMPLATE = "template.mlmodel"
 def convert(program: Program, compute: Compute, directory: Path) -> None:
     """Write the template of a program into an existing empty folder.
 
-    Raises BackendError with the converter's own words when it refuses, when a weight cannot be found in what
-    it made, or for a layer that cannot be run here.
+    Raises BackendError with the converter's message when it refuses the network, for a weight that is missing in the
+    converted network, and for a layer that cannot be run here.
     """
     if compute is not Compute.FP32:
         raise BackendError("neuralnetwork files do not say in which precision they run; the template is fp32")
@@ -49,7 +49,7 @@ def convert(program: Program, compute: Compute, directory: Path) -> None:
     for layer in layers:
         if layer.WhichOneof("layer") == "convolution" and layer.convolution.isDeconvolution:
             _settle_deconvolution(layer, shapes[layer.input[0]])
-    keys = {found.key for held in places.values() for found in held}
+    keys = {place.key for placements in places.values() for place in placements}
     floats = _float_parameters(layers, keys, program)
     ranks = {str(position): len(shapes[layer.output[0]]) for position, layer in enumerate(layers)}
     for field in list(model.fields(layers)):
@@ -69,38 +69,38 @@ def _converted(program: Program) -> Any:
             return ct.convert(
                 exported,
                 convert_to="neuralnetwork",
-                minimum_deployment_target=ct.target.iOS14,  # the last that takes a neuralnetwork
+                minimum_deployment_target=ct.target.iOS14,  # the last for neuralnetwork files
                 outputs=[ct.TensorType(name=output) for output in program.outputs],
                 skip_model_load=True,
             ).get_spec()
     except Exception as error:  # the converter raises dozens of types
         raise BackendError(
-            f"coremltools cannot convert the network to a neuralnetwork: {error} (the backend coreml knows "
+            f"coremltools cannot convert the network to a neuralnetwork: {error} (the backend coreml has "
             "more operations)"
         ) from error
 
 
 def _clean(spec: Any) -> None:
-    """Drop what would differ from day to day."""
+    """Drop the date of conversion."""
     metadata = spec.description.metadata.userDefined
     for key in [key for key in metadata if key.endswith(".conversion_date")]:
         del metadata[key]
 
 
 def _declare_inputs(spec: Any, example: Mapping[str, NDArray[Any]]) -> None:
-    """Give the inputs the names of the program's, in order, and integers their type.
+    """Give inputs the program's names, in order, and integers their type.
 
-    (The converter takes the names of `forward`, and floats for everything.)
+    (The converter uses the names of `forward`, and declares floats only.)
     """
-    held, layers, names = spec.description.input, model.network(spec).layers, list(example)
-    if len(held) != len(names):
-        found = ", ".join(feature.name for feature in held)
-        raise BackendError(f"the converted network takes {found or 'nothing'}, the program {', '.join(names)}")
-    new = {feature.name: name for feature, name in zip(held, names, strict=True)}
+    features, layers, names = spec.description.input, model.network(spec).layers, list(example)
+    if len(features) != len(names):
+        converted = ", ".join(feature.name for feature in features) or "none"
+        raise BackendError(f"the converted network has the inputs {converted}, the program {', '.join(names)}")
+    new = {feature.name: name for feature, name in zip(features, names, strict=True)}
     clash = {output for layer in layers for output in layer.output}.intersection(names)
     if clash:
-        raise BackendError(f"the input name {', '.join(sorted(clash))} is taken within the network; choose another")
-    for feature in held:
+        raise BackendError(f"the input name {', '.join(sorted(clash))} is in use within the network; choose another")
+    for feature in features:
         feature.name = new[feature.name]
         if example[feature.name].dtype.kind in "iu":
             feature.type.multiArrayType.dataType = graph.INT32
@@ -109,25 +109,25 @@ def _declare_inputs(spec: Any, example: Mapping[str, NDArray[Any]]) -> None:
 
 
 def _declare_image(spec: Any, program: Program) -> None:
-    """Make the input an image and, with labels, the network a classifier."""
-    image.describe_input(spec, program.image, next(iter(program.example.values())).shape)
+    """Make the input an image and, where there are labels, the network a classifier."""
+    description.describe_input(spec, program.image, next(iter(program.example.values())).shape)
     if not program.labels or len(program.outputs) != 1:
         return
     network = model.copied(model.network(spec))
-    held = spec.neuralNetworkClassifier
-    held.layers.extend(network.layers)
-    held.preprocessing.extend(network.preprocessing)
-    held.arrayInputShapeMapping, held.imageInputShapeMapping = (
+    classifier = spec.neuralNetworkClassifier
+    classifier.layers.extend(network.layers)
+    classifier.preprocessing.extend(network.preprocessing)
+    classifier.arrayInputShapeMapping, classifier.imageInputShapeMapping = (
         network.arrayInputShapeMapping,
         network.imageInputShapeMapping,
     )
-    held.stringClassLabels.vector.extend(program.labels)
-    held.labelProbabilityLayerName = program.outputs[0]
-    image.describe_classifier(spec, program.outputs[0])  # coremltools, too, names it as the layer's output
+    classifier.stringClassLabels.vector.extend(program.labels)
+    classifier.labelProbabilityLayerName = program.outputs[0]
+    description.describe_classifier(spec, program.outputs[0])  # the name of the layer's output, as coremltools has it
 
 
 def _constants(layers: Any) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """(key, values) of every float parameter: weights in their layer's layout, the rest flat."""
+    """(key, values) of every float parameter: weights in their layer's layout, others flat."""
     for field in model.fields(layers):
         values = np.array(field.params.floatValue, np.float32)
         if field.shape is not None and values.size == np.prod(field.shape, dtype=np.int64):
@@ -136,10 +136,10 @@ def _constants(layers: Any) -> Iterator[tuple[str, NDArray[np.float32]]]:
 
 
 def _settle_deconvolution(layer: Any, shape: tuple[int, ...]) -> None:
-    """Say by padding alone which part of its full result a deconvolution keeps.
+    """Declare by padding alone which part of its full result a deconvolution keeps.
 
-    coremltools writes outputShape too, where it knows it. Padding is then ignored (NeuralNetwork.proto), and
-    nobody says where the cut is made instead. The padding at the end takes up what output_padding was for.
+    coremltools writes outputShape too, where it is known. Padding is then ignored (NeuralNetwork.proto), and it is not
+    specified where the result is cropped instead. The padding at the end is reduced by output_padding.
     """
     p = layer.convolution
     if not p.outputShape or p.WhichOneof("ConvolutionPaddingType") != "valid":
@@ -153,20 +153,20 @@ def _settle_deconvolution(layer: Any, shape: tuple[int, ...]) -> None:
         if end < 0:
             raise BackendError(
                 f"layer {layer.name!r}: a transposed convolution whose output_padding is larger than its padding "
-                "cannot be said in a neuralnetwork; use the backend coreml"
+                "cannot be expressed in a neuralnetwork; use the backend coreml"
             )
         edge.endEdgeSize = end
     del p.outputShape[:]
 
 
-def _float_parameters(layers: Any, taken: set[str], program: Program) -> list[str]:
-    """Keys of what holds the other float parameters (biases and so on), told by their value."""
+def _float_parameters(layers: Any, weights: set[str], program: Program) -> list[str]:
+    """Keys of the other float parameters (biases and so on), found by their values. weights: keys of the weights."""
     values = {value.ravel().tobytes() for name, value in program.floats().items() if name not in program.sites}
-    return [key for key, value in _constants(layers) if key not in taken and value.ravel().tobytes() in values]
+    return [key for key, value in _constants(layers) if key not in weights and value.ravel().tobytes() in values]
 
 
 def load(template: Path) -> tuple[Any, Places, dict[str, Any]]:
-    """What `convert` wrote: the network without its weights, the map of them, and 'floats' and 'ranks'."""
+    """Read a template: the network without its weights, the map of them, and the entries 'floats' and 'ranks'."""
     spec = model.read(template / TEMPLATE)
     places, extra = weight_map.load(template / "map.json")
     return spec, places, extra

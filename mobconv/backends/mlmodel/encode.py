@@ -1,4 +1,4 @@
-"""Template and weights -> .mlmodel, and what the weights take in it."""
+"""Template + weights -> .mlmodel, and the bytes of the weights in it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mobconv.backends import weight_map
+from mobconv.backends.apple.description import RECORD_KEY
 from mobconv.backends.base import Encoded
 from mobconv.backends.mlmodel import model, params, support
 from mobconv.backends.mlmodel.convert import load
@@ -22,53 +24,54 @@ from mobconv.schemes import Cell
 
 
 def encode(template: Path, weights: Mapping[str, Weight], cell: Cell, path: Path, record: str = "") -> Encoded:
-    """Write the artifact of a cell. weight_bytes is the file less what it would be if its quantized weights (for
-    the float schemes: all quantizable weights) took no byte, the record left out.
+    """Write the artifact of a cell.
 
-    Raises BackendError for a weight that cannot be placed or held, OutputError when nothing can be written.
+    weight_bytes are those of the file without record, less those of a file whose quantized weights (under the float
+    schemes: all quantizable weights) take no byte. Raises BackendError for a weight that cannot be placed or encoded,
+    OutputError when the file cannot be written.
     """
     declared = support.support(cell)
     if declared.stored_bits is None:
         raise BackendError(f"{cell}: {declared.reason}")
-    held, places, extra = load(template)
-    missing = sorted(set(places) ^ set(weights))
-    if missing:
-        raise BackendError(f"{cell}: the template and the weights do not agree on {', '.join(missing)}")
+    template_spec, places, extra = load(template)
+    weight_map.check_agreement(places, weights, cell)
     rounded = extra["floats"] if cell.scheme.mode is None and cell.scheme.bits == 16 else ()
-    spec = build(held, places, weights, rounded, extra["ranks"])
+    spec = build(template_spec, places, weights, rounded, extra["ranks"])
     size = len(model.serialize(spec))
     if record:
-        spec.description.metadata.userDefined[model.RECORD_KEY] = record
+        spec.description.metadata.userDefined[RECORD_KEY] = record
     write_whole(path, model.serialize(spec))
     system = model.SYSTEMS[spec.specificationVersion]
     requires = system if spec.specificationVersion > 4 else declared.requires
-    told = replace(declared, requires=requires, note="; ".join(filter(None, [declared.note, _rounding(weights)])))
-    return Encoded(_weight_bytes(held, places, weights, extra["ranks"], size), told)
+    support_of_file = replace(
+        declared, requires=requires, note="; ".join(filter(None, [declared.note, _rounding(weights)]))
+    )
+    return Encoded(_weight_bytes(template_spec, places, weights, extra["ranks"], size), support_of_file)
 
 
 def _rounding(weights: Mapping[str, Weight]) -> str:
-    """Says which tensors' values the format's fp32 sum of scale and bias cannot give to the last bit."""
+    """A note that names tensors whose values scale * code + bias cannot give to the last bit; '' for none."""
     names = [n for n, weight in weights.items() if isinstance(weight, QuantizedWeight) and not params.is_exact(weight)]
     if not names:
         return ""
     return (
-        "values may be off by 2^-21 of the tensor's largest where parameters are no fp16 numbers, as the format adds "
+        "values may be off by 2^-21 of the tensor's largest where parameters are not fp16 numbers, as the format adds "
         f"an fp32 bias to scale * code: {', '.join(names)}"
     )
 
 
 def _weight_bytes(template: Any, places: Places, weights: Mapping[str, Weight], ranks: Any, size: int) -> int:
-    """What the weights take of a file of `size` bytes: all floats where none is quantized, else the quantized ones."""
+    """Bytes of the quantized weights in a file of `size` bytes; of all weights where none is quantized."""
     quantized = [name for name, weight in weights.items() if isinstance(weight, QuantizedWeight)]
     if not quantized:
-        return sum(weight.bits // 8 * held_count(places, [name]) for name, weight in weights.items())
+        return sum(weight.bits // 8 * stored_count(places, [name]) for name, weight in weights.items())
     plain = {name: FloatWeight(name, np.zeros(weights[name].dequantize().shape, np.float32)) for name in quantized}
     rest = len(model.serialize(build(template, places, {**weights, **plain}, (), ranks)))
-    return size - (rest - 4 * held_count(places, quantized))
+    return size - (rest - 4 * stored_count(places, quantized))
 
 
-def held_count(places: Places, names: Collection[str]) -> int:
-    """Weights as often as the file holds them: once in each layer that uses them, for layers share nothing."""
+def stored_count(places: Places, names: Collection[str]) -> int:
+    """Number of weights in the file: a tensor's count once for each layer that uses it, as layers share nothing."""
     return sum(math.prod(place.shape) for name in names for place in places[name])
 
 
@@ -80,13 +83,13 @@ def build(
     rounded  keys of other parameters that scheme fp16 rounds
     ranks    position of a layer -> number of axes of its output
 
-    Raises BackendError for a weight that its layer cannot hold.
+    Raises BackendError for a weight that its layer cannot represent.
     """
     spec = model.copied(template)
     layers = model.network(spec).layers
     sites: dict[int, Weight] = {}
-    for name, found in places.items():
-        for place in found:
+    for name, placements in places.items():
+        for place in placements:
             at, _, field = place.key.partition(".")
             layer = layers[int(at)]
             sites[int(at)] = weights[name]
@@ -94,14 +97,14 @@ def build(
                 _put(layer, field, weights[name], place)
             except BackendError as error:
                 raise BackendError(f"layer {layer.name!r}: {error}") from error
-    apart = []
+    with_separate_bias = []
     touched = {int(key.partition(".")[0]) for key in rounded}
     touched |= {position for position, weight in sites.items() if isinstance(weight, FloatWeight) and weight.bits == 16}
     for position in touched:
         if not _store_others(layers[position], position, sites.get(position), rounded):
-            apart.append(position)
-    for position in sorted(apart, reverse=True):  # from the end: each adds layers behind its own
-        _set_bias_apart(layers, position, ranks[str(position)])
+            with_separate_bias.append(position)
+    for position in sorted(with_separate_bias, reverse=True):  # from the end, as each adds layers behind its own
+        _separate_bias(layers, position, ranks[str(position)])
     return spec
 
 
@@ -109,7 +112,7 @@ def _put(layer: Any, field: str, weight: Weight, place: Placement) -> None:
     kind = layer.WhichOneof("layer")
     shape, axis = model.weight_layout(kind, getattr(layer, kind))
     if shape is None or "." in field:
-        raise BackendError(f"{weight.name}: layers of type {kind} hold no quantized weights")
+        raise BackendError(f"{weight.name}: layers of type {kind} have no quantized weights")
     values = weight.dequantize() if isinstance(weight, FloatWeight) else weight.codes
     if place.shape != shape or values.size != math.prod(shape):
         raise BackendError(f"{weight.name}: {list(values.shape)} does not fit the layer's {list(shape)}")
@@ -121,16 +124,16 @@ def _put(layer: Any, field: str, weight: Weight, place: Placement) -> None:
     if weight.groups > 1 and (axis is None or place.axis != axis):
         raise BackendError(
             f"{weight.name}: a layer of type {kind} has no scale for each of the {weight.groups} channels; quantize it "
-            "per tensor or with k-means, or keep it float by a rule in the recipe"
+            "per tensor or with k-means, or keep it float by a layer rule in the recipe"
         )
     params.put_codes(target, weight, placed)
 
 
 def _store_others(layer: Any, position: int, weight: Weight | None, rounded: Collection[str]) -> bool:
-    """Store a layer's parameters other than its weight as scheme and weight want them.
+    """Store a layer's parameters other than its weight -> False where a 16-bit weight has a bias that needs 32 bits.
 
-    A layer's floats are of one width, all 32 or all 16 bits (NeuralNetworkLayerValidator.cpp of apple/coremltools):
-    16 where that loses nothing. -> False where a 16-bit weight has a bias beside it that needs 32.
+    A layer's floats have one width, all 32 or all 16 bits (NeuralNetworkLayerValidator.cpp of apple/coremltools): 16
+    where that loses nothing.
     """
     half = isinstance(weight, FloatWeight) and weight.bits == 16
     others = []
@@ -155,28 +158,28 @@ def _to_half(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _rounded(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Values rounded to fp16, all of them or, where one overflows, none: as `quantize.scales.to_fp16`."""
-    found = _to_half(values)
-    return found if np.isfinite(found).all() else values
+    """Values rounded to fp16; unchanged where one overflows, as in `quantize.scales.to_fp16`."""
+    halves = _to_half(values)
+    return halves if np.isfinite(halves).all() else values
 
 
-def _set_bias_apart(layers: Any, position: int, rank: int) -> None:
-    """Add a 32-bit bias by layers of its own, a constant and a sum, behind the layer that it cannot be in."""
+def _separate_bias(layers: Any, position: int, rank: int) -> None:
+    """Move a 32-bit bias out of its layer: a constant and a sum behind it, as layers of their own."""
     layer = layers[position]
-    held = getattr(layer, layer.WhichOneof("layer"))
-    output, count = layer.output[0], len(held.bias.floatValue)
+    parameters = getattr(layer, layer.WhichOneof("layer"))
+    output, count = layer.output[0], len(parameters.bias.floatValue)
     after = [type(layer).FromString(other.SerializeToString(deterministic=True)) for other in layers[position + 1 :]]
     del layers[position + 1 :]
     constant = layers.add(name=f"{layer.name}/bias", output=[f"{output}/bias"])
     # channels are axis -3 of four axes, and the last of fewer
     constant.loadConstantND.shape.extend([count, 1, 1] if rank == 4 and not _last(layer) else [count])
-    constant.loadConstantND.data.CopyFrom(held.bias)
+    constant.loadConstantND.data.CopyFrom(parameters.bias)
     total = layers.add(name=f"{layer.name}/biased", input=[f"{output}/unbiased", f"{output}/bias"], output=[output])
     total.addBroadcastable.SetInParent()
     layers.extend(after)
     layer.output[:] = [f"{output}/unbiased"]
-    held.hasBias = False
-    held.ClearField("bias")
+    parameters.hasBias = False
+    parameters.ClearField("bias")
 
 
 def _last(layer: Any) -> bool:

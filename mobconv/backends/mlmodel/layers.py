@@ -1,6 +1,6 @@
-"""The layer types that can be run here, in one table; semantics as NeuralNetwork.proto describes them.
+"""The layer types that can be run, in one table, with the semantics that NeuralNetwork.proto describes.
 
-torch is imported here: import this module only when a network is run.
+Imports torch: import this module only when a network is run.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from typing import TYPE_CHECKING, Any
 
 import torch.nn.functional as F
 
-from mobconv.backends.coreml import ops
+from mobconv.backends.apple import ops
 from mobconv.backends.mlmodel import layers_elementwise, layers_shape, layers_weights
 
 if TYPE_CHECKING:
-    from mobconv.backends.coreml.call import Call, Function
-    from mobconv.backends.mlmodel.graph import LayerFunction
+    from mobconv.backends.apple.call import Call, Function
+    from mobconv.backends.mlmodel.layer import LayerFunction
 
 
 @cache
 def table() -> Mapping[str, LayerFunction]:
-    """All layer types, each with the function that puts it into steps."""
+    """Layer types, each with the function that adds its operations."""
     return {**layers_weights.LAYERS, **layers_elementwise.LAYERS, **layers_shape.LAYERS}
 
 
 @cache
 def functions() -> Mapping[str, Function]:
-    """What the steps compute: the operations of ML Programs, and one that they do not have."""
+    """Functions of operations: those of ML Programs, and one more."""
     return {**ops.table(), "embedding": _embedding}
 
 

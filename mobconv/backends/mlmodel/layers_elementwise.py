@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mobconv.backends.mlmodel.graph import Layer, LayerFunction
+    from mobconv.backends.mlmodel.layer import LayerContext, LayerFunction
 
 
-def _activation(layer: Layer) -> None:
+def _activation(layer: LayerContext) -> None:
     kind = layer.params.WhichOneof("NonlinearityType")
     p: Any = getattr(layer.params, kind or "", None)
     plain = {"ReLU": "relu", "tanh": "tanh", "sigmoid": "sigmoid", "softsign": "softsign", "softplus": "softplus"}
@@ -30,15 +30,15 @@ def _activation(layer: Layer) -> None:
         raise layer.refuse(f"the activation {kind}")
 
 
-def _channels(layer: Layer, held: Any) -> Any:
-    """A parameter of one value, or one for each channel, axis -3."""
+def _channels(layer: LayerContext, message: Any) -> Any:
+    """A parameter of one value, or of one for each channel (axis -3)."""
     if layer.rank() != 4:
         raise layer.refuse(f"an input of {layer.rank()} axes")
-    single = max(len(held.floatValue), len(held.float16Value) // 2) == 1
-    return layer.read(held, 1 if single else layer.shape()[1])
+    single = max(len(message.floatValue), len(message.float16Value) // 2) == 1
+    return layer.read(message, 1 if single else layer.shape()[1])
 
 
-def _unary(layer: Layer) -> None:
+def _unary(layer: LayerContext) -> None:
     """f(scale * x + shift)."""
     p = layer.params
     x = layer.x
@@ -57,9 +57,9 @@ def _unary(layer: Layer) -> None:
 
 
 def _arithmetic(kind: str) -> LayerFunction:
-    """Of one input and a number, or of any count of inputs."""
+    """An operation of one input and a number, or of several inputs."""
 
-    def run(layer: Layer) -> None:
+    def run(layer: LayerContext) -> None:
         if len(layer.inputs) == 1:
             layer.emit(kind, y=float(layer.params.alpha))
         else:
@@ -68,8 +68,8 @@ def _arithmetic(kind: str) -> LayerFunction:
     return run
 
 
-def _fold(layer: Layer, kind: str, last: bool = True) -> str:
-    """kind(kind(a, b), c) and so on; the last result is the layer's output unless `last` is false."""
+def _fold(layer: LayerContext, kind: str, last: bool = True) -> str:
+    """Add kind(kind(a, b), c) and so on. The last result is the layer's output, unless `last` is false."""
     made, *rest = layer.inputs
     for i, name in enumerate(rest, 1):
         made = layer.emit(kind, {"x": made, "y": name}, part="" if last and i == len(rest) else f"first{i}")
@@ -77,7 +77,7 @@ def _fold(layer: Layer, kind: str, last: bool = True) -> str:
 
 
 def _folded(kind: str) -> LayerFunction:
-    def run(layer: Layer) -> None:
+    def run(layer: LayerContext) -> None:
         if len(layer.inputs) < 2:
             raise layer.refuse("one input alone")
         _fold(layer, kind)
@@ -85,14 +85,14 @@ def _folded(kind: str) -> LayerFunction:
     return run
 
 
-def _average(layer: Layer) -> None:
+def _average(layer: LayerContext) -> None:
     layer.emit("mul", {"x": _fold(layer, "add", last=False)}, y=1.0 / len(layer.inputs))
 
 
 def _compared(kind: str) -> LayerFunction:
-    """1.0 where it holds, else 0.0."""
+    """Add a comparison: 1.0 for true, 0.0 for false."""
 
-    def run(layer: Layer) -> None:
+    def run(layer: LayerContext) -> None:
         if len(layer.inputs) == 1:
             made = layer.emit(kind, part="holds", y=float(layer.params.alpha))
         else:
@@ -103,9 +103,9 @@ def _compared(kind: str) -> LayerFunction:
 
 
 def _logical(kind: str) -> LayerFunction:
-    """Inputs are true where they are not 0.0."""
+    """Add a logical operation: inputs are true where they are not 0.0."""
 
-    def run(layer: Layer) -> None:
+    def run(layer: LayerContext) -> None:
         truths = [layer.emit("not_equal", {"x": x}, part=f"truth{i}", y=0.0) for i, x in enumerate(layer.inputs)]
         made = layer.emit(kind, dict(zip("xy", truths, strict=False)), part="holds")
         layer.emit("cast", {"x": made}, dtype="fp32")
@@ -113,14 +113,14 @@ def _logical(kind: str) -> LayerFunction:
     return run
 
 
-def _where(layer: Layer) -> None:
+def _where(layer: LayerContext) -> None:
     condition, a, b = layer.inputs
     truth = layer.emit("not_equal", {"x": condition}, part="truth", y=0.0)
     layer.emit("select", {"cond": truth, "a": a, "b": b})
 
 
 def _reduced(kind: str) -> LayerFunction:
-    def run(layer: Layer) -> None:
+    def run(layer: LayerContext) -> None:
         p = layer.params
         axes = list(range(layer.rank())) if p.reduceAll or not p.axes else [int(axis) for axis in p.axes]
         layer.emit(kind, axes=axes, keep_dims=bool(p.keepDims))
@@ -128,8 +128,8 @@ def _reduced(kind: str) -> LayerFunction:
     return run
 
 
-def _reduce(layer: Layer) -> None:
-    """The older layer: over the last axes, which stay as 1s."""
+def _reduce(layer: LayerContext) -> None:
+    """The older layer: reduces the last axes, which become 1."""
     p = layer.params
     axes = {"CHW": [-3, -2, -1], "HW": [-2, -1], "C": [-3], "H": [-2], "W": [-1]}[type(p).ReduceAxis.Name(p.axis)]
     mode = type(p).ReduceOperation.Name(p.mode)
@@ -145,7 +145,7 @@ def _reduce(layer: Layer) -> None:
 
 
 def _arg(kind: str) -> LayerFunction:
-    def run(layer: Layer) -> None:
+    def run(layer: LayerContext) -> None:
         p = layer.params
         at = layer.emit(kind, part="at", axis=int(p.axis), keep_dims=not p.removeDim)
         layer.emit("cast", {"x": at}, dtype="fp32")
@@ -153,7 +153,7 @@ def _arg(kind: str) -> LayerFunction:
     return run
 
 
-def _cumulative(layer: Layer) -> None:
+def _cumulative(layer: LayerContext) -> None:
     p = layer.params
     if len(layer.inputs) > 1:
         raise layer.refuse("an axis that is computed")
@@ -164,23 +164,23 @@ def _plain(kind: str) -> LayerFunction:
     return lambda layer: layer.emit(kind)
 
 
-def _gelu(layer: Layer) -> None:
+def _gelu(layer: LayerContext) -> None:
     p = layer.params
     layer.emit("gelu", mode=type(p).GeluMode.Name(p.mode))
 
 
-def _against_parameter(kind: str, held: Any, shape: Any, layer: Layer, x: str, part: str = "") -> str:
-    """x + or * a parameter of shape [1], [C], [1, H, W] or [C, H, W]."""
+def _against_parameter(kind: str, message: Any, shape: Any, layer: LayerContext, x: str, part: str = "") -> str:
+    """Add x + or * a parameter of shape [1], [C], [1, H, W] or [C, H, W]."""
     sizes = [int(size) for size in shape]
-    values = layer.read(held, *sizes)
+    values = layer.read(message, *sizes)
     return layer.emit(kind, {"x": x}, part=part, y=values.reshape(-1, 1, 1) if len(sizes) == 1 else values)
 
 
-def _bias(layer: Layer) -> None:
+def _bias(layer: LayerContext) -> None:
     _against_parameter("add", layer.params.bias, layer.params.shape, layer, layer.x)
 
 
-def _scale(layer: Layer) -> None:
+def _scale(layer: LayerContext) -> None:
     p = layer.params
     made = _against_parameter("mul", p.scale, p.shapeScale, layer, layer.x, "scaled" if p.hasBias else "")
     if p.hasBias:

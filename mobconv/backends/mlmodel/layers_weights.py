@@ -7,31 +7,31 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from mobconv.backends.mlmodel.graph import Layer, LayerFunction
+    from mobconv.backends.mlmodel.layer import LayerContext, LayerFunction
 
 _MAX, _AVERAGE, _L2 = 0, 1, 2  # PoolingLayerParams.PoolingType
 _TOP_LEFT = 1  # SamePadding.SamePaddingMode
 
 
-def _borders(held: Any) -> list[int]:
+def _borders(message: Any) -> list[int]:
     """[top, bottom, left, right] of BorderAmounts."""
-    found = [int(size) for edge in held.borderAmounts for size in (edge.startEdgeSize, edge.endEdgeSize)]
-    return found or [0, 0, 0, 0]
+    borders = [int(size) for edge in message.borderAmounts for size in (edge.startEdgeSize, edge.endEdgeSize)]
+    return borders or [0, 0, 0, 0]
 
 
 def _padding(params: Any, which: str) -> dict[str, Any]:
-    """Padding as the operations take it."""
+    """Padding as parameters of an operation."""
     if which == "same":
         return {"pad_type": "same_lower" if params.same.asymmetryMode == _TOP_LEFT else "same"}
     return {"pad_type": "custom", "pad": _borders(params.valid.paddingAmounts)}
 
 
-def _needs_rank(layer: Layer, rank: int = 4) -> None:
+def _needs_rank(layer: LayerContext, rank: int = 4) -> None:
     if layer.rank() != rank:
         raise layer.refuse(f"an input of {layer.rank()} axes")
 
 
-def _convolution(layer: Layer) -> None:
+def _convolution(layer: LayerContext) -> None:
     p = layer.params
     _needs_rank(layer)
     if len(layer.inputs) > 1:
@@ -48,7 +48,7 @@ def _convolution(layer: Layer) -> None:
         layer.emit("conv", dilations=[int(size) for size in p.dilationFactor] or [1, 1], **constants)
 
 
-def _deconvolution_borders(layer: Layer, strides: list[int], window: tuple[int, ...]) -> dict[str, Any]:
+def _deconvolution_borders(layer: LayerContext, strides: list[int], window: tuple[int, ...]) -> dict[str, Any]:
     """What is cut off the full result of a deconvolution.
 
     The format says that padding is ignored where outputShape is set, and not where the cut is made then: such a
@@ -60,25 +60,25 @@ def _deconvolution_borders(layer: Layer, strides: list[int], window: tuple[int, 
         raise layer.refuse("a deconvolution with dilation, which the format ignores,")
     if p.WhichOneof("ConvolutionPaddingType") == "same":
         if wanted and wanted != [size * step for size, step in zip(layer.shape()[2:], strides, strict=True)]:
-            raise layer.refuse(f"a deconvolution to the shape {wanted}, which its padding does not lead to,")
+            raise layer.refuse(f"a deconvolution to the shape {wanted}, which its padding does not give,")
         return _padding(p, "same")
     borders = _borders(p.valid.paddingAmounts)
     if wanted and wanted != deconvolved(layer.shape()[2:], window, strides, borders):
-        raise layer.refuse(f"a deconvolution to the shape {wanted}, which its padding does not lead to,")
+        raise layer.refuse(f"a deconvolution to the shape {wanted}, which its padding does not give,")
     return {"pad_type": "custom", "pad": borders}
 
 
 def deconvolved(sizes: tuple[int, ...], window: tuple[int, ...], strides: list[int], borders: list[int]) -> list[int]:
-    """[height, width] that ValidPadding says a deconvolution makes of an input of `sizes`."""
+    """[height, width] of a deconvolution's output under ValidPadding, for an input of `sizes`."""
     return [(sizes[i] - 1) * strides[i] + window[i] - borders[2 * i] - borders[2 * i + 1] for i in (0, 1)]
 
 
-def _biased(layer: Layer) -> dict[str, Any]:
+def _biased(layer: LayerContext) -> dict[str, Any]:
     p = layer.params
     return {"bias": layer.read(p.bias, layer.weight().shape[0])} if p.hasBias else {}
 
 
-def _inner_product(layer: Layer) -> None:
+def _inner_product(layer: LayerContext) -> None:
     p, rank = layer.params, layer.rank()
     if p.int8DynamicQuantize:
         raise layer.refuse("int8DynamicQuantize")
@@ -93,7 +93,7 @@ def _inner_product(layer: Layer) -> None:
     layer.emit("reshape", {"x": made}, shape=[rows, int(p.outputChannels), 1, 1])
 
 
-def _batched_matmul(layer: Layer) -> None:
+def _batched_matmul(layer: LayerContext) -> None:
     p = layer.params
     if p.int8DynamicQuantize:
         raise layer.refuse("int8DynamicQuantize")
@@ -106,7 +106,7 @@ def _batched_matmul(layer: Layer) -> None:
     layer.emit("matmul", {"x": x, "y": y}, transpose_x=bool(p.transposeA), transpose_y=bool(p.transposeB))
 
 
-def _embedding(layer: Layer) -> None:
+def _embedding(layer: LayerContext) -> None:
     """embeddingND: (.., 1) -> (.., size); embedding: (rows, 1, 1, 1) -> (rows, size, 1, 1)."""
     p = layer.params
     flat = layer.kind == "embedding"
@@ -123,7 +123,7 @@ def _embedding(layer: Layer) -> None:
     layer.emit("reshape", {"x": made}, shape=[layer.shape()[0], weight.shape[1], 1, 1])
 
 
-def _batchnorm(layer: Layer) -> None:
+def _batchnorm(layer: LayerContext) -> None:
     p = layer.params
     _needs_rank(layer)
     epsilon = float(p.epsilon) or 1e-5
@@ -138,7 +138,7 @@ def _batchnorm(layer: Layer) -> None:
         raise layer.refuse("a mean over the batch")
 
 
-def _pooling(layer: Layer) -> None:
+def _pooling(layer: LayerContext) -> None:
     p = layer.params
     if p.globalPooling:
         kind = {_MAX: "reduce_max", _AVERAGE: "reduce_mean", _L2: "reduce_l2_norm"}[p.type]
@@ -160,27 +160,27 @@ def _pooling(layer: Layer) -> None:
     layer.emit({_MAX: "max_pool", _AVERAGE: "avg_pool", _L2: "l2_pool"}[p.type], **constants)
 
 
-def _pad(layer: Layer) -> None:
+def _pad(layer: LayerContext) -> None:
     p, kind = layer.params, layer.params.WhichOneof("PaddingType") or "constant"
     modes = {"constant": "constant", "reflection": "reflect", "replication": "replicate"}
     layer.emit("pad", pad=_borders(p.paddingAmounts), mode=modes[kind], constant_val=float(p.constant.value))
 
 
-def _constant_pad(layer: Layer) -> None:
+def _constant_pad(layer: LayerContext) -> None:
     p = layer.params
     if len(layer.inputs) > 1 or p.padToGivenOutputSizeMode:
         raise layer.refuse("padding that is computed")
     layer.emit("pad", pad=[int(size) for size in p.padAmounts], mode="constant", constant_val=float(p.value))
 
 
-def _layer_norm(layer: Layer) -> None:
+def _layer_norm(layer: LayerContext) -> None:
     p = layer.params
     shape = [int(size) for size in p.normalizedShape]
     scale: dict[str, Any] = {"gamma": layer.read(p.gamma, *shape), "beta": layer.read(p.beta, *shape)}
     layer.emit("layer_norm", axes=list(range(-len(shape), 0)), epsilon=float(p.eps) or 1e-5, **scale)
 
 
-def _mean_variance(layer: Layer) -> None:
+def _mean_variance(layer: LayerContext) -> None:
     p = layer.params
     axes = [-3, -2, -1] if p.acrossChannels else [-2, -1]
     if p.normalizeVariance:
@@ -190,7 +190,7 @@ def _mean_variance(layer: Layer) -> None:
         layer.emit("sub", {"x": layer.x, "y": mean})
 
 
-def _local_response(layer: Layer) -> None:
+def _local_response(layer: LayerContext) -> None:
     p = layer.params
     _needs_rank(layer)
     layer.emit(
@@ -198,7 +198,7 @@ def _local_response(layer: Layer) -> None:
     )
 
 
-def _upsample(layer: Layer) -> None:
+def _upsample(layer: LayerContext) -> None:
     p = layer.params
     scales = [float(size) for size in (p.fractionalScalingFactor or p.scalingFactor)] or [1.0, 1.0]
     constants: dict[str, Any] = {"scale_factor_height": scales[0], "scale_factor_width": scales[1]}
@@ -213,7 +213,7 @@ def _upsample(layer: Layer) -> None:
         layer.emit("upsample_bilinear", align_corners=p.linearUpsampleMode == aligned, **constants)
 
 
-def _resize(layer: Layer) -> None:
+def _resize(layer: LayerContext) -> None:
     p = layer.params
     modes = {0: "STRICT_ALIGN_CORNERS", 1: "ALIGN_CORNERS", 2: "DEFAULT"}  # SamplingMode.Method
     if p.mode.samplingMethod not in modes:

@@ -1,4 +1,4 @@
-"""WeightParams: how the numbers of one parameter lie in a neuralnetwork file (NeuralNetwork.proto).
+"""WeightParams: how the numbers of one parameter are stored in a neuralnetwork file (NeuralNetwork.proto).
 
 | form       | fields                                                                                      |
 |------------|---------------------------------------------------------------------------------------------|
@@ -8,8 +8,8 @@
 |            | linearQuantization: w = scale * code + bias, one pair for the tensor or each output channel |
 |            | lookupTableQuantization: w = table[code], 2^n entries, one table for the tensor             |
 
-rawValue is one bit stream in C order, the *most* significant bit of everything first (in contrast to
-`mobconv.quantize.packing` and weight.bin). For n = 3:
+rawValue is one bit stream in C order, the *most* significant bit first (unlike `mobconv.quantize.packing` and
+weight.bin). For n = 3:
 
     byte      |       0       |       1       |       2       |
     bit       |7 6 5 4 3 2 1 0|7 6 5 4 3 2 1 0|7 6 5 4 3 2 1 0|
@@ -17,7 +17,7 @@ rawValue is one bit stream in C order, the *most* significant bit of everything 
 
 What a QuantizedWeight becomes:
 
-| mode            | bits | held as                                                     |
+| mode            | bits | stored as                                                   |
 |-----------------|------|-------------------------------------------------------------|
 | linear          | 2..8 | linear: scale, bias = -scale * zero point                   |
 | linear, tensor  | 1    | table of two                                                |
@@ -26,7 +26,7 @@ What a QuantizedWeight becomes:
 | symmetric       | 1    | linear: 2 * scale, bias = -scale                            |
 | kmeans, tensor  | 1..8 | table                                                       |
 
-With parameters that fp16 can hold, every product and sum here is exact in fp32; see `is_exact` for others.
+With parameters that fp16 can represent, every product and sum here is exact in fp32; see `is_exact` for others.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobconv.errors import BackendError
-from mobconv.quantize.weights import Floats, QuantizedWeight
+from mobconv.quantize.weights import Floats, Form, QuantizedWeight
 
 _FLOAT_VALUE = b"\x0a"  # field 1, packed: a length and the floats
 
@@ -61,14 +61,14 @@ def unpack(data: bytes, bits: int, count: int) -> NDArray[np.uint8]:
 
 
 def put_floats(params: Any, values: NDArray[Any]) -> None:
-    """Store values of any shape as float32. (On the wire: a Python float for each would take seconds.)"""
+    """Store values of any shape as float32, as protobuf bytes: a Python float for each would take seconds."""
     data = np.ascontiguousarray(values, "<f4").tobytes()
     params.Clear()
     params.MergeFromString(_FLOAT_VALUE + _varint(len(data)) + data)
 
 
 def put_half(params: Any, values: NDArray[Any]) -> None:
-    """Store values, which fp16 must be able to hold, in 16 bits each."""
+    """Store values in 16 bits each; fp16 has to represent them."""
     params.Clear()
     params.float16Value = np.ascontiguousarray(values, "<f2").tobytes()
 
@@ -81,7 +81,8 @@ def put_codes(params: Any, weight: QuantizedWeight, codes: NDArray[np.uint8]) ->
     params.Clear()
     params.quantization.numberOfBits = weight.bits
     params.rawValue = pack(codes, weight.bits)
-    if weight.table is not None and weight.groups == 1:
+    if weight.form is Form.TABLE and weight.groups == 1:
+        assert weight.table is not None
         params.quantization.lookupTableQuantization.floatValue.extend(weight.table[0].tolist())
         return
     scale, bias = scale_and_bias(weight)
@@ -94,35 +95,36 @@ def scale_and_bias(weight: QuantizedWeight) -> tuple[Floats, Floats]:
 
     Raises BackendError for tables of more than two entries.
     """
-    if weight.table is not None:
+    if weight.form is Form.TABLE:
+        assert weight.table is not None
         if weight.bits > 1:
-            raise BackendError(f"{weight.name}: a layer has room for one table, not for {weight.groups}")
+            raise BackendError(f"{weight.name}: a layer has one table, not {weight.groups}")
         return _two_values(weight.table)
     assert weight.scale is not None
-    if weight.bits == 1:
+    if weight.form is Form.SCALE and weight.bits == 1:
         return 2 * weight.scale, -weight.scale
     zero = np.float32(2 ** (weight.bits - 1)) if weight.zero_point is None else weight.zero_point.astype(np.float32)
     return weight.scale, np.float32(0) - weight.scale * zero  # from 0, so that no bias is -0.0
 
 
 def _two_values(table: Floats) -> tuple[Floats, Floats]:
-    """(groups, 2) values -> bias, which is value 0, and the scale that leads nearest to value 1."""
+    """(groups, 2) values -> scale and bias: the bias is value 0, bias + scale is as near to value 1 as possible."""
     bias, wanted = table[:, 0], table[:, 1]
-    found = wanted - bias
-    # where rounding of the difference shows in the sum, a neighbour of it may not
-    for scale in (np.nextafter(found, np.float32(-np.inf)), np.nextafter(found, np.float32(np.inf))):
-        nearer = np.abs(bias + scale - wanted) < np.abs(bias + found - wanted)
-        found = np.where(nearer, scale, found).astype(np.float32)
-    return found, bias
+    best = wanted - bias
+    # where the sum is off because the difference was rounded, the sum with a neighbour of it may be exact
+    for scale in (np.nextafter(best, np.float32(-np.inf)), np.nextafter(best, np.float32(np.inf))):
+        nearer = np.abs(bias + scale - wanted) < np.abs(bias + best - wanted)
+        best = np.where(nearer, scale, best).astype(np.float32)
+    return best, bias
 
 
 def is_exact(weight: QuantizedWeight) -> bool:
     """Whether scale * code + bias, computed in fp32, is the value of every code.
 
-    So it is with parameters that fp16 can hold, but for two values of which one is 2^13 times the other. Others are off
-    by at most 2^-21 of the largest value: fp32 has no room for all of a product, or difference, of fp32 numbers.
+    It is, with parameters that fp16 can represent, except two values of which one is 2^13 times the other. Others are
+    off by at most 2^-21 of the largest value: fp32 cannot represent every product, or difference, of fp32 numbers.
     """
-    if weight.table is not None and weight.groups == 1:
+    if weight.form is Form.TABLE and weight.groups == 1:
         return True
     scale, bias = scale_and_bias(weight)
     codes = np.arange(2**weight.bits, dtype=np.float32)
@@ -132,8 +134,8 @@ def is_exact(weight: QuantizedWeight) -> bool:
 def get(params: Any, shape: tuple[int, ...], axis: int | None) -> Floats:
     """The values of a parameter, float32, decoded. axis: of the output channels, None where it has none.
 
-    Raises ValueError with what is wrong in a message that is no whole parameter of this shape, and BackendError
-    for a form that only Core ML knows.
+    Raises ValueError for a message that is not a complete parameter of this shape, and BackendError for a form that
+    only Core ML can decode.
     """
     count = int(np.prod(shape, dtype=np.int64))
     if params.floatValue:
@@ -152,24 +154,25 @@ def get(params: Any, shape: tuple[int, ...], axis: int | None) -> Floats:
 
 
 def _decoded(params: Any, shape: tuple[int, ...], axis: int | None) -> Floats:
-    held = params.quantization
-    bits, kind = int(held.numberOfBits), held.WhichOneof("QuantizationType")
+    """The values of a parameter that is stored as codes."""
+    quantization = params.quantization
+    bits, kind = int(quantization.numberOfBits), quantization.WhichOneof("QuantizationType")
     if not 1 <= bits <= 8 or kind is None:
         raise ValueError(f"codes of {bits} bits, {kind or 'without parameters'}")
     codes = unpack(params.rawValue, bits, int(np.prod(shape, dtype=np.int64))).reshape(shape)
     if kind == "lookupTableQuantization":
-        table = np.array(held.lookupTableQuantization.floatValue, np.float32)
+        table = np.array(quantization.lookupTableQuantization.floatValue, np.float32)
         if table.size != 2**bits:
             raise ValueError(f"a table of {table.size} entries for {bits} bits")
         return np.ascontiguousarray(table[codes])
-    scale = np.array(held.linearQuantization.scale, np.float32)
-    bias = np.array(held.linearQuantization.bias, np.float32)
+    scale = np.array(quantization.linearQuantization.scale, np.float32)
+    bias = np.array(quantization.linearQuantization.bias, np.float32)
     channels = 1 if axis is None else shape[axis]
     if scale.size not in (1, channels) or bias.size not in (0, scale.size):
         raise ValueError(f"{scale.size} scales and {bias.size} biases for {channels} channels")
     view = [-1 if i == axis and scale.size > 1 else 1 for i in range(len(shape))]
-    found = codes * scale.reshape(view)
-    return found + bias.reshape(view) if bias.size else found
+    values = codes * scale.reshape(view)
+    return values + bias.reshape(view) if bias.size else values
 
 
 def _varint(value: int) -> bytes:

@@ -1,4 +1,4 @@
-"""The bits audit of an .mlmodel with a neural network: each layer holds its weight, scales and table itself."""
+"""Size audit of an .mlmodel with a neural network: each layer has its weight, scales and table itself."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mobconv.backends.apple import description
 from mobconv.backends.byte_attribution import rest
-from mobconv.backends.coreml.size_audit import notes
 from mobconv.backends.mlmodel import model
 from mobconv.backends.mlmodel.model import Field
 from mobconv.backends.size_audit import OTHER, PROGRAM, Audit, TensorAudit, explained, threshold
 from mobconv.errors import InputError
 
-# layer -> what it is to people
+# layer -> its kind in words
 _WORDS = {
     "convolution": "conv",
     "innerProduct": "linear",
@@ -28,7 +28,7 @@ _SMALL = "2,048 weights or fewer: coremltools leaves such tensors float"
 
 
 def audit(path: Path) -> Audit:
-    """Take a file apart. Raises InputError for what is no neural network, or one that is cut short."""
+    """`Auditable.size_audit` of .mlmodel files."""
     spec = model.read(path)
     size = path.stat().st_size
     tensors, other = [], 0
@@ -48,22 +48,22 @@ def audit(path: Path) -> Audit:
                 other += 0 if tensor is not None else sum(_sizes(field.params).values())
             else:
                 other += sum(_sizes(field.params).values())
-    record = str(spec.description.metadata.userDefined.get(model.RECORD_KEY, ""))
-    left = size - sum(tensor.bytes for tensor in tensors) - other
-    found = Audit(
+    record = description.record(spec)
+    program = size - sum(tensor.bytes for tensor in tensors) - other
+    parts = Audit(
         path,
         f"Core ML, neural network (specification {spec.specificationVersion})",
         size,
         tuple(tensors),
-        rest([(OTHER, other), (PROGRAM, left)], path),
+        rest([(OTHER, other), (PROGRAM, program)], path),
         record,
-        tuple(notes(spec)),
+        tuple(description.image_notes(spec)),
     )
-    return explained(found, threshold(tensors, _THRESHOLD, _SMALL))
+    return explained(parts, threshold(tensors, _THRESHOLD, _SMALL))
 
 
 def _networks(layers: Any) -> Iterator[Any]:
-    """The layers of a network, and those of the networks within them."""
+    """The layers of a network, and those of the networks nested in them."""
     yield layers
     for layer in layers:
         kind = layer.WhichOneof("layer")
@@ -73,7 +73,7 @@ def _networks(layers: Any) -> Iterator[Any]:
 
 
 def _sizes(params: Any) -> dict[str, int]:
-    """Bytes of the values of a parameter, by what they are."""
+    """Bytes of a parameter's values, by their role."""
     linear, table = params.quantization.linearQuantization, params.quantization.lookupTableQuantization
     return {
         "float32": 4 * len(params.floatValue),
@@ -87,7 +87,7 @@ def _sizes(params: Any) -> dict[str, int]:
 
 
 def _tensor(field: Field, name: str, word: str) -> TensorAudit | None:
-    """The weight of a layer; None for one that has no values of its own."""
+    """The weight of a layer; None for a layer without values."""
     sizes, quantization = _sizes(field.params), field.params.quantization
     kind = next((kind for kind in ("codes", "int8", "float16", "float32") if sizes[kind]), None)
     if kind is None:

@@ -1,4 +1,4 @@
-"""What a neuralnetwork file can hold; needs no coremltools."""
+"""Cells that a neuralnetwork file can represent; needs no coremltools."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _REQUIRES = "iOS13"
 
 
 def support(cell: Cell) -> Support:
-    """Stored bits are the bits asked, at every width."""
+    """`Backend.support`: the bits asked for, at every width."""
     scheme = cell.scheme
     if cell.compute is Compute.FP16:
         return Support(None, reason=_COMPUTE)

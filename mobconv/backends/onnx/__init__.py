@@ -1,4 +1,14 @@
-"""ONNX: every scheme packed at exactly n bits, decoded by standard ops that the runtime folds at load."""
+"""ONNX: every scheme packed at exactly n bits, decoded by standard ops that ONNX Runtime folds when it loads a file.
+
+| file          | what it does                                                      |
+|---------------|-------------------------------------------------------------------|
+| convert.py    | program -> float template, with the map of its weights            |
+| encode.py     | template + weights -> file                                        |
+| functions.py  | how packed weights are stored, and the functions that decode them |
+| runner.py     | a file from disk, run in ONNX Runtime                             |
+| graph_view.py | a file cut at given tensors; operators.py reads its nodes         |
+| size_audit.py | bytes of each weight; constants.py and readers.py find them       |
+"""
 
 from __future__ import annotations
 
@@ -6,17 +16,28 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
-from mobconv.backends.base import Backend, Encoded, Runner, Support
+from mobconv.backends.base import (
+    NO_OPTIONS,
+    Backend,
+    Encoded,
+    Entry,
+    Runner,
+    Support,
+    TensorSpec,
+    no_options,
+    weights_alone,
+)
 from mobconv.backends.size_audit import Audit
 from mobconv.errors import BackendError
-from mobconv.quantize.weights import Weight
+from mobconv.quantize.model import QuantizedModel
 from mobconv.schemes import Cell, Compute, Mode, Scheme, Storage
 
 if TYPE_CHECKING:
-    from mobconv.backends.graph_view import Anatomy
-    from mobconv.model.trace import Program
+    from mobconv.backends.graph_view import GraphView
+    from mobconv.data.preprocessing import Preprocessing
+    from mobconv.model.program import Program
 
 _PACKAGES = ("onnx", "onnx_ir", "onnxruntime", "onnxscript")
 
@@ -26,7 +47,9 @@ class OnnxBackend:
 
     name = "onnx"
     suffix = "onnx"
-    image: Literal["nchw", "nhwc", "native"] = "nchw"
+    default_compute = Compute.FP32
+    source_packages = ("mobconv.backends.onnx",)
+    options_schema = NO_OPTIONS
 
     def missing(self) -> str | None:
         absent = [name for name in _PACKAGES if find_spec(name) is None]
@@ -44,32 +67,51 @@ class OnnxBackend:
             return _native(cell.scheme)
         return Support(cell.scheme.bits, requires="opset 18")
 
-    def convert(self, program: Program, compute: Compute, directory: Path) -> None:
+    def options(self, values: Mapping[str, Any]) -> None:
+        no_options(self.name, values)
+
+    def image_entry(
+        self, program: Program, preprocessing: Preprocessing | None, labels: tuple[str, ...], kind: str, options: Any
+    ) -> Entry:
+        from mobconv.backends.entry import pixel_entry
+
+        return pixel_entry(program, preprocessing, labels, kind)
+
+    def convert(self, program: Program, compute: Compute, directory: Path, options: Any = None) -> None:
         from mobconv.backends.onnx.convert import convert
 
         convert(program, directory)
 
-    def encode(
-        self, template: Path, weights: Mapping[str, Weight], cell: Cell, path: Path, record: str = ""
-    ) -> Encoded:
+    def encode(self, template: Path, model: QuantizedModel, cell: Cell, path: Path, record: str = "") -> Encoded:
         from mobconv.backends.onnx.encode import encode
 
         support = self.support(cell)
         if support.stored_bits is None:
             raise BackendError(f"{cell}: {support.reason}")
-        return Encoded(encode(template, weights, cell, path, record), support)
+        return Encoded(encode(template, weights_alone(model, cell), cell, path, record), support)
 
     def open(self, path: Path, threads: int = 0) -> Runner:
         from mobconv.backends.onnx.runner import OnnxRunner
 
         return OnnxRunner(path, threads)
 
-    def anatomy(self, path: Path, threads: int = 0) -> Anatomy:
-        from mobconv.backends.onnx.graph_view import anatomy
+    def runtime_label(self, verified: str) -> str:
+        return "ONNX Runtime, on this machine's CPU"
 
-        return anatomy(path, threads)
+    def suggested_fix(self, spec: TensorSpec, network: Preprocessing, caller: Preprocessing) -> str:
+        from mobconv.backends.suggestion import wrapper
 
-    def audit(self, path: Path) -> Audit:
+        shape = tuple(spec.shape)
+        return wrapper(network, caller) + (
+            f"torch.onnx.export(Normalised(model).eval(), (torch.zeros{shape},), path, dynamo=True)"
+        )
+
+    def graph_view(self, path: Path, threads: int = 0) -> GraphView:
+        from mobconv.backends.onnx.graph_view import open_graph
+
+        return open_graph(path, threads)
+
+    def size_audit(self, path: Path) -> Audit:
         from mobconv.backends.onnx.size_audit import audit
 
         return audit(path)
@@ -83,7 +125,7 @@ _SLOW = (
 
 
 def _native(scheme: Scheme) -> Support:
-    """DequantizeLinear of ONNX's own integer types. (int2 came with opset 25, which few runtimes read.)"""
+    """Support for DequantizeLinear of ONNX's integer types. (int2 came with opset 25, which few runtimes read.)"""
     if scheme.mode is Mode.KMEANS or (scheme.mode is Mode.LINEAR and scheme.bits == 1):
         return Support(
             None,
@@ -95,7 +137,7 @@ def _native(scheme: Scheme) -> Support:
 
 
 def native_bits(bits: int) -> int:
-    """The width of the ONNX type that holds codes of that many bits."""
+    """Bits of the ONNX type for codes of `bits` bits."""
     return 4 if bits <= 4 else 8
 
 

@@ -1,4 +1,4 @@
-"""Program -> float ONNX template: one run of torch's exporter, stripped of what nobody reads."""
+"""Program -> float ONNX template: one run of torch's exporter, without metadata that no runtime reads."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from mobconv.errors import BackendError
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from mobconv.model.trace import Program
+    from mobconv.model.program import Program
 
-# What ONNX Runtime 1.17 and later read; onnx itself would write the newest, which no runtime reads yet.
+# Read by ONNX Runtime 1.17 and later; the onnx package writes the newest version, which runtimes may not read yet.
 IR_VERSION = 8
 TEMPLATE = "template.onnx"
 MAP = "map.json"
@@ -28,7 +28,7 @@ MAP = "map.json"
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter warns of packages that it could use, and prints its progress."""
+    """Silence the exporter, which warns of packages that it could use and prints its progress."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -40,7 +40,7 @@ def _quiet() -> Iterator[None]:
 
 
 def convert(program: Program, directory: Path) -> None:
-    """Write ``template.onnx`` and ``map.json``. Raises BackendError with the exporter's own words."""
+    """Write ``template.onnx`` and ``map.json``. Raises BackendError with the exporter's message."""
     import onnx_ir as ir
     import torch
 
@@ -68,13 +68,13 @@ def convert(program: Program, directory: Path) -> None:
         (name, value.const_value.numpy()) for name, value in model.graph.initializers.items() if value.const_value
     ]
     places = weight_map.locate(constants, program.sites)
-    held = {place.key for found in places.values() for place in found}
+    placed = {place.key for placements in places.values() for place in placements}
     parameters = {v.tobytes() for name, v in program.floats().items() if name not in program.sites}
-    floats = [name for name, value in constants if name not in held and value.tobytes() in parameters]
+    floats = [name for name, value in constants if name not in placed and value.tobytes() in parameters]
     proto = ir.to_proto(model)
     del proto.graph.value_info[:]
     content = proto.SerializeToString(deterministic=True)
-    weights = sum(4 * len(found) * program.floats()[name].size for name, found in places.items())
+    weights = sum(4 * len(placements) * program.floats()[name].size for name, placements in places.items())
     write_whole(directory / TEMPLATE, content)
     weight_map.save(
         directory / MAP,
@@ -84,6 +84,7 @@ def convert(program: Program, directory: Path) -> None:
 
 
 def _name_edges(model: ir.Model, program: Program) -> None:
+    """Give inputs and outputs the program's names."""
     for value, name in zip(model.graph.inputs, program.example, strict=True):
         value.name = name
     for value, name in zip(model.graph.outputs, program.outputs, strict=True):
@@ -91,7 +92,7 @@ def _name_edges(model: ir.Model, program: Program) -> None:
 
 
 def _strip(model: ir.Model) -> None:
-    """Drop the exporter's metadata: 300 KB of stack traces and names, more than 1-bit weights take."""
+    """Drop the exporter's metadata: 300 KB of stack traces and names, more than 1-bit weights have."""
     graph = model.graph
     for holder in (model, graph):
         holder.metadata_props.clear()

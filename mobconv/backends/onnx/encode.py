@@ -1,4 +1,4 @@
-"""Template + weights -> artifact: a rewrite of initializers, no second conversion."""
+"""Template + weights -> artifact: initializers are replaced, nothing is converted again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mobconv.errors import BackendError
 from mobconv.quantize import packing
 from mobconv.quantize.kmeans import used_entries
 from mobconv.quantize.scales import to_fp16
-from mobconv.quantize.weights import FloatWeight, QuantizedWeight, Weight
+from mobconv.quantize.weights import FloatWeight, Form, QuantizedWeight, Weight
 from mobconv.schemes import Cell, Storage
 
 if TYPE_CHECKING:
@@ -26,24 +26,25 @@ if TYPE_CHECKING:
 
 
 def encode(template: Path, weights: Mapping[str, Weight], cell: Cell, path: Path, record: str) -> int:
-    """Write the artifact, whole or not at all; returns its weight bytes (see base.Encoded)."""
+    """Write the artifact, whole or not at all -> its weight bytes (see base.Encoded)."""
     import onnx
 
     scheme = cell.scheme
     places, notes = weight_map.load(template / MAP)
+    weight_map.check_agreement(places, weights, cell)
     model = onnx.load(str(template / TEMPLATE))
     rewriter = _Rewriter(model, cell.storage is Storage.NATIVE)
-    apart = int(notes["base_bytes"])  # bytes that are not the quantized weights'
-    for number, (name, found) in enumerate(places.items()):
+    other_bytes = int(notes["base_bytes"])  # of everything but quantized weights
+    for number, (name, placements) in enumerate(places.items()):
         weight = weights[name]
-        for copy, place in enumerate(found):
+        for copy, place in enumerate(placements):
             rewriter.place(weight, place, f"{number}" if copy == 0 else f"{number}_{copy}")
         if scheme.mode is not None and isinstance(weight, FloatWeight):  # a layer rule left it float
-            apart += len(found) * weight.values.size * weight.bits // 8
+            other_bytes += len(placements) * weight.values.size * weight.bits // 8
     if scheme.mode is None and scheme.bits == 16:
-        apart += sum(rewriter.halve(name) for name in notes["floats"])
+        other_bytes += sum(rewriter.halve(name) for name in notes["floats"])
     rewriter.finish()
-    weight_bytes = int(model.ByteSize()) - apart
+    weight_bytes = int(model.ByteSize()) - other_bytes
     if record:
         model.metadata_props.add(key="mobconv", value=record)
     write_whole(path, model.SerializeToString(deterministic=True))
@@ -54,7 +55,7 @@ _IR = {21: 10}  # opset -> the IR version that came with it
 
 
 class _Rewriter:
-    """Puts weights in place of a template's initializers, and collects the nodes that decode them."""
+    """Replaces a template's initializers by weights, and collects the nodes that decode them."""
 
     def __init__(self, model: onnx.ModelProto, native: bool = False) -> None:
         self.model, self.native = model, native
@@ -65,7 +66,7 @@ class _Rewriter:
         self.opset = OPSET
 
     def place(self, weight: Weight, place: Placement, tag: str) -> None:
-        """Encode one weight in place of the constant that the template has for it."""
+        """Encode one weight in place of its constant. tag: ends the names of its initializers."""
         if isinstance(weight, QuantizedWeight):
             self.dropped.add(place.key)
             (self._dequantize_linear if self.native else self._decode)(weight, place, tag)
@@ -73,7 +74,7 @@ class _Rewriter:
             self._store(place.key, place.place(weight.values), half=weight.bits == 16)
 
     def halve(self, name: str) -> int:
-        """Store another float initializer as fp16; returns the change of size."""
+        """Store another float initializer as fp16 -> the change of the file's size in bytes."""
         from onnx import numpy_helper
 
         values = numpy_helper.to_array(self.initializers[name])
@@ -94,7 +95,7 @@ class _Rewriter:
         self.nodes.append(helper.make_node("Cast", [stored], [name], to=TensorProto.FLOAT))
 
     def finish(self) -> None:
-        """Put the decoding nodes first, and the functions that they call into the model."""
+        """Add the decoding nodes in front of the network's, and the functions that they call."""
         import onnx
         from onnx import parser
 
@@ -116,16 +117,18 @@ class _Rewriter:
         self.model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, 1))
 
     def _decode(self, weight: QuantizedWeight, place: Placement, tag: str) -> None:
+        """Storage packed: a byte stream of codes and a node that calls the function of its form."""
         kept = np.float16 if weight.fp16 else np.float32
         codes = place.place(weight.codes).reshape(-1)
-        if weight.table is not None:
+        if weight.form is Form.TABLE:
+            assert weight.table is not None
             entries = max(used_entries(row) for row in weight.table)
             table = weight.table[:, :entries].astype(kept)
             form = "Table" if weight.axis is None else "Tables"
             parameter = self._add(f"t{tag}", table.reshape((*self._view(weight, place), entries)))
         else:
             assert weight.scale is not None
-            form = "Symmetric" if weight.zero_point is None else "Linear"
+            form = "Symmetric" if weight.form is Form.SCALE else "Linear"
             if weight.zero_point is not None:
                 codes = np.concatenate([weight.zero_point, codes])
             parameter = self._add(f"s{tag}", weight.scale.astype(kept).reshape(self._view(weight, place) or (1,)))
@@ -133,17 +136,18 @@ class _Rewriter:
         self._call(form, weight, [packed, parameter], place, f"w{tag}")
 
     def _dequantize_linear(self, weight: QuantizedWeight, place: Placement, tag: str) -> None:
-        """Storage native: DequantizeLinear of uint8 or uint4 codes and zero points, int8 or int4 ones if symmetric.
+        """Storage native: DequantizeLinear of uint8 or uint4 codes and zero points, int8 or int4 codes if symmetric.
 
-        Its scales are fp32, for they decide the type of what it computes. Groups are repeated for each channel.
+        Its scales are fp32, as they decide the type of its output. Groups are repeated for each channel.
         """
         from onnx import TensorProto, helper
 
-        if weight.scale is None:
+        if weight.form is Form.TABLE:
             raise BackendError(f"{weight.name}: ONNX has no type for a lookup table; leave out @native")
+        assert weight.scale is not None
         bits = 4 if weight.bits <= 4 else 8
         wide = weight.widened(bits)
-        signed = wide.zero_point is None
+        signed = wide.form is Form.SCALE
         kind = getattr(TensorProto, f"{'INT' if signed else 'UINT'}{bits}")
 
         def store(name: str, codes: NDArray[np.uint8]) -> str:
@@ -165,21 +169,23 @@ class _Rewriter:
             inputs.append(store(f"z{tag}", zero))
         node = helper.make_node("DequantizeLinear", inputs, [f"w{tag}"], name=weight.name)
         if weight.axis is not None:
-            self._view(weight, place)  # has its channels on one axis
+            self._view(weight, place)  # raises where the channels share an axis
             node.attribute.append(helper.make_attribute("axis", place.axis))
         self._read(node, place)
         self.opset = max(self.opset, 21 if bits == 4 else 18)
 
     def _view(self, weight: QuantizedWeight, place: Placement) -> tuple[int, ...]:
-        """The shape in which a per-channel parameter broadcasts against the placed weight; groups for channels."""
+        """The shape in which parameters broadcast against the placed weight; groups in place of channels under oc16."""
         if weight.axis is None:
             return ()
         if place.axis is None:
-            raise BackendError(f"{weight.name}: its channels share an axis in the ONNX file; use granularity tensor")
+            raise BackendError(
+                f"{weight.name}: its channels share an axis with others in the ONNX file; use granularity tensor"
+            )
         return tuple(weight.groups if axis == place.axis else 1 for axis in range(len(place.shape)))
 
     def _call(self, form: str, weight: QuantizedWeight, inputs: list[str], place: Placement, output: str) -> None:
-        """The decoding node carries the parameter's name; the value between it and its users a short one."""
+        """Add a node that calls the function of a form. It has the parameter's name; its output, a short one."""
         from onnx import helper
 
         form += "16_" if weight.together > 1 else ""
@@ -189,7 +195,7 @@ class _Rewriter:
         self._read(node, place)
 
     def _read(self, decoder: onnx.NodeProto, place: Placement) -> None:
-        """Let the network read what a node decodes in place of a constant."""
+        """Add a decoding node, whose output the network reads in place of a constant."""
         self.nodes.append(decoder)
         output = decoder.output[0]
         for node in self.model.graph.node:

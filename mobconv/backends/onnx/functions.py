@@ -1,11 +1,11 @@
 """The local functions (ONNX ``FunctionProto``, domain `mobconv`) that decode packed weights.
 
-They are standard ops of opset 18 through and through, so any runtime reads them; ONNX Runtime inlines
-and folds them when a session is created (optimization level BASIC and up), so that the graph that runs
-is the float one. A file holds one function for each form and width that it uses.
+They consist of standard ops of opset 18, so any runtime reads them. ONNX Runtime inlines and folds them when a
+session is created (optimization level BASIC and up), so that the graph that runs is the float one. A file has one
+function for each form and width that it uses.
 
-How a weight lies on disk. Its node is named as the parameter, the attribute `d` is the weight's shape,
-C its number of channels (1 per tensor); scales and tables are fp16, or fp32 where fp16 cannot hold them:
+How a weight is stored: its node has the parameter's name, the attribute `d` is the weight's shape, C its number of
+channels (1 per tensor); scales and tables are fp16, or fp32 where fp16 cannot represent them:
 
 | node                       | scale or table              | codes in the stream   | weight                |
 |----------------------------|-----------------------------|-----------------------|-----------------------|
@@ -17,14 +17,14 @@ C its number of channels (1 per tensor); scales and tables are fp16, or fp32 whe
 `Linear16_<n>`, `Symmetric16_<n>` and `Tables16_<n>` (granularity oc16) are the same with a scale, zero point or
 table for each 16 channels, G = ceil(C / 16) of them in place of C.
 
-`stream` is a uint8 vector, a little-endian bit stream of n-bit codes in C order, zero bits at its end up to
-the fewest bytes that hold a whole number of codes (n bytes where n is odd):
+`stream` is a uint8 vector, a little-endian bit stream of n-bit codes in C order, padded with zero bits to a
+multiple of the fewest bytes that contain a whole number of codes (n bytes where n is odd):
 
     n = 3     |   byte 0      |   byte 1      |   byte 2      |
     bit       |0 1 2 3 4 5 6 7|0 1 2 3 4 5 6 7|0 1 2 3 4 5 6 7|
     code      |  0  |  1  |  2  |  3  |  4  |  5  |  6  |  7  |
 
-At n = 1 `Symmetric` is scale * (2 code - 1). A table holds as many entries as the tensor uses, at most 2^n.
+At n = 1 `Symmetric` is scale * (2 code - 1). A table has the entries that the tensor uses, at most 2^n.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ OPSET = 18
 def stream(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     """Codes of any shape -> the byte vector that the functions read."""
     packed = pack(codes, bits)
-    unit = bits // math.gcd(bits, 8)  # the fewest bytes that hold whole codes
+    unit = bits // math.gcd(bits, 8)  # the fewest bytes that contain whole codes
     return np.pad(packed, (0, -len(packed) % unit))
 
 
 def function(form: str, bits: int) -> str:
-    """The text, as onnx.parser reads it, of `Linear`, `Symmetric`, `Table` or `Tables` at a width; with 16: oc16."""
+    """The text for onnx.parser of a form (`Linear`, `Symmetric`, `Table`, `Tables`; `...16_` for oc16) at a width."""
     name = f"{form}{bits}"
     grouped = form.endswith("16_")
     form = form.removesuffix("16_")
@@ -70,7 +70,7 @@ def function(form: str, bits: int) -> str:
 
 
 def _unpacked(bits: int) -> list[str]:
-    """Lines that turn the byte vector `p` into `c`: codes in a row, float32, some of them padding."""
+    """Lines that turn the byte vector `p` into `c`: a vector of codes as float32, the last ones padding."""
     if bits == 8:
         return ["c = Cast <to: int = 1> (p)"]
     if 8 % bits == 0:
@@ -86,7 +86,7 @@ def _unpacked(bits: int) -> list[str]:
             "e = Reshape (b, m)",
             "c = Cast <to: int = 1> (e)",
         ]
-    # One row for each bit of the stream, n of them weighed by powers of two make a code: exact in fp32.
+    # One row for each bit of the stream; n of them, weighted by powers of two, give a code: exact in fp32.
     powers = ",".join(f"{2**bit}.0" for bit in range(bits))
     return [
         "i = Constant <value_ints: ints = [-1,1]> ()",
@@ -159,14 +159,14 @@ _GROUP = 16  # channels
 
 
 def _in_groups(form: str) -> list[str]:
-    """The lines of a form, with each group's scale, zero point or place of a table repeated for its channels."""
+    """The lines of a form, with each group's scale, zero point or table index repeated for its channels."""
     lines = list(_FORMS[form])
     given = "t" if form == "Tables" else "s"
     head = [
         f"va = Shape{' <end: int = -1>' if form == 'Tables' else ''} ({given})",
         "vb = Constant <value_ints: ints = [1]> ()",
         "vd = Greater (va, vb)",
-        "vv = Where (vd, h, vb)",  # 1 but for the channels, where a parameter has more than one group
+        "vv = Where (vd, h, vb)",  # 1, except on the channels' axis of a parameter with more than one group
         "vc = ReduceProd <keepdims: int = 1> (vv)",
         "x1 = Constant <value_ints: ints = [-1,1]> ()",
         f"x2 = Constant <value_ints: ints = [1,{_GROUP}]> ()",
@@ -182,7 +182,7 @@ def _in_groups(form: str) -> list[str]:
             f"{result} = Reshape ({result}x4, vv)",
         ]
 
-    # what is per group in the form -> the same per channel
+    # form -> (value that is per group, value that reads it): it then reads the same per channel
     changed = {"Linear": [("z", "q2"), ("s1", "w")], "Symmetric": [("x", "w")], "Tables": [("ch2", "ix")]}
     for value, user in changed[form]:
         at = next(i for i, line in enumerate(lines) if line.startswith(f"{user} ="))
@@ -191,8 +191,8 @@ def _in_groups(form: str) -> list[str]:
     return head + lines
 
 
-# `Tables` at 1 bit: the first or the last column. Half as long as what any width needs, in files whose
-# function is 1 % of their size.
+# `Tables` at 1 bit: the first or the last column. Half as long as the general lines, in files of whose size the
+# function is 1 %.
 _TWO_COLUMNS = [
     "q1 = Slice (c, o, k)",
     "q2 = Reshape (q1, h)",

@@ -1,11 +1,11 @@
-"""The nodes of an ONNX graph as `mobconv.anatomy` sees them, integer forms of a layer included.
+"""The nodes of an ONNX graph as operations of a graph view, integer forms of a layer included.
 
-| in the file                                            | one operation, from .. to                 |
+| nodes of the file                                      | operation of the graph view               |
 |--------------------------------------------------------|-------------------------------------------|
 | Conv, ConvTranspose, Gemm, MatMul, Gather              | itself; its weight may be computed         |
-| QLinearConv, QLinearMatMul, QGemm                      | itself; its edges stand for floats         |
-| DynamicQuantizeLinear, ConvInteger or MatMulInteger,   | the float that is quantized .. the float   |
-|   Cast, Mul (the scales)                               |   that the Mul gives                       |
+| QLinearConv, QLinearMatMul, QGemm                      | itself; its inputs and outputs are codes   |
+| DynamicQuantizeLinear, ConvInteger or MatMulInteger,   | one, from the float that is quantized to   |
+|   Cast, Mul (the scales)                               |   the float output of the Mul              |
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ROLES = {
     "Pad": PAD,
     "BatchNormalization": SCALE,
 }
-# which input is the activation, which the weight
+# kind -> family, positions of the activation and of the weight among its inputs
 _WEIGHTED = {
     "Conv": ("conv", 0, 1),
     "ConvTranspose": ("conv", 0, 1),
@@ -49,20 +49,21 @@ _DYNAMIC = ("ConvInteger", "MatMulInteger")
 
 @dataclass(frozen=True)
 class Affine:
-    """real = scale * (code - zero), per tensor or along `axis`."""
+    """What codes stand for: scale * (code - zero), per tensor or per channel of `axis`."""
 
     scale: NDArray[np.float32]
     zero: NDArray[Any]
     axis: int = 0
 
     def quantize(self, values: NDArray[Any]) -> NDArray[Any]:
-        """To the nearest code, saturating, ties to even."""
+        """Floats -> nearest codes, saturated, ties to even."""
         scale, zero = self._spread(values.ndim)
         limits = np.iinfo(self.zero.dtype)
         codes = np.clip(np.rint(values / scale) + zero, limits.min, limits.max)
         return np.ascontiguousarray(codes, self.zero.dtype)
 
     def dequantize(self, codes: NDArray[Any]) -> NDArray[np.float32]:
+        """Codes -> the floats that they stand for."""
         scale, zero = self._spread(codes.ndim)
         return np.asarray((codes.astype(np.float32) - zero) * scale, np.float32)
 
@@ -72,8 +73,11 @@ class Affine:
         return self.scale.reshape(view).astype(np.float32), zero.reshape(view)
 
 
-class Reader:
-    """Reads nodes. fixed: names of all tensors that are constant; constant: an initializer's value, or None."""
+class NodeReader:
+    """Reads the nodes of a graph.
+
+    fixed: names of tensors that depend on no input; constant: an initializer's value by name, None for other tensors.
+    """
 
     def __init__(
         self, nodes: Sequence[onnx.NodeProto], fixed: Set[str], constant: Callable[[str], NDArray[Any] | None]
@@ -85,7 +89,7 @@ class Reader:
         for position, (inputs, _) in enumerate(edges):
             for name in inputs:
                 self._readers.setdefault(name, []).append(position)
-        self.quantized: dict[str, Affine] = {}  # tensors of codes -> what they stand for
+        self.quantized: dict[str, Affine] = {}  # of activations, by the tensor of their codes
         self._weights: dict[str, Affine] = {}
         self.integer = any(n.op_type in (*_STATIC, *_DYNAMIC) for n in nodes) or any(
             n.op_type == "QuantizeLinear" and n.output[0] not in fixed for n in nodes
@@ -94,30 +98,30 @@ class Reader:
             self._codes(node)
 
     def decoded(self, name: str) -> NDArray[np.float32] | None:
-        """A weight that is held as codes, as the floats they stand for."""
+        """A weight that is stored as codes, dequantized; None for any other tensor."""
         codes = self._constant(name)
         if name not in self._weights or codes is None:
             return None
         return self._weights[name].dequantize(codes)
 
     def ops(self) -> tuple[Op, ...]:
-        """All nodes that depend on an input."""
-        found = []
-        swallowed: set[int] = set()
+        """Operations of all nodes that depend on an input."""
+        ops = []
+        merged: set[int] = set()
         for position, node in enumerate(self._nodes):
-            if position in swallowed or all(name in self._fixed for name in node.output):
+            if position in merged or all(name in self._fixed for name in node.output):
                 continue
-            op = self._dynamic(node, swallowed) if node.op_type in _DYNAMIC else None
-            found.append(op or self._op(node))
-        return tuple(found)
+            op = self._dynamic(node, merged) if node.op_type in _DYNAMIC else None
+            ops.append(op or self._op(node))
+        return tuple(ops)
 
     def _op(self, node: onnx.NodeProto) -> Op:
         kind, inputs, outputs = node.op_type, tuple(reads(node)), tuple(node.output)
         family, source, weight = "", next((i for i in inputs if i and i not in self._fixed), ""), None
         if kind in _WEIGHTED:
-            held, data, which = _WEIGHTED[kind]
+            its_family, data, which = _WEIGHTED[kind]
             if node.input[which] in self._fixed and node.input[data] not in self._fixed:
-                family, source, weight = held, node.input[data], node.input[which]
+                family, source, weight = its_family, node.input[data], node.input[which]
         elif kind == "MatMul" and len([i for i in inputs if i in self._fixed]) == 1:
             family, weight = "linear", next(i for i in inputs if i in self._fixed)
         activation = ""
@@ -138,8 +142,11 @@ class Reader:
             return SHIFT if kind in ("Add", "Sub") else SCALE
         return _ROLES.get(kind, "")
 
-    def _dynamic(self, node: onnx.NodeProto, swallowed: set[int]) -> Op | None:
-        """ConvInteger or MatMulInteger with what makes floats of its sums, as one operation."""
+    def _dynamic(self, node: onnx.NodeProto, merged: set[int]) -> Op | None:
+        """ConvInteger or MatMulInteger with the nodes that quantize its input and scale its sums, as one operation.
+
+        merged: gets the positions of nodes that are part of it. None where the nodes around it are others.
+        """
         position = self._producer.get(node.input[0])
         if position is None or self._nodes[position].op_type != "DynamicQuantizeLinear":
             return None
@@ -152,7 +159,7 @@ class Reader:
             return None
         axis = 0 if node.op_type == "ConvInteger" else 1
         self._weights[node.input[1]] = Affine(scale.reshape(-1), zero, axis)
-        swallowed.update((cast, product))
+        merged.update((cast, product))
         family, _, which = _WEIGHTED[node.op_type]
         source = self._nodes[position].input[0]
         outputs = tuple(self._nodes[product].output)
@@ -172,11 +179,11 @@ class Reader:
         if scales is None or self._nodes[scales].op_type != "Mul":
             return None
         constants = [self._constant(name) for name in self._nodes[scales].input]
-        found = next((value for value in constants if value is not None), None)
-        return None if found is None else (cast, readers[0], np.asarray(found, np.float32))
+        scale = next((value for value in constants if value is not None), None)
+        return None if scale is None else (cast, readers[0], np.asarray(scale, np.float32))
 
     def _codes(self, node: onnx.NodeProto) -> None:
-        """Remember what codes stand for, of activations and of weights."""
+        """Keep scale and zero point of activations and weights that a node says are codes."""
         kind, names = node.op_type, node.input
         if kind in ("QuantizeLinear", "DequantizeLinear"):
             name = node.output[0] if kind == "QuantizeLinear" else names[0]
@@ -190,7 +197,9 @@ class Reader:
             last = (6, 7) if kind != "QGemm" else (7, 8)
             if len(names) > last[1]:
                 self._keep(self.quantized, node.output[0], names[last[0]], names[last[1]])
-        elif kind.startswith("QLinear") and len(names) >= 2:  # com.microsoft: ..., scale, zero point of the result
+        elif (
+            kind.startswith("QLinear") and len(names) >= 2
+        ):  # com.microsoft: the last inputs are scale and zero point of the result
             self._keep(self.quantized, node.output[0], names[-2], names[-1])
 
     @staticmethod
@@ -198,27 +207,27 @@ class Reader:
         return node.op_type == "QGemm" and not any(a.name == "transB" and a.i for a in node.attribute)
 
     def _keep(self, where: dict[str, Affine], name: str, scale: str, zero: str, axis: int = 0) -> None:
-        held = self._constant(scale)
+        factor = self._constant(scale)
         offset = self._constant(zero) if zero else np.zeros(1, np.uint8)
-        if held is not None and offset is not None:
-            where.setdefault(name, Affine(np.asarray(held, np.float32).reshape(-1), offset.reshape(-1), axis))
+        if factor is not None and offset is not None:
+            where.setdefault(name, Affine(np.asarray(factor, np.float32).reshape(-1), offset.reshape(-1), axis))
 
 
 def reads(node: onnx.NodeProto) -> list[str]:
-    """What a node reads, inside of its branches and loops too."""
+    """Names of the tensors that a node reads, in its branches and loops too."""
     names = list(node.input)
     for attribute in node.attribute:
         for inner in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
-            own = {value.name for value in inner.input} | {tensor.name for tensor in inner.initializer}
-            for each in inner.node:
-                names += [name for name in reads(each) if name not in own]
-                own.update(each.output)
-            names += [value.name for value in inner.output if value.name not in own]
+            local = {value.name for value in inner.input} | {tensor.name for tensor in inner.initializer}
+            for nested in inner.node:
+                names += [name for name in reads(nested) if name not in local]
+                local.update(nested.output)
+            names += [value.name for value in inner.output if value.name not in local]
     return [name for name in names if name]
 
 
 def renamed(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
-    """The same node reading other tensors."""
+    """The node with the tensors that it reads renamed; the node itself where it reads none of them."""
     if not any(name in names for name in reads(node)):
         return node
     twin = type(node)()
@@ -232,7 +241,7 @@ def _rename(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
         node.input[position] = names.get(name, name)
     for attribute in node.attribute:
         for inner in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
-            for each in inner.node:
-                _rename(each, names)
+            for nested in inner.node:
+                _rename(nested, names)
             for value in inner.output:
                 value.name = names.get(value.name, value.name)

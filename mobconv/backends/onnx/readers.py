@@ -1,4 +1,4 @@
-"""What the ops of an ONNX graph are to weights: which inputs they read as such, and what inputs are to a result."""
+"""Ops of ONNX that read weights, and roles of the inputs of ops on constants."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from mobconv.backends.byte_attribution import CODE, REST, SCALE, ZERO
 
-# op -> (position of a weight, positions of its scale and zero point or None, what the weight is to people)
+# op -> (input that is a weight, inputs that are its scale and zero point or None, kind of op in words)
 READERS: dict[str, tuple[tuple[int, int | None, int | None, str], ...]] = {
     **dict.fromkeys(("Conv", "FusedConv", "NhwcFusedConv", "DeformConv"), ((1, None, None, "conv"),)),
     "ConvTranspose": ((1, None, None, "conv transpose"),),
@@ -32,7 +32,7 @@ READERS: dict[str, tuple[tuple[int, int | None, int | None, str], ...]] = {
     "EmbedLayerNormalization": tuple((i, None, None, "embedding") for i in (2, 3, 4)),
     "Einsum": ((1, None, None, "einsum"), (0, None, None, "einsum")),
 }
-# op on constants -> what its inputs are to the result; those not named are codes
+# op on constants -> roles of its inputs; further ones are codes
 ROLES = {
     "DequantizeLinear": (CODE, SCALE, ZERO),
     "QuantizeLinear": (CODE, SCALE, ZERO),
@@ -41,22 +41,22 @@ ROLES = {
 
 
 class Links:
-    """Who reads and who makes a value."""
+    """Producers and consumers of values."""
 
     def __init__(self, nodes: Iterable[Any]) -> None:
-        self._users: dict[str, list[Any]] = defaultdict(list)
-        self._makers: dict[str, Any] = {}
+        self._consumers: dict[str, list[Any]] = defaultdict(list)
+        self._producers: dict[str, Any] = {}
         for node in nodes:
             for name in node.input:
-                self._users[name].append(node)
-            self._makers.update(dict.fromkeys(node.output, node))
+                self._consumers[name].append(node)
+            self._producers.update(dict.fromkeys(node.output, node))
 
     def rescaled(self, node: Any) -> Iterator[str]:
-        """What an integer product is multiplied with afterwards: Mul(Cast(product), Mul(scale of x, scale of w))."""
-        casts = [cast for name in node.output[:1] for cast in self._users[name] if cast.op_type == "Cast"]
-        for product in (user for cast in casts for user in self._users[cast.output[0]] if user.op_type == "Mul"):
+        """Names that may be the scale of an integer op's weight: Mul(Cast(product), Mul(scale of x, scale of w))."""
+        casts = [cast for name in node.output[:1] for cast in self._consumers[name] if cast.op_type == "Cast"]
+        for product in (user for cast in casts for user in self._consumers[cast.output[0]] if user.op_type == "Mul"):
             for name in product.input:
-                maker = self._makers.get(name)
+                producer = self._producers.get(name)
                 yield name
-                if maker is not None and maker.op_type == "Mul":
-                    yield from maker.input
+                if producer is not None and producer.op_type == "Mul":
+                    yield from producer.input

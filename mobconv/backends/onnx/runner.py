@@ -20,10 +20,10 @@ _LARGE = 1 << 30  # bytes
 
 
 class OnnxRunner:
-    """One session. Raises InputError for a file that ONNX Runtime does not load."""
+    """See `Runner`. Raises InputError for a file that ONNX Runtime does not load."""
 
     verified = "runtime"
-    labels: tuple[str, ...] = ()  # in the record: the format has no place of its own for them
+    labels: tuple[str, ...] = ()  # the format has no place for them; they are in the record
 
     def __init__(self, path: Path, threads: int = 0) -> None:
         if not path.is_file():
@@ -34,12 +34,12 @@ class OnnxRunner:
         self.record: str = self._session.get_modelmeta().custom_metadata_map.get("mobconv", "")
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Any leading batch; a file fixed to a smaller one is run as often as needed."""
+        """See `Runner.run`; a file of a fixed batch is run several times. Raises InputError for a part of a batch."""
         total = len(next(iter(feeds.values())))
         fixed = self.inputs[0].shape[0]
         step = fixed if fixed > 0 else total
         if step and total % step:
-            raise InputError(f"this file takes {step} samples at a time: {total} is no multiple of it")
+            raise InputError(f"this file has a fixed batch of {step} samples: {total} is not a multiple of it")
         names = [spec.name for spec in self.outputs]
         parts: list[list[NDArray[Any]]] = []
         for start in range(0, total, step):
@@ -47,11 +47,15 @@ class OnnxRunner:
         return {name: np.concatenate(column) for name, column in zip(names, zip(*parts, strict=True), strict=True)}
 
     def close(self) -> None:
+        """Close the session."""
         del self._session
 
 
 def session(model: Path | onnx.ModelProto, threads: int, path: Path | None = None) -> Any:
-    """A session of a file, or of a model in memory that is named `path` in messages. Raises InputError."""
+    """An ONNX Runtime session of a file, or of a model in memory. Raises InputError for a model that does not load.
+
+    threads: 0 for the runtime's choice; path: what messages call a model in memory.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -64,12 +68,12 @@ def session(model: Path | onnx.ModelProto, threads: int, path: Path | None = Non
             if not isinstance(model, Path):
                 source = _stored(model, Path(scratch) / "model.onnx")
             return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # a dozen pybind types without a common base
+        except Exception as error:  # pybind types without a common base
             raise InputError(f"{path or model}: ONNX Runtime cannot load this file: {error}") from error
 
 
 def _stored(model: onnx.ModelProto, path: Path) -> str | bytes:
-    """A model as bytes; through a file where protobuf's limit of 2 GiB is near."""
+    """A model as bytes; as a file at `path` where it is near protobuf's limit of 2 GiB."""
     import onnx
 
     if model.ByteSize() < _LARGE:
@@ -79,8 +83,8 @@ def _stored(model: onnx.ModelProto, path: Path) -> str | bytes:
 
 
 def _spec(value: Any) -> TensorSpec:
-    """Symbolic dimensions become -1."""
+    """The spec of an input or output; symbolic dimensions become -1."""
     shape = tuple(length if isinstance(length, int) else -1 for length in value.shape)
-    held = value.type.removeprefix("tensor(").removesuffix(")")
-    kind = {"float": "float32", "double": "float64"}.get(held, held)
+    name = value.type.removeprefix("tensor(").removesuffix(")")
+    kind = {"float": "float32", "double": "float64"}.get(name, name)
     return TensorSpec(value.name, shape, kind)

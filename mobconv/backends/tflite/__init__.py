@@ -1,13 +1,17 @@
 """TFLite (LiteRT): one conversion by litert-torch, then constants and the ops that decode them.
 
-| file       | what it does                                                        |
-|------------|---------------------------------------------------------------------|
-| convert.py | program -> float template, with the map of its weights               |
-| encode.py  | template + weights -> file; how every kind of weight lies on disk    |
-| unpack.py  | LUT16: any width of codes in int16 constants, unpacked at load       |
-| graph.py   | the flatbuffer, editable                                            |
-| runner.py  | a file from disk, run by the stock interpreter                       |
-| quiet.py   | the vendors' chatter, kept off the terminal                          |
+| file          | what it does                                                          |
+|---------------|-----------------------------------------------------------------------|
+| convert.py    | program -> float template, with the map of its weights                |
+| encode.py     | template + weights -> file; how every kind of weight is stored        |
+| unpack.py     | LUT16: codes of any width in int16 constants, unpacked at load        |
+| graph.py      | the flatbuffer, editable                                              |
+| metadata.py   | TFLite Model Metadata: normalisation and labels for Android's libraries |
+| barrier.py    | keeps the converter from merging a scale into weights                 |
+| runner.py     | a file from disk, run by the stock interpreter                        |
+| graph_view.py | a file cut at given tensors; operators.py reads its ops               |
+| size_audit.py | bytes of each weight                                                  |
+| quiet.py      | keeps vendors' output off the terminal                                |
 """
 
 from __future__ import annotations
@@ -17,17 +21,28 @@ from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
-from mobconv.backends.base import Backend, Encoded, Runner, Support
+from mobconv.backends.base import (
+    NO_OPTIONS,
+    Backend,
+    Encoded,
+    Entry,
+    Runner,
+    Support,
+    TensorSpec,
+    no_options,
+    weights_alone,
+)
 from mobconv.backends.size_audit import Audit
 from mobconv.errors import BackendError
-from mobconv.quantize.weights import Weight
+from mobconv.quantize.model import QuantizedModel
 from mobconv.schemes import Cell, Compute, Mode, Scheme, Storage
 
 if TYPE_CHECKING:
-    from mobconv.backends.graph_view import Anatomy
-    from mobconv.model.trace import Program
+    from mobconv.backends.graph_view import GraphView
+    from mobconv.data.preprocessing import Preprocessing
+    from mobconv.model.program import Program
 
 _PACKAGES = {"litert-torch": "litert_torch", "ai-edge-litert": "ai_edge_litert"}
 # The oldest runtime whose kernels have the version of each op that a scheme adds, by LiteRT's own table
@@ -49,7 +64,9 @@ class _TFLite:
 
     name = "tflite"
     suffix = "tflite"
-    image: Literal["nchw", "nhwc", "native"] = "nhwc"
+    default_compute = Compute.FP32
+    source_packages = ("mobconv.backends.tflite",)
+    options_schema = NO_OPTIONS
 
     def missing(self) -> str | None:
         absent = [package for package, module in _PACKAGES.items() if find_spec(module) is None]
@@ -58,13 +75,13 @@ class _TFLite:
         return f'TFLite needs {" and ".join(absent)}: pip install "mobconv[tflite]"'
 
     def versions(self) -> dict[str, str]:
-        found = {}
+        versions = {}
         for package in _PACKAGES:
             try:
-                found[package] = version(package)
+                versions[package] = version(package)
             except PackageNotFoundError:
                 continue
-        return found
+        return versions
 
     def support(self, cell: Cell) -> Support:
         scheme = cell.scheme
@@ -80,7 +97,18 @@ class _TFLite:
             return Support(8, requires=_INT8)
         return Support(scheme.bits, requires=_INT4 if scheme.bits == 4 else _INT2, note=_UNPACKED)
 
-    def convert(self, program: Program, compute: Compute, directory: Path) -> None:
+    def options(self, values: Mapping[str, Any]) -> None:
+        no_options(self.name, values)
+
+    def image_entry(
+        self, program: Program, preprocessing: Preprocessing | None, labels: tuple[str, ...], kind: str, options: Any
+    ) -> Entry:
+        from mobconv.backends.entry import pixel_entry
+        from mobconv.backends.tflite.barrier import barrier
+
+        return pixel_entry(program, preprocessing, labels, kind, "nhwc", barrier)
+
+    def convert(self, program: Program, compute: Compute, directory: Path, options: Any = None) -> None:
         from mobconv.backends.tflite.convert import convert
 
         self._require()
@@ -88,16 +116,14 @@ class _TFLite:
             raise BackendError(self.support(Cell.parse("tflite/fp32@fp16")).reason)
         convert(program, directory)
 
-    def encode(
-        self, template: Path, weights: Mapping[str, Weight], cell: Cell, path: Path, record: str = ""
-    ) -> Encoded:
+    def encode(self, template: Path, model: QuantizedModel, cell: Cell, path: Path, record: str = "") -> Encoded:
         from mobconv.backends.tflite.encode import encode
 
         self._require()
         support = self.support(cell)
         if support.stored_bits is None:
             raise BackendError(f"{cell}: {support.reason}")
-        weight_bytes, (packed, wide) = encode(template, weights, cell, path, record)
+        weight_bytes, (packed, wide) = encode(template, weights_alone(model, cell), cell, path, record)
         if wide and cell.storage is Storage.PACKED:
             note = f"{wide:,} of {packed:,} weights, filters wider than 1x1, lie in INT8 or FP16: {_WIDE}"
             support = replace(support, note=note)
@@ -109,13 +135,22 @@ class _TFLite:
         self._require()
         return TFLiteRunner(path, threads)
 
-    def anatomy(self, path: Path, threads: int = 0) -> Anatomy:
-        from mobconv.backends.tflite.graph_view import anatomy
+    def runtime_label(self, verified: str) -> str:
+        return "LiteRT's interpreter, on this machine's CPU"
+
+    def suggested_fix(self, spec: TensorSpec, network: Preprocessing, caller: Preprocessing) -> str:
+        from mobconv.backends.suggestion import wrapper
+
+        shape = tuple(spec.shape)
+        return wrapper(network, caller) + (f"litert_torch.convert(Normalised(model).eval(), (torch.zeros{shape},))")
+
+    def graph_view(self, path: Path, threads: int = 0) -> GraphView:
+        from mobconv.backends.tflite.graph_view import open_graph
 
         self._require()
-        return anatomy(path, threads)
+        return open_graph(path, threads)
 
-    def audit(self, path: Path) -> Audit:
+    def size_audit(self, path: Path) -> Audit:
         from mobconv.backends.tflite.size_audit import audit
 
         self._require()
@@ -128,7 +163,7 @@ class _TFLite:
 
 
 def _native(scheme: Scheme) -> Support:
-    """What XNNPACK takes as a constant: INT8 codes, or the values in fp16."""
+    """Support for the types that XNNPACK takes as constants: INT8 codes, or values in fp16."""
     if scheme.mode is Mode.KMEANS or (scheme.mode is Mode.LINEAR and scheme.bits == 1):
         return Support(
             16,
@@ -137,11 +172,13 @@ def _native(scheme: Scheme) -> Support:
         )
     if scheme.bits == 8:
         return Support(8, requires=_INT8)
-    own = "INT4 and INT2 constants exist, but" if scheme.bits in (4, 2) else f"there is no {scheme.bits}-bit type, and"
+    narrow = (
+        "INT4 and INT2 constants exist, but" if scheme.bits in (4, 2) else f"there is no {scheme.bits}-bit type, and"
+    )
     return Support(
         8,
         requires=_INT8,
-        reason=f"native: {own} of the integer types XNNPACK takes INT8 only; others go to builtin kernels at 2 to 3 "
+        reason=f"native: {narrow} of the integer types XNNPACK takes INT8 only; others go to builtin kernels at 2 to 3 "
         "times the latency of fp32",
     )
 

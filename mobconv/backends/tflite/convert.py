@@ -2,12 +2,12 @@
 
 A template is a folder of two files:
 
-    template.tflite   the network with fingerprints for weights and the real values of everything else,
-                      edges named as in the program, nothing in it that no runtime reads
+    template.tflite   the network with fingerprints for weights and the real values of everything else, inputs and
+                      outputs named as in the program, without metadata that no runtime reads
     map.json          image: colour, labels and name of an image input
-                      places: where each weight lives (see mobconv/backends/weight_map.py; keys are tensor
-                      numbers); floats: tensor number -> name, of the other parameters (biases), found
-                      by their values, so that scheme fp16 can halve them too
+                      places: where each weight is (see mobconv/backends/weight_map.py; keys are tensor numbers)
+                      floats: tensor number -> name, of the other parameters (biases), which are found by their
+                      values, so that scheme fp16 can halve them too
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mobconv.backends.tflite.runner import run_bytes
 from mobconv.errors import BackendError
 
 if TYPE_CHECKING:
-    from mobconv.model.trace import Program
+    from mobconv.model.program import Program
 
 TEMPLATE = "template.tflite"
 MAP = "map.json"
@@ -34,8 +34,8 @@ MAP = "map.json"
 def convert(program: Program, directory: Path) -> None:
     """Write the template of `program` to an existing empty folder.
 
-    Raises BackendError when litert-torch refuses the network, and for a weight that is not found in
-    what it made (naming it) or that the converter merged into another constant.
+    Raises BackendError when litert-torch refuses the network, for a weight that the converted file does not have
+    (naming it), and for one that the converter merged into another constant.
     """
     with quiet():
         marked = weight_map.placeholder(program)
@@ -44,7 +44,7 @@ def convert(program: Program, directory: Path) -> None:
         {f"args_{i}": name for i, name in enumerate(program.example)},
         {f"output_{i}": name for i, name in enumerate(program.outputs)},
     )
-    # numbers of tensors are those of the file that encode will read, so it is written first
+    # tensors are numbered as in the file that encode will read, so its bytes come first
     data = converted.to_bytes()
     constants = [(str(index), values) for index, values in Graph(data).constants()]
     places = weight_map.locate(constants, program.sites)
@@ -69,18 +69,18 @@ def _refuse_derived(
 ) -> None:
     """Raise BackendError where the converter computed another constant from weights that will change.
 
-    It moves the bias of a linear layer through a linear layer that follows directly (W2 b1 + b2), for
-    one. Such a constant, made of fingerprints, is neither a weight nor a parameter of the program; and
-    the template with the real weights in it does not compute what the program does.
+    For example, it moves the bias of a linear layer through a linear layer that follows directly (W2 b1 + b2). Such a
+    constant, computed from fingerprints, is neither a weight nor a parameter of the program, and the template with the
+    real weights in it does not compute what the program does.
     """
-    known = floats | {place.key for found in places.values() for place in found}
+    known = floats | {place.key for placements in places.values() for place in placements}
     foreign = [values for key, values in constants if key not in known and values.size > 1 and np.ptp(values) > 0]
     if not foreign:
         return
     graph = Graph(data)
     values = program.floats()
-    for name, found in places.items():
-        for place in found:
+    for name, placements in places.items():
+        for place in placements:
             graph.set_constant(int(place.key), place.place(values[name]))
     rng = np.random.default_rng(0)
     feeds = {
@@ -88,8 +88,8 @@ def _refuse_derived(
         for name, value in program.example.items()
     }
     expected = program.run(feeds)
-    for name, got in run_bytes(graph.to_bytes(), feeds).items():
-        if np.abs(got - expected[name]).max(initial=0.0) > 1e-3 * np.abs(expected[name]).max(initial=0.0):
+    for name, output in run_bytes(graph.to_bytes(), feeds).items():
+        if np.abs(output - expected[name]).max(initial=0.0) > 1e-3 * np.abs(expected[name]).max(initial=0.0):
             shapes = ", ".join(str(list(values.shape)) for values in foreign)
             raise BackendError(
                 f"litert-torch merged weights into other constants (of shape {shapes}), as it does with the biases "
@@ -98,7 +98,7 @@ def _refuse_derived(
 
 
 def _litert_torch(program: Program) -> bytes:
-    """The converter's own file. It can only be had through a path."""
+    """The converter's file, which it only writes to a path."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as scratch:

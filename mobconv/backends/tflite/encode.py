@@ -1,8 +1,8 @@
-"""Template + weights -> file. How each kind of weight lies in a TFLite file, and how to find it there.
+"""Template + weights -> file. How each kind of weight is stored in a TFLite file.
 
 The op of the network that uses a weight (CONV_2D, DEPTHWISE_CONV_2D, FULLY_CONNECTED: input 1) reads
-one of these. *layout* is that of the op (OHWI, 1HWO, OI): the parameter transposed, no more. C is the
-number of groups: of channels, or 1 for granularity `tensor`. An arrow is an op, named by its output.
+one of these. *layout* is that of the op (OHWI, 1HWO, OI): the parameter transposed. C is the number of
+groups: of channels, or 1 for granularity `tensor`.
 
 | weight                            | read by the op of the network              | constants, beside codes  |
 |-----------------------------------|--------------------------------------------|--------------------------|
@@ -17,13 +17,13 @@ number of groups: of channels, or 1 for granularity `tensor`. An arrow is an op,
 | kmeans, linear at 1 bit, tables   | GATHER(table, codes, batch_dims)           | table: float32 [C, 2^n]  |
 
 **1x1 convolutions** (stride 1, one group, with bias) whose weights are not fp32, fp16 or INT8 are written as
-ADD(BATCH_MATMUL(x, weight, adj_y), bias): XNNPACK convolves with constant filters only, what is decoded by
-ops goes to TFLite's builtin kernels, but matrix products take any operand. There the layout is OI, and
-input 1 of BATCH_MATMUL is the weight. Fixture, against float: 2.3 to 2.6 times the latency in place of 2.8 to 3.1
-with one thread; with two, which builtin kernels do not profit from, about 4 in place of 5 to 7.
+ADD(BATCH_MATMUL(x, weight, adj_y), bias): XNNPACK convolves with constant filters only, so filters that ops
+decode go to TFLite's builtin kernels, but its matrix products take any operand. There the layout is OI, and
+input 1 of BATCH_MATMUL is the weight. Fixture, compared with float: 2.3 to 2.6 times the latency in place of 2.8 to
+3.1 with one thread; with two, which do not make builtin kernels faster, about 4 in place of 5 to 7.
 
-**Other convolutions** (depthwise, stem), where all their filters are at most 5 % of the file's weights, lie in
-what XNNPACK takes as a constant: codes in INT8, values of tables in FLOAT16. MobileNetV2 at full width has 3 % of
+**Other convolutions** (depthwise, stem), where all their filters are at most 5 % of the file's weights, are stored in
+types that XNNPACK takes as constants: codes in INT8, values of tables in FLOAT16. MobileNetV2 at full width has 3 % of
 its weights there and a third of its time: 1.2 to 1.4 times the latency of float in place of 1.9 at 224x224 on one
 thread, 1.3 to 1.6 in place of 3.5 on two. Where they are more (10.6 % of the fixture at width 0.25) they stay at
 n bits. The row says so, and the bytes are counted.
@@ -44,13 +44,13 @@ have the rank of the weight, with C on the channel axis and 1 elsewhere. The pro
 float32. A [C, 2^n] table is a constant [1, .., C, 2^n], the 1s for the axes before the channel's;
 where such an axis is longer, TILE repeats the table, so that GATHER can take all of them as batch dims.
 
-All but SUB and MUL is computed once, when tensors are allocated (DEQUANTIZE: at the first inference). These two
-are float, so the XNNPACK delegate claims them and computes them at every inference; they are the last
-ops of a weight and stand before the network, and so are one delegated block: 3 % of the latency of the
-fixture (one thread). What else could do it per channel: DEQUANTIZE(GATHER(int8)) is not computed once
-either (its kernel asks for a constant), is no faster, and takes 12 bytes a channel in place of 5.
+All ops except SUB and MUL are computed once, when tensors are allocated (DEQUANTIZE: at the first inference). These
+two are float, so the XNNPACK delegate claims them and computes them at every inference; they are the last ops of a
+weight and stand before the network, and so are one delegated block: 3 % of the latency of the fixture (one thread).
+The alternative per channel, DEQUANTIZE(GATHER(int8)), is not computed once either (its kernel needs a constant),
+has the same speed, and takes 12 bytes a channel in place of 5.
 
-What else the file holds (biases ...) is float32, or under scheme fp16 DEQUANTIZE(FLOAT16 constant).
+Other floats of the file (biases ...) are float32, or under scheme fp16 DEQUANTIZE(FLOAT16 constant).
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ from mobconv.backends.weight_map import Placement
 from mobconv.common.files import write_whole
 from mobconv.errors import BackendError
 from mobconv.quantize.packing import pack
-from mobconv.quantize.weights import FloatWeight, QuantizedWeight, Weight
+from mobconv.quantize.weights import FloatWeight, Form, QuantizedWeight, Weight
 from mobconv.schemes import Cell, Storage
 
 # width -> (TensorType, version of DEQUANTIZE that reads it per channel)
@@ -82,26 +82,24 @@ FEW = 0.05
 
 
 def is_native(weight: QuantizedWeight) -> bool:
-    """Whether TFLite has a type that holds these codes, scales and zero points."""
-    return weight.table is None and weight.bits in NATIVE
+    """Whether TFLite has a type for these codes, scales and zero points."""
+    return weight.form is not Form.TABLE and weight.bits in NATIVE
 
 
 def encode(
     template: Path, weights: Mapping[str, Weight], cell: Cell, path: Path, record: str
 ) -> tuple[int, tuple[int, int]]:
-    """Write `path`, whole or not at all; returns the bytes of its quantized weights.
+    """Write `path`, whole or not at all -> bytes of its quantized weights, and two numbers of weights.
 
-    And of how many weights codes were asked, and how many of them lie in XNNPACK's wider types (`few`).
+    The two numbers: of all quantized weights, and of those that are stored in XNNPACK's wider types (`few`).
 
-    template: the folder that `convert` filled. Under fp32 and fp16 all weights count as quantized,
-    otherwise those that a rule left float do not. Raises BackendError for a weight that is missing or
-    does not fit its place, OutputError when the file cannot be written.
+    template: the folder that `convert` filled. Under fp32 and fp16 all weights count as quantized, otherwise those that
+    a layer rule keeps float do not. Raises BackendError for a weight that is missing or does not fit its place,
+    OutputError when the file cannot be written.
     """
     scheme = cell.scheme
     places, extra = weight_map.load(template / MAP)
-    missing = [name for name in places if name not in weights]
-    if missing:
-        raise BackendError(f"no weights were given for {', '.join(missing)}")
+    weight_map.check_agreement(places, weights, cell)
     graph = Graph((template / TEMPLATE).read_bytes())
     labels = extra["image"].get("labels", ())
     if extra["image"]:
@@ -111,17 +109,17 @@ def encode(
         graph.set_metadata(RECORD_KEY, record.encode())
     if scheme.mode is None and scheme.bits == 16:
         _halve_floats(graph, [int(key) for key in extra["floats"]])
-    counted: list[int] = []  # constants of the template that shall count as nothing
-    for name, found in places.items():
+    weights_keys: list[int] = []  # constants of the template that quantized weights replace
+    for name, placements in places.items():
         weight = weights[name]
-        for place in found:
+        for place in placements:
             _check_shape(weight, place)
             if scheme.mode is None or isinstance(weight, QuantizedWeight):
-                counted.append(int(place.key))
-    rest = len(graph.to_bytes()) - graph.constant_bytes(counted)
+                weights_keys.append(int(place.key))
+    rest = len(graph.to_bytes()) - graph.constant_bytes(weights_keys)
     if cell.storage is Storage.NATIVE:
         weights = {name: _as_xnnpack_takes_it(weight) for name, weight in weights.items()}
-    layouts = [(weights[name], layout) for name, found in places.items() for layout in _layouts(found)]
+    layouts = [(weights[name], layout) for name, placements in places.items() for layout in _layouts(placements)]
     packed = sum(weight.codes.size for weight, _ in layouts if isinstance(weight, QuantizedWeight))
     wide = few(graph, layouts)
     layouts = [(_as_xnnpack_takes_it(w) if layout in wide else w, layout) for w, layout in layouts]
@@ -138,11 +136,11 @@ def encode(
 
 
 def few(graph: Graph, layouts: list[tuple[Weight, _Layout]]) -> list[_Layout]:
-    """The filters of convolutions that are no matrix products, where these are few of all packed weights.
+    """The filters of convolutions that are not matrix products, where these are few of all packed weights; else none.
 
-    XNNPACK convolves with constant filters only: what is decoded by ops goes to TFLite's builtin kernels, at
-    several times the time. Filters of depthwise convolutions are few weights and much of the work, so where
-    they and the like are at most `FEW` of a file's weights, they lie in the types that XNNPACK reads.
+    XNNPACK convolves with constant filters only: filters that ops decode go to TFLite's builtin kernels, at several
+    times the latency. Filters of depthwise convolutions are few weights and much of the work, so where such filters are
+    at most `FEW` of a file's weights, they are stored in the types that XNNPACK reads.
     """
     packed = [
         (w, layout) for w, layout in layouts if isinstance(w, QuantizedWeight) and not (w.bits == 8 and is_native(w))
@@ -157,27 +155,27 @@ def few(graph: Graph, layouts: list[tuple[Weight, _Layout]]) -> list[_Layout]:
 
 
 def _as_xnnpack_takes_it(weight: Weight) -> Weight:
-    """INT8 codes, or a table's values as floats; exact in either."""
+    """A weight in INT8 codes, or with a table's values as floats; exact in both."""
     if isinstance(weight, FloatWeight):
         return weight
-    if weight.table is None:
+    if weight.form is not Form.TABLE:
         return weight.widened(8)
     return FloatWeight(weight.name, weight.dequantize(), 16 if weight.fp16 else 32)
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """One layout of a weight, and the constants of the template that have it: stored once for all."""
+    """One layout of a weight, and the constants of the template with that layout, which share one constant."""
 
     place: Placement
     keys: tuple[int, ...]
 
 
 def _layouts(places: list[Placement]) -> list[_Layout]:
-    found: dict[tuple[tuple[int, ...], tuple[int, ...]], list[Placement]] = {}
+    groups: dict[tuple[tuple[int, ...], tuple[int, ...]], list[Placement]] = {}
     for place in places:
-        found.setdefault((place.perm, place.shape), []).append(place)
-    return [_Layout(same[0], tuple(int(place.key) for place in same)) for same in found.values()]
+        groups.setdefault((place.perm, place.shape), []).append(place)
+    return [_Layout(same[0], tuple(int(place.key) for place in same)) for same in groups.values()]
 
 
 def _check_shape(weight: Weight, place: Placement) -> None:
@@ -187,7 +185,7 @@ def _check_shape(weight: Weight, place: Placement) -> None:
 
 
 def _halve_floats(graph: Graph, keys: list[int]) -> None:
-    """Biases as float16, but for those that overflow there."""
+    """Store biases as float16, except those that overflow there."""
     constants = dict(graph.constants())
     for key in keys:
         if np.abs(constants[key]).max(initial=0.0) <= np.finfo(np.float16).max:
@@ -202,7 +200,7 @@ def _store_half(graph: Graph, keys: Sequence[int], values: NDArray[np.float32]) 
 
 
 def _store_codes(graph: Graph, quantized: list[tuple[QuantizedWeight, _Layout]]) -> None:
-    """Native constants one by one; what TFLite has no type for goes to one stream a width."""
+    """Store weights that TFLite has a type for as constants, and the others in one stream for each width."""
     unpacker, groups = Unpacker(graph), _Groups(graph)
     packed = [(weight, layout.place) for weight, layout in quantized if not is_native(weight)]
     streams: dict[int, int] = {}
@@ -223,9 +221,9 @@ def _store_codes(graph: Graph, quantized: list[tuple[QuantizedWeight, _Layout]])
         if is_native(weight):
             decoded = _native(graph, weight, place, axis)
         else:
-            taken = unpacker.take(streams[weight.bits], first[weight.bits], place.shape)
+            codes_of_weight = unpacker.take(streams[weight.bits], first[weight.bits], place.shape)
             first[weight.bits] += weight.codes.size
-            decoded = _from_table(graph, groups, weight, taken, place.shape, axis)
+            decoded = _from_codes(graph, groups, weight, codes_of_weight, place.shape, axis)
         for key in layout.keys:
             if pointwise:
                 graph.replace_pointwise(key, decoded)
@@ -234,19 +232,20 @@ def _store_codes(graph: Graph, quantized: list[tuple[QuantizedWeight, _Layout]])
 
 
 def _channel_axis(weight: QuantizedWeight, place: Placement) -> int:
-    """The axis of the constant that groups run along; 0 where there is one group."""
+    """The constant's axis of output channels; 0 where all channels are one group."""
     if weight.axis is None:
         return 0
     channels = weight.shape[weight.axis]
     if place.axis is None or place.shape[place.axis] != channels:
         raise BackendError(
-            f"{weight.name}: its {channels} channels have no axis of their own in the converted network, whose "
-            f"constant is {list(place.shape)}; quantize it per tensor, or keep it float by a rule in the recipe"
+            f"{weight.name}: its {channels} channels share an axis with others in the converted network, whose "
+            f"constant is {list(place.shape)}; quantize it per tensor, or keep it float by a layer rule in the recipe"
         )
     return place.axis
 
 
 def _native(graph: Graph, weight: QuantizedWeight, place: Placement, axis: int) -> int:
+    """The float32 tensor of a weight, decoded by DEQUANTIZE from a constant of INT8, INT4 or INT2."""
     assert weight.scale is not None
     type_name, version = NATIVE[weight.bits]
     half = 2 ** (weight.bits - 1)
@@ -260,11 +259,12 @@ def _native(graph: Graph, weight: QuantizedWeight, place: Placement, axis: int) 
     return graph.op("DEQUANTIZE", (constant,), place.shape, "FLOAT32", version)
 
 
-def _from_table(
+def _from_codes(
     graph: Graph, groups: _Groups, weight: QuantizedWeight, codes: int, shape: tuple[int, ...], axis: int
 ) -> int:
-    """The float32 tensor of a weight from its int32 codes."""
-    if weight.table is not None:
+    """The float32 tensor of a weight, decoded from its int32 codes by ops."""
+    if weight.form is Form.TABLE:
+        assert weight.table is not None
         if weight.axis is None:
             return graph.op("GATHER", (graph.constant(weight.table[0]), codes), shape, "FLOAT32")
         before, tables = shape[:axis], (shape[axis], weight.table.shape[1])
@@ -301,29 +301,29 @@ def _from_table(
 
 
 class _Groups:
-    """Parameters of a group of channels repeated for each of them, at load: GATHER at 0 .. 0 1 .. 1 2 .."""
+    """Repeats parameters of groups for each channel, at load: GATHER at positions 0 .. 0 1 .. 1 2 .."""
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
         self._positions: dict[tuple[int, int, tuple[int, ...]], int] = {}
 
     def spread(self, parameters: NDArray[np.float32], weight: QuantizedWeight, shape: tuple[int, ...]) -> int:
-        """(groups, ..) -> float32 tensor [*shape, ..], shape being the channels' number among 1s."""
+        """(groups, ..) -> float32 tensor [*shape, ..]. shape: 1s, and the number of channels on their axis."""
         positions = self._at(weight.groups, weight.together, shape)
         result = (*shape, *parameters.shape[1:])
         return self._graph.op("GATHER", (self._graph.constant(parameters), positions), result, "FLOAT32")
 
     def _at(self, groups: int, together: int, shape: tuple[int, ...]) -> int:
-        """int32 positions of that shape; made once for all weights that need them."""
+        """int32 positions of a shape, shared by all weights that need them."""
         key = groups, together, shape
         if key not in self._positions:
             graph, channels = self._graph, int(np.prod(shape))
             ramp = graph.constant(np.arange(groups, dtype=np.int32), shape=(groups, 1))
             times = graph.constant(np.array([1, together], np.int32))
-            found = graph.op("TILE", (ramp, times), (groups, together), "INT32")
+            positions = graph.op("TILE", (ramp, times), (groups, together), "INT32")
             if channels < groups * together:
-                found = graph.reshape(found, (groups * together,))
+                positions = graph.reshape(positions, (groups * together,))
                 bounds = [graph.constant(np.array([value], np.int32)) for value in (0, channels, 1)]
-                found = graph.op("STRIDED_SLICE", (found, *bounds), (channels,), "INT32")
-            self._positions[key] = graph.reshape(found, shape)
+                positions = graph.op("STRIDED_SLICE", (positions, *bounds), (channels,), "INT32")
+            self._positions[key] = graph.reshape(positions, shape)
         return self._positions[key]

@@ -1,9 +1,9 @@
 """A TFLite flatbuffer as objects: constants added once, ops put before the network, bytes written compactly.
 
-What the rest of the backend asks of a file, and no more: read it, walk its constants, add constants
-and ops that compute weights, let the network read these in place of its own, write it. Small networks
-have many small tensors, so every byte of bookkeeping counts: equal constants share one tensor, equal
-ops one op code, and only the tensors at the edge keep a name (a name is optional in the format).
+It has what the rest of the backend needs: read a file, list its constants, add constants and ops that compute
+weights, let the network read these in place of its own constants, write the file. Small networks have many small
+tensors, so every byte of bookkeeping counts: equal constants share one tensor, equal ops one op code, and only
+inputs and outputs keep a name (a name is optional in the format).
 
 Source of the format: schema.fbs of LiteRT (tflite/converter/schema/schema.fbs), read and written
 through the classes that ai-edge-litert generates from it.
@@ -44,7 +44,7 @@ _OPTIONS = {
 }
 
 
-RECORD_KEY = "mobconv"  # of the metadata entry that holds our record
+RECORD_KEY = "mobconv"  # of the metadata entry with our record
 
 
 class Graph:
@@ -97,10 +97,10 @@ class Graph:
     ) -> int:
         """A constant tensor; equal ones are one tensor.
 
-        values        what the buffer holds, little-endian
-        type_name     its TensorType, by default that of the values; INT4 and INT2 come packed, as uint8
+        values        of the buffer, little-endian
+        type_name     its TensorType, by default that of the values; INT4 and INT2 are given packed, as uint8
         shape         by default that of the values
-        quantization  scales (groups,), zero points (groups,), and the axis that groups run along
+        quantization  scales (groups,), zero points (groups,), and the axis of the groups
         """
         type_name = type_name or _TYPES[values.dtype.name]
         shape = tuple(values.shape if shape is None else shape)
@@ -127,19 +127,19 @@ class Graph:
 
     def reshape(self, tensor: int, shape: Sequence[int]) -> int:
         """An int32 tensor in another shape, before the network."""
-        # the shape in the options of the op: as a second input it would be a tensor and a buffer more
+        # in the op's options the shape takes fewer bytes than as a second input, a tensor with a buffer
         return self.op("RESHAPE", (tensor,), shape, "INT32", newShape=[int(length) for length in shape])
 
     def replace(self, old: int, new: int) -> None:
-        """Whatever reads tensor `old` in the network reads `new`; what nothing reads is left out of the file."""
+        """Let the network read tensor `new` in place of `old`. Tensors that nothing reads are left out of the file."""
         for operator in self._graph.operators:
             operator.inputs = [new if index == old else index for index in operator.inputs]
         self._graph.outputs = [new if index == old else index for index in self._graph.outputs]
 
     def is_pointwise(self, index: int) -> bool:
-        """Whether constant `index`, [O, 1, 1, I], is only read as the filter of convolutions that are matrix products.
+        """Whether all readers of constant `index`, [O, 1, 1, I], are convolutions that are matrix products.
 
-        Those are of stride 1, one group and with a bias, to which the activation can move.
+        These have stride 1, one group, and a bias, whose ADD can take over the activation.
         """
         code = self._schema.BuiltinOperator.CONV_2D
         movable = [getattr(self._schema.ActivationFunctionType, name) for name in ("NONE", "RELU", "RELU6")]
@@ -161,7 +161,7 @@ class Graph:
         )
 
     def replace_pointwise(self, old: int, new: int) -> None:
-        """Convolutions with filter `old` (see `is_pointwise`) become BATCH_MATMUL with `new`, [O, I], and ADD."""
+        """Replace convolutions with filter `old` (see `is_pointwise`) by BATCH_MATMUL with `new`, [O, I], and ADD."""
         operators = []
         for operator in self._graph.operators:
             if old not in operator.inputs:
@@ -176,10 +176,10 @@ class Graph:
         self._graph.operators = operators
 
     def strip(self, inputs: dict[str, str], outputs: dict[str, str]) -> None:
-        """Rename the edges and drop what nobody reads: metadata, description, names of inner tensors.
+        """Rename inputs and outputs, and drop metadata, description and names of inner tensors.
 
-        inputs, outputs: the converter's name in the signature -> ours. The converter's metadata goes
-        too: its `min_runtime_version` is that of the float network, not of what is encoded from it.
+        inputs, outputs: the converter's name in the signature -> ours. The converter's metadata has a
+        `min_runtime_version`, which is that of the float network, not of the files that are encoded from it.
         """
         self.model.metadata = None
         self.model.metadataBuffer = None
@@ -193,7 +193,7 @@ class Graph:
                     self._graph.tensors[entry.tensorIndex].name = entry.name
 
     def set_metadata(self, key: str, data: bytes) -> None:
-        """Put bytes into the file's metadata under a key."""
+        """Add bytes to the file's metadata under a key."""
         buffer = self._schema.BufferT()
         buffer.data = np.frombuffer(data, np.uint8)
         self.model.buffers.append(buffer)
@@ -202,7 +202,7 @@ class Graph:
         self.model.metadata = [*(self.model.metadata or []), entry]
 
     def to_bytes(self) -> bytes:
-        """The file. The same edits always give the same bytes. The graph can be edited further."""
+        """The bytes of the file, equal for equal edits. The graph can be edited further."""
         from ai_edge_litert.tools import flatbuffer_utils
 
         graph, model = self._graph, self.model
@@ -223,13 +223,13 @@ class Graph:
         ]
 
     def _drop_unused(self) -> None:
-        """Renumber tensors and buffers that something still reads, in the order they stand."""
+        """Drop tensors and buffers that nothing reads, and renumber the others in order."""
         graph, model = self._graph, self.model
         used = {*graph.inputs, *graph.outputs}
         for operator in graph.operators:
             used.update(operator.inputs, operator.outputs)
         tensors = {old: new for new, old in enumerate(i for i in range(len(graph.tensors)) if i in used)}
-        tensors[-1] = -1  # an optional input that is not there
+        tensors[-1] = -1  # an optional input that is not given
         graph.tensors = [_copied(graph.tensors[old]) for old in tensors if old >= 0]
         for operator in graph.operators:
             operator.inputs = [tensors[i] for i in operator.inputs]
@@ -238,7 +238,7 @@ class Graph:
         graph.outputs = [tensors[i] for i in graph.outputs]
         for entry in self._signature_entries():
             entry.tensorIndex = tensors[entry.tensorIndex]
-        # buffer 0 is, by the format's rule, the empty one of tensors that are computed
+        # by the format's rule, buffer 0 is empty and belongs to all tensors that are computed
         buffers = {0: 0}
         for tensor in graph.tensors:
             if model.buffers[tensor.buffer].data is None:

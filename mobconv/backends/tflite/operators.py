@@ -1,4 +1,4 @@
-"""TFLite's ops and tensors as `mobconv.anatomy` sees them; constants and codes as floats."""
+"""Ops and tensors of TFLite as operations of a graph view; constants and codes as floats."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ROLES = {
     **dict.fromkeys(("RESHAPE", "SQUEEZE", "EXPAND_DIMS"), RESHAPE),
     **dict.fromkeys(("PAD", "PADV2"), PAD),
 }
-# op -> family, inputs that are the activation and the weight
+# op -> family, positions of the activation and of the weight among its inputs
 _WEIGHTED = {
     "CONV_2D": ("conv", 0, 1),
     "CONV_3D": ("conv", 0, 1),
@@ -43,33 +43,33 @@ def _names(enum: str) -> dict[int, str]:
 
 
 def code(model: Any, operator: Any) -> str:
-    """The op's name, or that of a custom one."""
-    held = model.operatorCodes[operator.opcodeIndex]
-    name = _names("BuiltinOperator").get(max(held.builtinCode, held.deprecatedBuiltinCode), "?")
-    return (held.customCode or b"").decode(errors="replace") if name == "CUSTOM" else name
+    """The name of an op's kind, for a custom op its own."""
+    entry = model.operatorCodes[operator.opcodeIndex]
+    name = _names("BuiltinOperator").get(max(entry.builtinCode, entry.deprecatedBuiltinCode), "?")
+    return (entry.customCode or b"").decode(errors="replace") if name == "CUSTOM" else name
 
 
 def type_name(tensor: Any) -> str:
-    """Its TensorType."""
+    """The name of a tensor's TensorType."""
     return _names("TensorType").get(tensor.type, "?")
 
 
 def numpy_type(tensor: Any) -> str:
-    """What the interpreter takes and gives for it."""
+    """The numpy type of a tensor's values in the interpreter."""
     name = type_name(tensor)
     return _NUMPY.get(name, "int8" if name in _NARROW else name.lower())
 
 
 def op(tensors: Sequence[Any], operator: Any, kind: str, fixed: Set[str]) -> Op:
-    """One op; constants are those tensors that are in `fixed`."""
+    """One operation. kind: of its op; fixed: tensors that depend on no input."""
     inputs = tuple(str(i) for i in operator.inputs if i >= 0)
     outputs = tuple(str(i) for i in operator.outputs if i >= 0)
     family, source, weight = "", next((i for i in inputs if i not in fixed), ""), None
     if kind in _WEIGHTED:
-        held, data, which = _WEIGHTED[kind]
-        table, activation = str(operator.inputs[which]), str(operator.inputs[data])
-        if table in fixed and activation not in fixed:
-            family, source, weight = held, activation, table
+        its_family, data, which = _WEIGHTED[kind]
+        constant_input, activation = str(operator.inputs[which]), str(operator.inputs[data])
+        if constant_input in fixed and activation not in fixed:
+            family, source, weight = its_family, activation, constant_input
     elif kind == "BATCH_MATMUL" and len([i for i in inputs if i in fixed]) == 1:
         family, weight = "linear", next(i for i in inputs if i in fixed)
     number = getattr(operator.builtinOptions, "fusedActivationFunction", 0) or 0
@@ -89,13 +89,14 @@ def _role(kind: str, inputs: Sequence[str], fixed: Set[str]) -> str:
 
 
 def is_coded(tensor: Any) -> bool:
-    """Whether it holds codes with a scale."""
-    held = tensor.quantization
-    return held is not None and held.scale is not None and len(held.scale) > 0 and numpy_type(tensor)[0] in "iu"
+    """Whether a tensor's values are codes with a scale."""
+    parameters = tensor.quantization
+    has_scale = parameters is not None and parameters.scale is not None and len(parameters.scale) > 0
+    return has_scale and numpy_type(tensor)[0] in "iu"
 
 
 def constant(tensor: Any, data: Any, path: Path) -> NDArray[np.float32]:
-    """A constant as floats. Raises BackendError for a type that mobconv does not read."""
+    """A constant as float32, dequantized. Raises BackendError for a type that mobconv does not read."""
     name, shape = type_name(tensor), tuple(int(n) for n in (tensor.shape if tensor.shape is not None else ()))
     raw = np.frombuffer(bytes(data), np.uint8)
     if name in _NARROW:
@@ -111,13 +112,13 @@ def constant(tensor: Any, data: Any, path: Path) -> NDArray[np.float32]:
 
 
 def dequantized(tensor: Any, codes: NDArray[Any]) -> NDArray[np.float32]:
-    """scale * (code - zero point)."""
+    """Codes of a tensor -> floats, scale * (code - zero point)."""
     scale, zero = _parameters(tensor, codes.ndim)
     return np.asarray((codes.astype(np.float32) - zero) * scale, np.float32)
 
 
 def quantized(tensor: Any, values: NDArray[Any]) -> NDArray[Any]:
-    """To the nearest code, saturating; whole numbers where the tensor has no scale."""
+    """Floats -> nearest codes of a tensor, saturated; without a scale, floats -> integers."""
     limits = np.iinfo(numpy_type(tensor))
     if is_coded(tensor):
         scale, zero = _parameters(tensor, values.ndim)
@@ -126,9 +127,10 @@ def quantized(tensor: Any, values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _parameters(tensor: Any, rank: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    held = tensor.quantization
-    scale = np.asarray(held.scale, np.float32)
-    zero = np.zeros(1, np.float32) if held.zeroPoint is None else np.asarray(held.zeroPoint, np.float32)
-    axis = int(held.quantizedDimension or 0)
-    view = [-1 if each == axis else 1 for each in range(rank)] if scale.size > 1 else [1] * rank
+    """Scale and zero point of a tensor, in a shape that broadcasts against `rank` axes."""
+    parameters = tensor.quantization
+    scale = np.asarray(parameters.scale, np.float32)
+    zero = np.zeros(1, np.float32) if parameters.zeroPoint is None else np.asarray(parameters.zeroPoint, np.float32)
+    axis = int(parameters.quantizedDimension or 0)
+    view = [-1 if position == axis else 1 for position in range(rank)] if scale.size > 1 else [1] * rank
     return scale.reshape(view), np.broadcast_to(zero, scale.size).reshape(view)

@@ -1,8 +1,8 @@
-"""Keeps the vendors' chatter off the terminal, without losing what an error had to say.
+"""Keeps vendors' output off the terminal, without losing the text of an error.
 
 litert-torch prints progress, the converter and the interpreter log from C++ straight to file
-descriptor 2, and torch warns of its own internals. None of it is for the user of mobconv. Errors are
-exceptions and pass through, with the last thing that was printed before them.
+descriptor 2, and torch warns of its own internals. Users of mobconv need none of that. Errors are
+exceptions: they pass through, with the last line that was printed before them.
 """
 
 from __future__ import annotations
@@ -15,16 +15,15 @@ import threading
 import warnings
 from collections.abc import Iterator
 
-# descriptors belong to the whole process: one silence at a time
+# descriptors belong to the whole process: one block at a time
 _LOCK = threading.RLock()
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Send standard output and error, Python's and the process's, to a scratch file; hush warnings.
+    """Send standard output and error, Python's and the process's, to a scratch file; ignore warnings.
 
-    An exception gets the last line that was printed as a note (PEP 678), since TFLite often says
-    there which op it stumbled on.
+    An exception gets the last printed line as a note (PEP 678), since TFLite often names the op there.
     """
     with _LOCK, tempfile.TemporaryFile() as scratch, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -34,7 +33,7 @@ def quiet() -> Iterator[None]:
         try:
             for target, _ in saved:
                 os.dup2(scratch.fileno(), target)
-            # sys.stdout need not be descriptor 1: a notebook or a test has put its own there
+            # sys.stdout is not always descriptor 1: notebooks and tests replace it
             with (
                 os.fdopen(os.dup(scratch.fileno()), "w", errors="replace") as text,
                 contextlib.redirect_stdout(text),

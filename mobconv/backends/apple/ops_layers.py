@@ -1,4 +1,4 @@
-"""Convolutions, products, pooling, normalisation and resizing. Imported only when a program is run."""
+"""Convolutions, products, pooling, normalisation and resizing. Imported only when a network is run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 if TYPE_CHECKING:
-    from mobconv.backends.coreml.call import Call, Function
+    from mobconv.backends.apple.call import Call, Function
 
 Tensor = torch.Tensor
 Pads = list[tuple[int, int]]
@@ -28,16 +28,16 @@ def _pads(call: Call, sizes: Any, kernel: Any, strides: list[int], dilations: li
         return [(flat[2 * i], flat[2 * i + 1]) for i in range(count)]
     if kind not in ("same", "same_lower"):
         raise call.refuse(f"pad_type {kind}")
-    found = []
+    pads = []
     for size, k, s, d in zip(sizes, kernel, strides, dilations, strict=True):
         total = max((-(-size // s) - 1) * s + (k - 1) * d + 1 - size, 0)
         small, large = total // 2, total - total // 2
-        found.append((small, large) if kind == "same" else (large, small))
-    return found
+        pads.append((small, large) if kind == "same" else (large, small))
+    return pads
 
 
 def _flat(pads: Pads) -> list[int]:
-    """As F.pad has it: last axis first."""
+    """Padding in the order of F.pad: last axis first."""
     return [side for pair in reversed(pads) for side in pair]
 
 
@@ -46,7 +46,7 @@ def _even(pads: Pads) -> bool:
 
 
 def _fits(pads: Pads, kernel: list[int]) -> bool:
-    """Whether torch's own pooling takes this padding."""
+    """Whether torch's own pooling can have this padding."""
     return _even(pads) and all(2 * before <= k for (before, _), k in zip(pads, kernel, strict=True))
 
 
@@ -80,7 +80,7 @@ def _conv_transpose(call: Call) -> Any:
         axis = i + 2
         length = full.shape[axis] - before - after if wanted is None else wanted[i]
         lack = before + length - full.shape[axis]
-        if lack > 0:  # an output that reaches beyond the last input: only the bias there
+        if lack > 0:  # an output beyond the last input has only the bias there
             full = F.pad(full, [0, 0] * (full.dim() - axis - 1) + [0, lack])
         full = full.narrow(axis, before, length)
     return full if bias is None else full + bias.reshape(-1, *[1] * count)
@@ -224,7 +224,7 @@ def _resize_bilinear(call: Call) -> Any:
 
 def _nearest(call: Call) -> Any:
     x = call.get("x")
-    if "target_size_height" in call.step.inputs:
+    if "target_size_height" in call.operation.inputs:
         size = (int(call.get("target_size_height")), int(call.get("target_size_width")))
     else:
         scales = (float(call.get("scale_factor_height", 1)), float(call.get("scale_factor_width", 1)))

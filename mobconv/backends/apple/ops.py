@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 
-from mobconv.backends.coreml.call import Function
+from mobconv.backends.apple.call import Function
 
 
 @cache
 def table() -> Mapping[str, Function]:
-    """All operations by type. torch is imported here."""
-    from mobconv.backends.coreml import ops_elementwise, ops_layers, ops_shape
+    """Functions of all operations, by kind. torch is imported here."""
+    from mobconv.backends.apple import ops_elementwise, ops_layers, ops_shape
 
     return {**ops_elementwise.OPS, **ops_layers.OPS, **ops_shape.OPS}

@@ -1,4 +1,4 @@
-"""Activations, arithmetic, comparisons and reductions. Imported only when a program is run."""
+"""Activations, arithmetic, comparisons and reductions. Imported only when a network is run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 if TYPE_CHECKING:
-    from mobconv.backends.coreml.call import Call, Function
+    from mobconv.backends.apple.call import Call, Function
 
 Tensor = torch.Tensor
 _EXACT = ("EXACT", "TANH_APPROXIMATION", "SIGMOID_APPROXIMATION")
@@ -34,12 +34,12 @@ def _binary(function: Callable[[Tensor, Any], Tensor]) -> Function:
 
 
 def _tensors(function: Callable[[Tensor, Tensor], Tensor]) -> Function:
-    """For functions of torch that take no Python numbers."""
+    """A value as a tensor, for functions of torch that do not take Python numbers."""
     return lambda call: function(_tensor(call.get("x")), _tensor(call.get("y")))
 
 
 def _channels(values: Any, x: Tensor) -> Any:
-    """(C,) -> (C, 1, ..) so that it runs along axis 1 of x."""
+    """(C,) -> (C, 1, ..), which broadcasts along axis 1 of x."""
     return values.reshape(-1, *[1] * (x.dim() - 2)) if isinstance(values, Tensor) and values.dim() else values
 
 
@@ -89,7 +89,7 @@ def _cast(call: Call) -> Any:
         raise call.refuse(f"dtype {name}")
     bits = int(name.lstrip("uint"))
     low, high = (0, 2**bits - 1) if name.startswith("u") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-    whole = x.to(torch.int64)  # towards zero
+    whole = x.to(torch.int64)  # rounded towards zero
     if bits < 32 and bool(((whole < low) | (whole > high)).any()):
         raise call.refuse(f"a cast of values beyond {name}")
     return whole

@@ -1,4 +1,4 @@
-"""Operations that move, cut and join values. Imported only when a program is run."""
+"""Operations that move, cut and join values. Imported only when a network is run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 if TYPE_CHECKING:
-    from mobconv.backends.coreml.call import Call, Function
+    from mobconv.backends.apple.call import Call, Function
 
 Tensor = torch.Tensor
 
@@ -47,7 +47,7 @@ def _slice_by_index(call: Call) -> Any:
             x = x.narrow(axis, index, 1)
             continue
         if axis == 0 and size != declared[0] and end[0] == declared[0]:
-            end = [size, *end[1:]]  # an end at the declared batch means all of it
+            end = [size, *end[1:]]  # an end at the declared batch means all samples
         first, last = begin[axis], end[axis]
         cut = slice(None if open_begin[axis] else first, None if open_end[axis] else last, step)
         low, high, step = cut.indices(size)
@@ -73,7 +73,7 @@ def _concat(call: Call) -> Any:
         rows = max(value.shape[0] for value in values)
         values = [
             v.expand(rows, *v.shape[1:]) if v.shape[0] == 1 and name in call.fixed else v
-            for v, name in zip(values, call.step.inputs["values"], strict=True)
+            for v, name in zip(values, call.operation.inputs["values"], strict=True)
         ]
     return torch.cat(values, axis)
 
@@ -121,8 +121,8 @@ def _gather(call: Call) -> Any:
         raise call.refuse("batch_dims")
     axis = int(call.get("axis", 0)) % x.dim()
     at = _index(call.get("indices"), x.shape[axis])
-    found = x.index_select(axis, at.reshape(-1))
-    return found.reshape(*x.shape[:axis], *at.shape, *x.shape[axis + 1 :])
+    rows = x.index_select(axis, at.reshape(-1))
+    return rows.reshape(*x.shape[:axis], *at.shape, *x.shape[axis + 1 :])
 
 
 def _gather_along_axis(call: Call) -> Any:
@@ -168,8 +168,8 @@ def _reverse(call: Call) -> Any:
 
 def _topk(call: Call) -> Any:
     x, k, axis = call.get("x"), int(call.get("k", 1)), int(call.get("axis", -1))
-    found = torch.topk(x, k, axis, largest=not call.get("ascending", False))
-    return (found.values, found.indices)[: len(call.step.outputs)]
+    largest = torch.topk(x, k, axis, largest=not call.get("ascending", False))
+    return (largest.values, largest.indices)[: len(call.operation.outputs)]
 
 
 def _argsort(call: Call) -> Any:
@@ -197,8 +197,8 @@ def _space_to_depth(call: Call) -> Any:
 
 
 def _crop(call: Call) -> Any:
-    x, (top, bottom), (left, right) = call.get("x"), call.ints("crop_height"), call.ints("crop_width")
-    return x[..., top : x.shape[-2] - bottom, left : x.shape[-1] - right]
+    x, (top, bottom), (start, end) = call.get("x"), call.ints("crop_height"), call.ints("crop_width")
+    return x[..., top : x.shape[-2] - bottom, start : x.shape[-1] - end]
 
 
 OPS: dict[str, Function] = {

@@ -18,7 +18,7 @@ HINT = 'Core ML needs coremltools: pip install "mobconv[coreml]"'
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence progress bars, version notices and warnings of coremltools; errors still raise."""
+    """Silence progress bars, version notices and warnings of coremltools; errors are still raised."""
     logger = logging.getLogger("coremltools")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -32,11 +32,11 @@ def quiet() -> Iterator[None]:
 
 @functools.cache
 def coremltools() -> Any:
-    """The package. Raises BackendError with what to install when it is not there."""
+    """The package. Raises BackendError with what to install where it is missing."""
     if find_spec("coremltools") is None:
         raise BackendError(HINT)
     with quiet():
-        # Its import sets its own logger to INFO and tells which torch and scikit-learn it was not tried with.
+        # Its import sets its logger to INFO, and warns of untested versions of torch and scikit-learn.
         previous = logging.root.manager.disable
         logging.disable(logging.WARNING)
         try:
