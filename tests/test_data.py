@@ -97,7 +97,7 @@ def test_a_table_without_rows(cli, artifact):
         ("", "set.parquet is empty"),
         ("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "run `git lfs pull`"),
         ("<!DOCTYPE html><html>login</html>", "set.parquet is a web page"),
-        ("image,label\n", "set.parquet is a text file (it begins with 'image,label'), no parquet file"),
+        ("image,label\n", "set.parquet is a text file (it begins with 'image,label'), not a parquet file"),
     ],
 )
 def test_no_parquet_file_at_all(cli, artifact, text, said):
@@ -167,8 +167,8 @@ def test_an_image_folder_is_the_parquet(cli, artifact):
         code, out, _ = cli("evaluate", artifact, "--data", source, "--json")
         assert code == 0
         found.append(json.loads(out))
-    assert found[0]["images"] == found[1]["images"] == 60
-    assert found[0]["top1"] == found[1]["top1"] > 0.8
+    assert found[0]["samples"] == found[1]["samples"] == 60
+    assert found[0]["score"] == found[1]["score"] > 80
     assert labelled.load("images").sha256 == labelled.load("set.parquet").sha256
 
 

@@ -9,39 +9,59 @@ from support import CHECKPOINT, DATA
 
 from mobconv.data.labelled import Images
 from mobconv.errors import InputError
-from mobconv.evaluate import inference, input_spec, output_error
-from mobconv.evaluate.tasks import classification
+from mobconv.evaluate import inference, input_spec
+from mobconv.evaluate.output_error import OutputDeviation, output_error
+from mobconv.evaluate.tasks.classification import check_class_names, ranks, task
+
+
+def images(height=8, width=8, labels=(0, 1), names=()):
+    pixels = np.zeros((len(labels), height, width, 3), np.uint8)
+    return Images("set", pixels, np.array(labels), names, "")
+
+
+def accuracy(outputs, labels):
+    """Top-1 and top-5 in percent."""
+    named, data = {"logits": outputs}, images(labels=labels)
+    return task.aggregate(task.scores(named, data)), task.more(named, data)["top-5"]
 
 
 def test_accuracy_by_hand():
     outputs = np.array([[9, 1, 0, 0, 0, 0, 0], [6, 5, 4, 3, 2, 1, 0], [6, 5, 4, 3, 2, 1, 0]], np.float32)
-    found = classification.accuracy(outputs, np.array([0, 4, 5]))
-    assert found == classification.Accuracy(1 / 3, 2 / 3)
+    assert accuracy(outputs, (0, 4, 5)) == (100 / 3, 200 / 3)
+    assert ranks(outputs, np.array([0, 4, 5])).tolist() == [0, 4, 5]
+    assert task.scores({"logits": outputs}, images(labels=(0, 4, 5))).tolist() == [100, 0, 0]
 
 
 def test_guessing_is_half_again_what_chance_gives():
-    assert "top-1 of 15.00 %, no more than guessing among 10 classes" in classification.guessing(0.15, 10)
-    assert classification.guessing(0.16, 10) == ""
+    outputs = {"logits": np.zeros((2, 10), np.float32)}
+    assert "top-1 of 15.00 %, no more than guessing among 10 classes" in task.warning(15.0, outputs)
+    assert task.warning(16.0, outputs) == ""
 
 
 def test_not_a_number_is_never_right():
     outputs = np.full((2, 3), np.nan, np.float32)
     outputs[1, 1] = 1
-    assert classification.accuracy(outputs, np.array([0, 1])).top1 == 0.5
-    assert classification.accuracy(outputs, np.array([0, 0])).top5 == 0
+    assert accuracy(outputs, (0, 1))[0] == 50
+    assert accuracy(outputs, (0, 0))[1] == 0
 
 
-def test_closeness_by_hand():
-    reference = np.array([[3, 4], [0, 10]], np.float32)
-    outputs = np.array([[3, 4], [1, 10]], np.float32)
-    found = output_error.closeness(outputs, reference)
-    assert found.agreement == 1 and found.max_error == pytest.approx(0.1)
+def test_output_error_by_hand():
+    reference = {"logits": np.array([[3, 4], [0, 10]], np.float32)}
+    outputs = {"logits": np.array([[3, 4], [1, 10]], np.float32)}
+    found = output_error(outputs, reference)
+    assert task.agreement(outputs, reference) == 1 and found.max_error == pytest.approx(0.1)
     assert found.snr_db == pytest.approx(10 * np.log10(125 / 1))
 
 
+def test_output_error_of_several_outputs_is_that_of_all_together():
+    reference = {"a": np.array([[3, 4]], np.float32), "b": np.array([[[0], [10]]], np.float32)}
+    found = output_error({"x": np.array([[3, 4]]), "y": np.array([[[1], [10]]])}, reference)
+    assert found.max_error == pytest.approx(0.1) and found.snr_db == pytest.approx(10 * np.log10(125 / 1))
+
+
 def test_exact_outputs_have_no_snr():
-    outputs = np.array([[1, 2]], np.float32)
-    assert output_error.closeness(outputs, outputs) == output_error.Closeness(1.0, None, 0.0)
+    outputs = {"logits": np.array([[1, 2]], np.float32)}
+    assert output_error(outputs, outputs) == OutputDeviation(None, 0.0) and task.agreement(outputs, outputs) == 1
 
 
 @pytest.mark.parametrize("count", [0, 1, 31, 32, 33, 100])
@@ -49,26 +69,26 @@ def test_batches_cover_everything_once(count):
     assert [i for part in inference.batches(count) for i in range(count)[part]] == list(range(count))
 
 
-def images(height=8, width=8, labels=(0, 1)):
-    pixels = np.zeros((len(labels), height, width, 3), np.uint8)
-    return Images("set", pixels, np.array(labels), (), "")
-
-
 @pytest.mark.parametrize("shape", [(1, 3, 8, 8), (-1, 3, -1, -1), (0, -1, 8, 0)])
 def test_shapes_that_fit(shape):
-    input_spec.check_network_shape(images(), shape, "net")
+    input_spec.check_network_input(images(), shape, "net")
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 8, 9), (1, 3, 8), (1, 8, 8, 3), (1, 1, 8, 8), (), (1, 3, 9, -1)])
 def test_shapes_that_do_not(shape):
     with pytest.raises(InputError, match="net takes"):
-        input_spec.check_network_shape(images(), shape, "net")
+        input_spec.check_network_input(images(), shape, "net")
 
 
 def test_labels_beyond_the_outputs():
-    classification.check_labels(images(labels=(0, 9)), 10)
+    task.check({"logits": np.zeros((2, 10))}, images(labels=(0, 9)))
     with pytest.raises(InputError, match="row 1 has label 10"):
-        classification.check_labels(images(labels=(0, 10, 3)), 10)
+        task.check({"logits": np.zeros((3, 10))}, images(labels=(0, 10, 3)))
+
+
+def test_outputs_that_are_no_classes():
+    with pytest.raises(InputError, match=r"Output 'map' has shape \(2, 3, 4\)"):
+        task.check({"map": np.zeros((2, 3, 4))}, images())
 
 
 class TestArtifacts:
@@ -133,7 +153,12 @@ class TestArtifacts:
         code, out, err = cli(*self.evaluate("net.onnx", "--preprocessing", given, "--json"))
         assert code == 0, err
         found = json.loads(out)
-        assert found["cell"] is None and found["images"] == 20 and 0 <= found["top1"] <= found["top5"] <= 1
+        assert found["cell"] is None and found["samples"] == 20 and found["metric"]["name"] == "top-1"
+        assert 0 <= found["score"] <= found["metrics"]["top-5"] <= 100
+        code, out, _ = cli(*self.evaluate("net.onnx", "--preprocessing", given))
+        assert code == 0 and "net.onnx (not made by mobconv)" in out
+        assert f"  top-1    {found['score']:.2f} %  of 20 samples\n" in out
+        assert f"  top-5    {found['metrics']['top-5']:.2f} %\n" in out
 
     def test_one_mean_and_std_for_all_channels(self, cli):
         self.foreign(cli.folder / "net.onnx")
@@ -146,7 +171,7 @@ class TestArtifacts:
 
     @pytest.mark.parametrize(
         ("kind", "word"),
-        [({"size": 28}, "takes 28x28"), ({"channels": 1}, "RGB"), ({"outputs": 2}, "1 inputs and 2 outputs")],
+        [({"size": 28}, "takes 28x28"), ({"channels": 1}, "RGB"), ({"outputs": 2}, "has 2 outputs")],
     )
     def test_files_that_are_no_classifier_of_these_images(self, cli, kind, word):
         self.foreign(cli.folder / "net.onnx", **kind)
@@ -166,8 +191,8 @@ class TestArtifacts:
 
 
 def test_equal_outputs_are_no_right_answers():
-    found = classification.accuracy(np.zeros((10, 10), np.float32), np.arange(10))
-    assert (found.top1, found.top5) == (0.1, 0.5)  # as argmax, which takes the first
+    # as argmax, which takes the first
+    assert accuracy(np.zeros((10, 10), np.float32), np.arange(10)) == (10, 50)
 
 
 @pytest.mark.parametrize(
@@ -183,9 +208,9 @@ def test_equal_outputs_are_no_right_answers():
     ],
 )
 def test_names_of_classes(labels, names, end):
-    held = Images("data", np.zeros((2, 1, 1, 3), np.uint8), np.array([0, 1]), names, "")
+    held = images(names=names)
     if end in ("", "warning"):
-        assert bool(classification.check_names(held, labels, "the file")) == (end == "warning")
+        assert bool(check_class_names(held, labels, "the file")) == (end == "warning")
         return
     with pytest.raises(InputError, match=end):
-        classification.check_names(held, labels, "the file")
+        check_class_names(held, labels, "the file")

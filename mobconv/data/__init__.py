@@ -1,0 +1,1 @@
+"""Data: labelled images, and the preprocessing between pixels and a network."""

@@ -1,6 +1,6 @@
 """Labelled images from a parquet file, a folder of images by class, or a data set of the Hugging Face hub.
 
-All three go through `datasets`, which decodes images and knows which column is which.
+`datasets` reads all three: it decodes images and knows the columns' types.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobconv.common import file_kind
-from mobconv.errors import InputError
+from mobconv.errors import InputError, setting
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -31,10 +31,14 @@ _GROUPS = ("scan", "scan_id", "group", "patient", "subject", "scene", "video")  
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """pixels (N, H, W, 3) uint8 RGB; labels (N,) int64; names of the classes; sha256 over all of these.
+    """Images and their labels.
 
-    groups: (N,) int64, equal for images that are no independent draws (of one scan, patient or scene); None where the
-    data has no such column.
+    source  as the user named it
+    pixels  (N, H, W, 3) uint8, RGB; labels: (N,) int64, from 0
+    names   of the classes, empty where the data has none
+    sha256  over pixels and labels
+    groups  (N,) int64, equal for images that depend on each other (of one scan, patient or scene); None where the data
+            has no such column
     """
 
     source: str
@@ -49,9 +53,11 @@ class Images:
 
 
 def load(source: str, limit: int | None = None, fit: Callable[[Image], Image] | None = None) -> Images:
-    """Load `source`; `limit` takes the first so many images, `fit` is done to each (see Preprocessing.fit).
+    """Read and decode labelled images.
 
-    Raises InputError when it cannot be read, has no image or label column, or images of many sizes.
+    source: path of a parquet file or folder, or a name on the hub; limit: take the first so many images; fit: applied
+    to each image (see Preprocessing.fit). Raises InputError where the data cannot be read, has no image or label
+    column, or has images of several sizes.
     """
     with tempfile.TemporaryDirectory(prefix="mobconv-data-") as cache, _quiet():
         rows = _open(source, cache)
@@ -70,10 +76,10 @@ def load(source: str, limit: int | None = None, fit: Callable[[Image], Image] | 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """`datasets` draws progress bars of its own and logs what it raises anyway."""
+    """Silence the progress bars of `datasets`, and its logs of errors that it raises as well."""
     import datasets
 
-    was = datasets.is_progress_bar_enabled()
+    bars = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
@@ -82,7 +88,7 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
-        if was:
+        if bars:
             datasets.enable_progress_bars()
 
 
@@ -93,7 +99,7 @@ def _open(source: str, cache: str) -> Dataset:
     path = Path(source)
     try:
         if path.is_dir():
-            found = datasets.load_dataset("imagefolder", data_dir=str(path), cache_dir=cache)
+            splits = datasets.load_dataset("imagefolder", data_dir=str(path), cache_dir=cache)
         elif path.exists():
             if path.suffix != ".parquet":
                 raise InputError(f"{source}: data is a .parquet file, a folder of images by class, or a hub name")
@@ -102,11 +108,11 @@ def _open(source: str, cache: str) -> Dataset:
             file_kind.refuse(path, "parquet file")
             if not parquet.read_metadata(path).num_rows:
                 raise InputError(f"{source}: no images in it, the table has no rows")
-            found = datasets.load_dataset("parquet", data_files=str(path), cache_dir=cache)
+            splits = datasets.load_dataset("parquet", data_files=str(path), cache_dir=cache)
         elif path.suffix or source.count("/") != 1 or source.startswith((".", "/")):
             raise InputError(f"{source}: no such file or folder")
         else:
-            found = datasets.load_dataset(source)
+            splits = datasets.load_dataset(source)
     except InputError:
         raise
     except Exception as error:  # datasets raises its own, pyarrow's, OSError and requests' errors
@@ -116,8 +122,8 @@ def _open(source: str, cache: str) -> Dataset:
             raise InputError(f"{source}: no images in it") from error
         here = "" if path.exists() else "no such file or folder here, and from the Hugging Face hub it "
         raise InputError(f"{source}: {here}cannot be read as a data set: {text}") from error
-    split = next((name for name in _SPLITS if name in found), next(iter(found)))
-    return found[split]
+    split = next((name for name in _SPLITS if name in splits), next(iter(splits)))
+    return splits[split]
 
 
 def _columns(rows: Dataset, source: str) -> tuple[str, str]:
@@ -147,7 +153,7 @@ def _labels(rows: Dataset, column: str, source: str) -> NDArray[np.int64]:
 
 
 def _groups(rows: Dataset) -> NDArray[np.int64] | None:
-    """What images belong together by, as numbers."""
+    """The group of each image, as a number."""
     column = next((name for name in _GROUPS if name in rows.features), None)
     if column is None:
         return None
@@ -166,6 +172,6 @@ def _pixels(rows: Dataset, column: str, source: str, fit: Callable[[Image], Imag
             sizes = f"{decoded[0].shape[1]}x{decoded[0].shape[0]} and {decoded[-1].shape[1]}x{decoded[-1].shape[0]}"
             raise InputError(
                 f"{source}: images of {sizes} in one set; resize them to what the network takes, or say how: "
-                '--preprocessing with "size": [height, width]'
+                f'{setting("preprocessing")} with "size": [height, width]'
             )
     return np.stack(decoded)

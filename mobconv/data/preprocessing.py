@@ -1,9 +1,9 @@
-"""What turns pixels into the tensor a network was trained on: one object for all who need it.
+"""Preprocessing: from pixels to the tensor that a network was trained on.
 
-Training, the float baseline, the reference and every artifact take it from here, so that no two of
-them can disagree. Pixels are RGB, 0 to 255. They are mapped onto `range`, and the network sees (x - mean) / std.
+Training, the float baseline, the reference and every artifact use the same object, so that no two of them can disagree.
+Pixels are RGB, 0 to 255. They are mapped onto `range`, and the network sees (x - mean) / std.
 
-The same object says what an artifact takes: one that normalises pixels itself takes them as they are (`RAW`).
+The same object describes the input of an artifact: one that normalises pixels itself takes raw ones (`raw`).
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ Interpolation = Literal["bilinear", "bicubic", "nearest"]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What happens to pixels before the network; resizing first, then colour, range, mean and std.
+    """Steps from pixels to a network's input: resize, crop, order of channels, range, mean and std.
 
     mean, std      one value per channel (`for_channels`: one for all), in the order of `colour` and in the units of
                    `range`; std above 0
     range          what 0 and 255 are mapped onto
     colour         order of the channels that the network sees
     layout         order of the axes that the network sees
-    size           (height, width) that images are cut to, from the middle; None: images come as they must be
+    size           (height, width) of a crop from the middle; None: images have their size already
     resize         length of the shorter side before that; None: the shortest that covers `size`
     interpolation  of the resizing (Pillow's, which widens its kernel where it shrinks: antialias)
     """
@@ -57,9 +57,10 @@ class Preprocessing:
         if len(self.range) != 2 or not all(np.isfinite(self.range)) or self.range[0] >= self.range[1]:
             raise InputError(f"range is two numbers, what 0 and 255 become, the first below the second: {self.range}")
         for name, kind in (("colour", Colour), ("layout", Layout), ("interpolation", Interpolation)):
-            held = getattr(self, name)
-            if held not in get_args(kind):
-                raise InputError(f"{name} {held!r}: {' or '.join(get_args(kind))}{did_you_mean(held, get_args(kind))}")
+            value = getattr(self, name)
+            if value not in get_args(kind):
+                choices = get_args(kind)
+                raise InputError(f"{name} {value!r}: {' or '.join(choices)}{did_you_mean(value, choices)}")
         if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
             raise InputError(f"size is a height and a width in pixels, not {self.size}")
         if self.resize is not None and self.resize < max(self.size or (1, 1)):
@@ -71,11 +72,11 @@ class Preprocessing:
 
     @property
     def untouched(self) -> bool:
-        """Whether values of pixels, 0 to 255, stay as they are; their order and size may not."""
+        """Whether values of pixels, 0 to 255, stay the same; order of channels and size may change."""
         return self.range == (0.0, 255.0) and {*self.mean} == {0.0} and {*self.std} == {1.0}
 
     def for_channels(self, count: int) -> Preprocessing:
-        """The same for images of so many channels, where one mean and one std hold for all of them.
+        """The same for images of another number of channels, where all channels share one mean and one std.
 
         Raises InputError where each channel has its own and there are not so many.
         """
@@ -105,7 +106,7 @@ class Preprocessing:
         return np.ascontiguousarray(normalised.transpose(0, 3, 1, 2) if self.layout == "nchw" else normalised)
 
     def fit(self, image: Image) -> Image:
-        """An RGB image resized and cut to `size`; as it is where none is said."""
+        """Resize and crop an RGB image to `size`; unchanged where that is None."""
         if self.size is None:
             return image
         from PIL.Image import Resampling
@@ -124,58 +125,58 @@ class Preprocessing:
 
     def to_json(self) -> dict[str, Any]:
         """mean and std, and the rest where it is not the default."""
-        found: dict[str, Any] = {"mean": list(self.mean), "std": list(self.std)}
+        values: dict[str, Any] = {"mean": list(self.mean), "std": list(self.std)}
         plain = Preprocessing(self.mean, self.std)
         for name in ("range", "colour", "layout", "size", "resize", "interpolation"):
-            held = getattr(self, name)
-            if held != getattr(plain, name):
-                found[name] = list(held) if isinstance(held, tuple) else held
-        return found
+            value = getattr(self, name)
+            if value != getattr(plain, name):
+                values[name] = list(value) if isinstance(value, tuple) else value
+        return values
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Preprocessing:
-        """From mean, std and the rest; a bare number as mean or std holds for all channels.
+        """From mean, std and optional fields; a bare number as mean or std applies to all channels.
 
-        Raises InputError for what is missing, unknown or no number.
+        Raises InputError for a missing or unknown field, and for a value of another type.
         """
         unknown = [key for key in value if key not in cls.__dataclass_fields__]
         if unknown:
             known = ", ".join(cls.__dataclass_fields__)
             near = did_you_mean(str(unknown[0]), cls.__dataclass_fields__)
             raise InputError(f"preprocessing has no {unknown[0]!r}{near}; it has {known}")
-        held: dict[str, Any] = dict(value)
+        fields: dict[str, Any] = dict(value)
         try:
-            held["mean"], held["std"] = _for_each_channel(value["mean"], value["std"])
-            if "range" in held:
-                held["range"] = tuple(float(v) for v in value["range"])
-            if held.get("size") is not None:
-                held["size"] = tuple(int(v) for v in value["size"])
-            if held.get("resize") is not None:
-                held["resize"] = int(value["resize"])
+            fields["mean"], fields["std"] = _for_each_channel(value["mean"], value["std"])
+            if "range" in fields:
+                fields["range"] = tuple(float(v) for v in value["range"])
+            if fields.get("size") is not None:
+                fields["size"] = tuple(int(v) for v in value["size"])
+            if fields.get("resize") is not None:
+                fields["resize"] = int(value["resize"])
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"preprocessing needs numbers under 'mean' and 'std', a list with one a channel or one for all, got "
                 f"{dict(value)!r}"
             ) from error
-        made = cls(**held)
-        low, high = made.range
-        if any(not low - 10 * (high - low) <= mean <= high + 10 * (high - low) for mean in made.mean):
+        preprocessing = cls(**fields)
+        low, high = preprocessing.range
+        if any(not low - 10 * (high - low) <= mean <= high + 10 * (high - low) for mean in preprocessing.mean):
             raise InputError(
-                f"mean {list(made.mean)} is far outside of the range {low:g} to {high:g}, whose units mean and std are "
-                'in; for constants in units of pixels say "range": [0, 255] as well'
+                f"mean {list(preprocessing.mean)} is far outside of the range {low:g} to {high:g}, whose units mean "
+                'and std are in; for constants in units of pixels say "range": [0, 255] as well'
             )
-        return made
+        return preprocessing
 
 
 def _for_each_channel(mean: Any, std: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Both as tuples of one length; a bare number stands for as many as the other has. Raises TypeError, ValueError."""
+    """Mean and std as tuples of one length; a bare number is repeated. Raises TypeError, ValueError."""
     if any(isinstance(each, str | bool) for each in (mean, std)):
-        raise TypeError("no number")
+        raise TypeError("not a number")
     count = next((len(each) for each in (mean, std) if not isinstance(each, int | float)), 1)
     first, second = ([each] * count if isinstance(each, int | float) else each for each in (mean, std))
     return tuple(float(v) for v in first), tuple(float(v) for v in second)
 
 
 def raw(colour: Colour = "rgb", channels: int = 3) -> Preprocessing:
-    """Pixels as they are, 0 to 255."""
+    """Raw pixels, 0 to 255: nothing is done to their values."""
     return Preprocessing((0.0,) * channels, (1.0,) * channels, (0.0, 255.0), colour)

@@ -1,23 +1,26 @@
-"""Accuracy, agreement, error and speed of an opened artifact, measured from its outputs."""
+"""Inference in batches: outputs of a file in its runtime, or of a network in PyTorch, for any number of samples."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mobconv.backends.base import Runner
+from mobconv.backends.base import Runner, TensorSpec
 from mobconv.errors import InputError
 
-Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
-Feed = Callable[[Pixels], NDArray[Any]]
-BATCH = 32  # larger ones spend more time on fresh memory than they save
-_PIXELS = 64 * 64  # of an image of which as many are a batch in PyTorch
+Outputs = dict[str, NDArray[Any]]
+Feed = Callable[[NDArray[Any]], dict[str, NDArray[Any]]]
+"""Pixels (n, H, W, C) -> the inputs of a file, by name."""
+Result = TypeVar("Result", NDArray[Any], dict[str, NDArray[Any]])
+
+BATCH = 32  # larger batches spend more time on fresh memory than they save
+_PIXELS = 64 * 64  # images of this size fill a batch in PyTorch; of larger ones a batch has fewer
 
 
 def batches(count: int, size: int = BATCH) -> Iterator[slice]:
@@ -26,48 +29,45 @@ def batches(count: int, size: int = BATCH) -> Iterator[slice]:
         yield slice(start, min(start + size, count))
 
 
-def predict(run: Callable[[Any], Floats], inputs: NDArray[Any]) -> Floats:
-    """Outputs (N, classes) of a function of batches, of pixels or of what it takes, batch by batch."""
-    return np.concatenate([run(inputs[part]) for part in batches(len(inputs))])
+def predict(run: Callable[[Any], Result], inputs: NDArray[Any]) -> Result:
+    """Run a function on batches of inputs (N, ...) and join its arrays, or its arrays by name, along the first axis."""
+    return joined([run(inputs[part]) for part in batches(len(inputs))])
 
 
-def predict_in_torch(run: Callable[[Any], Floats], inputs: NDArray[Any], threads: int = 0) -> Floats:
-    """As `predict`, for what PyTorch computes from images: batches side by side, each on one thread; 0 for all cores.
+def predict_in_torch(run: Callable[[Any], Result], inputs: NDArray[Any], threads: int = 0) -> Result:
+    """`predict` for functions that PyTorch computes: batches side by side, each on one thread; 0 for all cores.
 
-    The outputs are the same to the last bit however many threads there are. And threads that share a batch wait for
-    one another dozens of times in it, spinning: with somebody else's work on one of two cores that took 4 to 6 times
-    as long as one thread alone.
+    The outputs are the same to the last bit for any number of threads. Threads that share a batch would wait for one
+    another dozens of times in it, spinning: with another process on one of two cores that took 4 to 6 times as long as
+    one thread alone.
     """
     import torch
 
     pixels = int(np.prod(sorted(inputs.shape[1:])[-2:])) if inputs.ndim == 4 else 0
-    # what a batch keeps in memory is of 32 images of 64x64
     size = max(1, min(BATCH, BATCH * _PIXELS // max(pixels, 1)))
     parts = list(batches(len(inputs), size))
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        # alone: our executor of Core ML files tries on its first rows how it may run the others
-        done = [run(inputs[parts[0]])]
+        # alone: the executor of Core ML files tries on its first samples how it may run the others
+        results = [run(inputs[parts[0]])]
         with ThreadPoolExecutor(threads or os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            done += pool.map(lambda part: run(inputs[part]), parts[1:])
+            results += pool.map(lambda part: run(inputs[part]), parts[1:])
     finally:
         torch.set_num_threads(before)
-    return np.concatenate(done)
+    return joined(results)
 
 
-def predict_side_by_side(
-    open_one: Callable[[], Runner], inputs: NDArray[Any], workers: int, feed: Feed | None = None
-) -> Floats:
-    """Outputs of a file, on its inputs or on pixels that `feed` turns into them, by several runners of a thread each.
+def predict_side_by_side(open_one: Callable[[], Runner], inputs: NDArray[Any], workers: int, feed: Feed) -> Outputs:
+    """Outputs of a file by several runners of one thread each, on inputs (N, ...) that `feed` turns into the file's.
 
     Runtimes release the GIL, and small networks leave the second thread of one runner mostly idle.
     """
-    # whole batches, so that a batch is the same however many workers there are
+    # whole batches, so that a batch is the same for any number of workers
     parts = list(batches(len(inputs)))
     shares = [[parts[i] for i in share] for share in np.array_split(np.arange(len(parts)), workers) if len(share)]
 
-    def one(share: list[slice]) -> Floats:
+    def one(share: list[slice]) -> Outputs:
         runner = open_one()
         try:
             return predict(of_runner(runner, feed), inputs[share[0].start : share[-1].stop])
@@ -75,24 +75,40 @@ def predict_side_by_side(
             runner.close()
 
     with ThreadPoolExecutor(len(shares)) as pool:
-        return np.concatenate(list(pool.map(one, shares)))
+        return joined(list(pool.map(one, shares)))
 
 
-def of_runner(runner: Runner, feed: Feed | None = None) -> Callable[[Any], Floats]:
-    """A runner with one input and one output as a function of its input, or of pixels that `feed` turns into it.
+def of_runner(runner: Runner, feed: Feed) -> Callable[[Any], Outputs]:
+    """A runner as a function of samples, which `feed` turns into its inputs -> named outputs as real numbers."""
 
-    Integer outputs with a scale are told as the numbers that they stand for. Raises InputError for other files.
-    """
-    if len(runner.inputs) != 1 or len(runner.outputs) != 1:
-        counts = f"{len(runner.inputs)} inputs and {len(runner.outputs)} outputs"
-        raise InputError(f"this file has {counts}; evaluation needs a classifier with one of each")
-    name, output = runner.inputs[0].name, runner.outputs[0]
-
-    def run(batch: NDArray[Any]) -> Floats:
-        found = np.asarray(runner.run({name: batch if feed is None else feed(batch)})[output.name], np.float32)
-        if output.quantization is None:
-            return found
-        scale, zero = output.quantization
-        return np.asarray((found - np.float32(zero)) * np.float32(scale))
+    def run(samples: NDArray[Any]) -> Outputs:
+        outputs = runner.run(feed(samples))
+        return {spec.name: dequantized(outputs[spec.name], spec) for spec in runner.outputs}
 
     return run
+
+
+def dequantized(values: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
+    """The real numbers, float32, of an output: scale (q - zero point) where it is quantized."""
+    numbers = np.asarray(values, np.float32)
+    if spec.quantization is None:
+        return numbers
+    scale, zero_point = spec.quantization
+    return np.asarray((numbers - np.float32(zero_point)) * np.float32(scale))
+
+
+def single(specs: Sequence[TensorSpec], where: str, what: str) -> TensorSpec:
+    """The only input or output of a file. Raises InputError where it has another number of them."""
+    if len(specs) != 1:
+        raise InputError(f"{where} has {len(specs)} {what}s; images go into networks with one")
+    return specs[0]
+
+
+def joined(parts: Sequence[Result]) -> Result:
+    """Arrays (n, ...), or arrays by name, joined along their first axis."""
+    values: Any = parts
+    if isinstance(values[0], dict):
+        whole: Any = {name: np.concatenate([part[name] for part in values]) for name in values[0]}
+    else:
+        whole = np.concatenate(values)
+    return cast(Result, whole)

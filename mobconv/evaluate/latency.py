@@ -1,8 +1,9 @@
-"""Latency of a file against its float one."""
+"""Latency of a file beside another one, in turn on the same machine."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,29 +15,28 @@ from mobconv.backends.base import Runner
 
 @dataclass(frozen=True)
 class Latency:
-    """Medians over single-sample runs: milliseconds, and the ratio to the float file run in turn with it."""
+    """Medians over runs of one sample: milliseconds, and the ratio to the baseline that ran in turn with it."""
 
     ms: float
     ratio: float
 
 
-def latency(runner: Runner, baseline: Runner, sample: NDArray[Any], seconds: float = 0.3) -> Latency:
-    """Time one sample (1, C, H, W) on both runners in turn, so that a noisy machine hits both alike.
+def latency(runner: Runner, baseline: Runner, feeds: Mapping[str, NDArray[Any]], seconds: float = 0.3) -> Latency:
+    """Time one sample on both runners in turn, so that a busy machine slows both alike.
 
-    Runs for about `seconds`, at least five rounds, after two that are not counted.
+    feeds: the inputs of both, by name. Runs for about `seconds`, at least five rounds, after two that are not counted.
     """
-    feeds: list[dict[str, NDArray[Any]]] = [{each.inputs[0].name: sample} for each in (runner, baseline)]
     for _ in range(2):
-        runner.run(feeds[0])
-        baseline.run(feeds[1])
+        runner.run(feeds)
+        baseline.run(feeds)
     ours: list[float] = []
     theirs: list[float] = []
     stop = time.perf_counter() + seconds
     while len(ours) < 5 or time.perf_counter() < stop:
         start = time.perf_counter()
-        runner.run(feeds[0])
+        runner.run(feeds)
         between = time.perf_counter()
-        baseline.run(feeds[1])
+        baseline.run(feeds)
         ours.append(between - start)
         theirs.append(time.perf_counter() - between)
     ratios = np.asarray(ours) / np.asarray(theirs)

@@ -1,0 +1,1 @@
+"""Statistics: intervals and tests for scores and their differences."""

@@ -1,7 +1,8 @@
-"""How sure a top-1 is, and a difference of two: paired where both sides predicted the same images, else not."""
+"""How sure a score is, and a difference of two scores: paired where both sides have scores of the same samples."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -10,72 +11,81 @@ from numpy.typing import NDArray
 
 from mobconv.stats.paired import difference
 
-Ints = NDArray[np.int64]
+Scores = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Points of top-1 that one side is below the other: above 0 is a loss.
+    """How much worse one side is than the other, in the metric's unit; negative where it is better.
 
-    low, high  95 % interval
-    p          two-sided: McNemar's exact test where paired, else Fisher's
-    paired     whether image by image; else from the two counts alone, which is the wider of the two
+    low, high  95 % interval; NaN where nothing gives one
+    p          two-sided: see `stats.paired` where paired, else Fisher's exact test; NaN where nothing gives one
+    paired     whether sample by sample; else from the two counts alone, which gives the wider interval
     """
 
-    points: float
+    loss: float
     low: float
     high: float
     p: float
     paired: bool
 
     @property
+    def known(self) -> bool:
+        """Whether there is an interval."""
+        return not math.isnan(self.low)
+
+    @property
     def within_noise(self) -> bool:
-        """Whether the interval holds 0."""
+        """Whether the interval contains 0; False where there is none."""
         return self.low <= 0 <= self.high
 
 
-def wilson(top1: float, images: int) -> tuple[float, float]:
-    """95 % interval of a fraction counted on so many images, as fractions (Wilson 1927)."""
+def without_interval(loss: float) -> Estimate:
+    """A loss that nothing gives an interval: of a metric that is not a share, without scores of samples."""
+    return Estimate(loss, math.nan, math.nan, math.nan, paired=False)
+
+
+def wilson(share: float, samples: int) -> tuple[float, float]:
+    """95 % interval of a share (0 to 1) counted on `samples` samples (Wilson 1927)."""
     from scipy.stats import binomtest
 
-    found = binomtest(_right(top1, images), images).proportion_ci(0.95, method="wilson")
-    return float(found.low), float(found.high)
+    interval = binomtest(_count(share, samples), samples).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 @lru_cache(maxsize=4096)
-def unpaired(before: float, after: float, images_before: int, images_after: int) -> Estimate:
-    """Two top-1 (fractions), each of its own images, taken as independent.
+def unpaired_shares(before: float, after: float, samples_before: int, samples_after: int) -> Estimate:
+    """How much lower the share `after` is than `before` (each 0 to 1), in points of 100, on independent samples.
 
     Source: Newcombe 1998, "Interval estimation for the difference between independent proportions", method 10.
     """
     from scipy.stats import fisher_exact
 
-    (low1, high1), (low2, high2) = wilson(before, images_before), wilson(after, images_after)
+    (low1, high1), (low2, high2) = wilson(before, samples_before), wilson(after, samples_after)
     gap = before - after
     low = gap - np.hypot(before - low1, high2 - after)
     high = gap + np.hypot(high1 - before, after - low2)
-    right = _right(before, images_before), _right(after, images_after)
-    p = fisher_exact([[right[0], images_before - right[0]], [right[1], images_after - right[1]]]).pvalue
+    right = _count(before, samples_before), _count(after, samples_after)
+    p = fisher_exact([[right[0], samples_before - right[0]], [right[1], samples_after - right[1]]]).pvalue
     return Estimate(round(gap * 100, 9), float(low) * 100, float(high) * 100, float(p), paired=False)
 
 
-class Pairs:
-    """Differences of predictions of the same images; equal ones, as of backends of the same weights, are drawn once."""
+class PairedScores:
+    """Differences of scores of the same samples; equal ones, as of formats with the same weights, are drawn once."""
 
-    def __init__(self, labels: Ints, groups: Ints | None = None) -> None:
-        """labels, groups: (N,), as in predictions.npz."""
-        self.labels, self.groups = labels, groups
-        self._known: dict[tuple[bytes, bytes], Estimate] = {}
+    def __init__(self, groups: NDArray[np.int64] | None = None, higher_is_better: bool = True) -> None:
+        """groups: (N,), as in scores.npz."""
+        self.groups, self.higher_is_better = groups, higher_is_better
+        self._estimates: dict[tuple[bytes, bytes], Estimate] = {}
 
-    def __call__(self, before: Ints, after: Ints) -> Estimate:
-        """Compare predicted classes (N,); see mobconv.paired."""
-        one, other = before == self.labels, after == self.labels
-        key = one.tobytes(), other.tobytes()
-        if key not in self._known:
-            found = difference(before, after, self.labels, self.groups)
-            self._known[key] = Estimate(round(found.points, 9), found.low, found.high, found.p, paired=True)
-        return self._known[key]
+    def __call__(self, before: Scores, after: Scores) -> Estimate:
+        """Compare scores (N,); see mobconv.stats.paired."""
+        key = before.tobytes(), after.tobytes()
+        if key not in self._estimates:
+            lost = difference(before, after, self.groups, self.higher_is_better)
+            self._estimates[key] = Estimate(lost.loss, lost.low, lost.high, lost.p, paired=True)
+        return self._estimates[key]
 
 
-def _right(top1: float, images: int) -> int:
-    return min(max(round(top1 * images), 0), images)
+def _count(share: float, samples: int) -> int:
+    return min(max(round(share * samples), 0), samples)

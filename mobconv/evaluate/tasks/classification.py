@@ -1,79 +1,109 @@
-"""Classification: top-1 and top-5."""
+"""Classification: one output of a number for each class, judged by top-1."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mobconv.data.labelled import Images
 from mobconv.errors import InputError
+from mobconv.evaluate.tasks.base import Metric, Outputs, Scores
 
-Floats = NDArray[np.float32]
-_CHANCE = 1.5  # times one over the number of classes
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """Fractions of images; top5 counts a label among the five largest outputs (all, of fewer classes)."""
-
-    top1: float
-    top5: float
+_GUESSING = 1.5  # times one over the number of classes
 
 
-def check_labels(images: Images, classes: int) -> None:
-    """Raise InputError when the data has labels that the network has no output for."""
-    if images.labels.max() >= classes:
-        row = int(images.labels.argmax())
-        raise InputError(
-            f"{images.source}: row {row} has label {images.labels[row]}, but the network has {classes} outputs "
-            f"(0 to {classes - 1}); this data is not the network's"
+class Classification:
+    """Top-1 of the first output, (N, classes); see `Task`."""
+
+    name = "classification"
+    metric = Metric("top-1", "%", "points", full=100.0)
+
+    def check(self, outputs: Outputs, data: Images) -> None:
+        """Raise InputError for a label that the network has no output for."""
+        classes = _logits(outputs).shape[1]
+        if data.labels.max() >= classes:
+            row = int(data.labels.argmax())
+            raise InputError(
+                f"{data.source}: row {row} has label {data.labels[row]}, but the network has {classes} outputs "
+                f"(0 to {classes - 1}); this data is not the network's"
+            )
+
+    def warning(self, score: float, outputs: Outputs) -> str:
+        """Warn of a top-1 of at most 1.5 times that of guessing."""
+        classes = _logits(outputs).shape[1]
+        if score > 100 * _GUESSING / classes:
+            return ""
+        return (
+            f"the float baseline has a top-1 of {score:.2f} %, no more than guessing among {classes} classes: mean "
+            "and std, or the order of classes, are not those of its training. No figure here says what conversion or "
+            "quantization costs"
         )
 
+    def scores(self, outputs: Outputs, data: Images) -> Scores:
+        """100 for each image whose label has the largest output, else 0: (N,)."""
+        return np.where(ranks(_logits(outputs), data.labels) < 1, 100.0, 0.0)
 
-def check_names(images: Images, labels: Sequence[str], what: str) -> str:
-    """Hold the data's names of its classes against a network's -> a warning where they may be others, or ''.
+    def aggregate(self, scores: Scores) -> float:
+        """Percentage of images, 0 to 100."""
+        # a count over a count, so that 1928 of 2000 is 96.4 and not the next float to it
+        return float(np.count_nonzero(scores) * 100 / len(scores))
 
-    Names are compared without case, blanks and the like. Raises InputError where they are certainly others: the same
-    names in another order, some the same and some not, or none the same and not as many. (Folders may be called by
-    numbers, or by WordNet's.)
+    def agreement(self, outputs: Outputs, reference: Outputs) -> float:
+        """Fraction of images with the same class."""
+        return float((_logits(outputs).argmax(axis=1) == _logits(reference).argmax(axis=1)).mean())
+
+    def more(self, outputs: Outputs, data: Images) -> dict[str, float]:
+        """Top-5: a label among the five largest outputs (all, of fewer classes), in percent."""
+        right = ranks(_logits(outputs), data.labels) < 5
+        return {"top-5": float(np.count_nonzero(right) * 100 / len(right))}
+
+
+def ranks(outputs: NDArray[Any], labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Place of each label (N,) among outputs (N, classes): 0 for the largest.
+
+    Of equal outputs the first comes first, as in argmax; not-a-number comes last, so it never counts as right.
     """
-    if not labels or not images.names:
+    clean = np.where(np.isnan(outputs), -np.inf, outputs)
+    of_label = np.take_along_axis(clean, labels[:, None], axis=1)
+    earlier = np.arange(outputs.shape[1]) < labels[:, None]
+    rank = np.asarray(((clean > of_label) | ((clean == of_label) & earlier)).sum(axis=1), np.int64)
+    rank[np.isnan(np.take_along_axis(outputs, labels[:, None], axis=1))[:, 0]] = max(outputs.shape[1], 5)
+    return rank
+
+
+def check_class_names(data: Images, labels: Sequence[str], network: str) -> str:
+    """Compare the data's class names with a network's, and return a warning where they may differ, or ''.
+
+    Names are compared without case, blanks and punctuation. Raises InputError where they certainly differ: the same
+    names in another order, some equal and some not, or all different and another number of them. (Folders may be
+    named by numbers, or by WordNet's.)
+    """
+    if not labels or not data.names:
         return ""
-    ours, theirs = ([re.sub(r"[\W_]+", "", str(name)).casefold() for name in names] for names in (labels, images.names))
+    ours, theirs = ([re.sub(r"[\W_]+", "", str(name)).casefold() for name in names] for names in (labels, data.names))
     if theirs == ours[: len(theirs)]:
         return ""
     number = next(i for i, name in enumerate(theirs) if i >= len(ours) or ours[i] != name)
-    own = repr(labels[number]) if number < len(labels) else "not there"
-    told = f"{images.source}: class {number} is {images.names[number]!r}, and output {number} of {what} is {own}"
+    ours_there = repr(labels[number]) if number < len(labels) else "missing"
+    where = f"{data.source}: class {number} is {data.names[number]!r}, and output {number} of {network} is {ours_there}"
     if {*ours} & {*theirs} or len(ours) != len(theirs):
         order = "in another order" if {*ours} >= {*theirs} else "of other classes"
-        raise InputError(f"{told}: the labels are {order}; accuracy on this data would mean nothing")
-    return f"{told}: if these are not names of the same classes, accuracy on this data means nothing"
+        raise InputError(f"{where}: the labels are {order}; accuracy on this data would mean nothing")
+    return f"{where}: if these are not names of the same classes, accuracy on this data means nothing"
 
 
-def accuracy(outputs: Floats, labels: NDArray[np.int64]) -> Accuracy:
-    """Top-1 and top-5 of outputs (N, classes).
-
-    Of equal ones the first ranks first, as argmax has it; not-a-number ranks last, so it never counts as right.
-    """
-    clean = np.where(np.isnan(outputs), -np.inf, outputs)
-    own = np.take_along_axis(clean, labels[:, None], axis=1)
-    earlier = np.arange(outputs.shape[1]) < labels[:, None]
-    rank = ((clean > own) | ((clean == own) & earlier)).sum(axis=1)
-    rank[np.isnan(np.take_along_axis(outputs, labels[:, None], axis=1))[:, 0]] = max(outputs.shape[1], 5)
-    return Accuracy(float((rank < 1).mean()), float((rank < 5).mean()))
+def _logits(outputs: Outputs) -> NDArray[Any]:
+    """The first output, (N, classes). Raises InputError for an output of another rank."""
+    name, values = next(iter(outputs.items()))
+    if values.ndim != 2:
+        raise InputError(
+            f"Output {name!r} has shape {values.shape}; classification needs one number for each class, (N, classes)"
+        )
+    return values
 
 
-def guessing(top1: float, classes: int) -> str:
-    """A warning where a float baseline's top-1, a fraction, is at most 1.5 times that of guessing; or ''."""
-    if top1 > _CHANCE / classes:
-        return ""
-    return (
-        f"the float baseline has a top-1 of {top1 * 100:.2f} %, no more than guessing among {classes} classes: mean "
-        "and std, or the order of classes, are not those of its training. No figure here tells what conversion or "
-        "quantization costs"
-    )
+task = Classification()
