@@ -1,4 +1,4 @@
-"""`mobconv check`: results against a budget, for people and for CI."""
+"""`mobconv check`: check results against a budget, for people and for CI."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mobconv.cli.common import AsJson, results_file, say
+from mobconv.cli.common import AsJson, say
 
 if TYPE_CHECKING:
-    from mobconv.gate.judge import Report
+    from mobconv.gate.judge import GateReport
 
 
 def command(
     results: Annotated[Path, typer.Argument(help="results.json of a sweep, or its folder")],
-    budget: Annotated[Path, typer.Option("--budget", help="YAML file: cells, and what they have to keep to")],
+    budget: Annotated[Path, typer.Option("--budget", help="YAML file: cells and their limits")],
     baseline: Annotated[
-        Path | None, typer.Option("--baseline", help="what `mobconv baseline` wrote (default: as the budget says)")
+        Path | None, typer.Option("--baseline", help="lock file of `mobconv baseline` (default: that of the budget)")
     ] = None,
     artifacts: Annotated[
         bool, typer.Option("--artifacts/--no-artifacts", help="hash each file that the results name")
@@ -28,28 +28,18 @@ def command(
     ] = None,
     as_json: AsJson = False,
 ) -> int:
-    """Hold the results of a sweep against a budget; exit code 1 where it is not met.
+    """Check the results of a sweep against a budget; exit code 1 where it is not met.
 
     Each cell and rule gets a verdict, failures first. Drops are judged by their paired 95 % interval.
     """
     import json
     import os
 
-    from mobconv import results as rows
     from mobconv.errors import GateError
-    from mobconv.gate import baseline as baselines
-    from mobconv.gate import budget as budgets
-    from mobconv.gate import judge, rules
+    from mobconv.gate.check import check
     from mobconv.report import verdicts
 
-    limits = budgets.load(budget)
-    path = results_file(results)
-    found = rows.read(path)
-    lock = baseline or limits.baseline
-    held = rules.Evidence(
-        path, found, rows.read_predictions(path, found), None if lock is None else baselines.read(lock)
-    )
-    report = judge.judge(limits, held, artifacts)
+    report = check(results, budget, baseline=baseline, artifacts=artifacts)
     if junit is not None:
         _write(junit, verdicts.junit(report), "--junit")
     if markdown is not None:
@@ -68,7 +58,7 @@ def command(
     return 0
 
 
-def _print(report: Report) -> None:
+def _print(report: GateReport) -> None:
     from rich.markup import escape
 
     from mobconv.cli import render
@@ -82,7 +72,7 @@ def _print(report: Report) -> None:
 
 
 def _write(path: Path, text: str, option: str) -> None:
-    """Whole or not at all; after what other commands of the step wrote, where it is a job's summary."""
+    """Write a file whole or not at all; a job's summary is appended to, as other commands of the step write there."""
     import os
 
     from mobconv.common import files

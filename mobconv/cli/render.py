@@ -12,7 +12,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from mobconv.cli import stopping
+from mobconv.common.text import size
+from mobconv.evaluate.tasks import Metric
 from mobconv.results import FAILED, OK, Results, Row, tables
+from mobconv.schemes import Cell
 from mobconv.sweep import Watcher
 
 WIDE = 100  # columns that the whole table of `report A B` takes
@@ -20,31 +23,43 @@ _PLAIN_WIDTH = 160  # tables in a log file are not folded at 80 columns
 
 
 def console(stderr: bool = False) -> Console:
-    """A console; wide where the output is no terminal."""
+    """A console; wide where the output is not a terminal."""
     stream = sys.stderr if stderr else sys.stdout
     return Console(file=stream, width=None if stream.isatty() else _PLAIN_WIDTH, highlight=False)
 
 
 class _Counting(Watcher):
-    """done: cells that are finished; waiting: those that lack but their timings; name: of the checkpoint."""
+    """Progress of a sweep.
 
-    def __init__(self, total: int, name: str) -> None:
-        self.total, self.name, self.done = total, name, 0
+    names    of its cells; total: their number
+    name     of the checkpoint; metric: of the rows
+    done     number of finished cells; waiting: cells that are built but not timed
+    """
+
+    metric: Metric
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+        self.total, self.name, self.done = 0, "", 0
         self.waiting: set[str] = set()
 
+    def begin(self, cells: Sequence[Cell], checkpoint: str, metric: Metric) -> None:
+        self.names, self.total = {cell.name for cell in cells}, len(cells)
+        self.name, self.metric = checkpoint, metric
+
     def kept(self, kept: int, untimed: Sequence[str], total: int) -> None:
-        self.done, self.waiting, there = kept, set(untimed), kept + len(untimed)
-        if there:
-            rest = f"{total - there} to make" if there < total else "nothing to make"
+        self.done, self.waiting, valid = kept, set(untimed), kept + len(untimed)
+        if valid:
+            rest = f"{total - valid} to make" if valid < total else "nothing to make"
             rest += f", {len(untimed)} to time" if untimed else ""
-            hint = " (--fresh makes everything anew)" if kept == total else ""
-            self.say(f"{there} of {total} cells are as they were; {rest}{hint}")
+            hint = " (--fresh rebuilds everything)" if kept == total else ""
+            self.say(f"{valid} of {total} cells are as they were; {rest}{hint}")
 
     def untimed(self, row: Row) -> None:
         self.waiting.add(row.cell)
 
     def stopped(self) -> str:
-        """What an interrupted sweep leaves."""
+        """The state of an interrupted sweep."""
         timing = f" and {len(self.waiting)} made but not timed" if self.waiting else ""
         return f"{self.done} of {self.total} cells are done{timing}, and kept; the same command goes on from there"
 
@@ -61,10 +76,14 @@ class _Counting(Watcher):
 
 
 class _Bar(_Counting):
-    def __init__(self, progress: Progress, total: int, name: str) -> None:
-        super().__init__(total, name)
+    def __init__(self, progress: Progress) -> None:
+        super().__init__()
         self.progress = progress
-        self.task = progress.add_task("loading", total=total)
+        self.task = progress.add_task("loading", total=None)
+
+    def begin(self, cells: Sequence[Cell], checkpoint: str, metric: Metric) -> None:
+        super().begin(cells, checkpoint, metric)
+        self.progress.update(self.task, total=self.total)
 
     def say(self, text: str) -> None:
         self.progress.console.print(escape(text))
@@ -90,7 +109,7 @@ class _Bar(_Counting):
         self._moved(description=row.cell)
 
     def _moved(self, description: str | None = None) -> None:
-        """A cell that lacks but its timings is half done."""
+        """A cell that is built but not timed counts half."""
         self.progress.update(self.task, completed=self.done + len(self.waiting) / 2, description=description)
 
 
@@ -103,54 +122,54 @@ class _Lines(_Counting):
     def row(self, row: Row) -> None:
         stopping.check()
         super().row(row)
-        self.say(f"[{self.done}/{self.total}] {self._shown(row)}")
+        self.say(f"[{self.done}/{self.total}] {self._outcome(row)}")
 
     def untimed(self, row: Row) -> None:
         stopping.check()
         super().untimed(row)
-        self.say(f"{self._shown(row)}, to be timed")
+        self.say(f"{self._outcome(row)}, to be timed")
 
-    def _shown(self, row: Row) -> str:
-        return f"{row.cell} " + (
-            f"top-1 {row.top1 * 100:.2f} %" if row.top1 is not None else f"{row.status}: {row.reason}"
-        )
+    def _outcome(self, row: Row) -> str:
+        score = f"{self.metric.name} {self.metric.text(row.score)}"
+        return f"{row.cell} " + (score if row.score is not None else f"{row.status}: {row.reason}")
 
 
 @contextmanager
-def watching(total: int, name: str) -> Iterator[_Counting]:
-    """A progress bar on a terminal, a line for each cell elsewhere. name: of the checkpoint."""
+def watching() -> Iterator[_Counting]:
+    """A progress bar on a terminal, a line for each cell elsewhere."""
     if not sys.stderr.isatty():
-        yield _Lines(total, name)
+        yield _Lines()
         return
     columns = (TextColumn("{task.description}", justify="left"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console(stderr=True), transient=True) as progress:
-        yield _Bar(progress, total, name)
+        yield _Bar(progress)
 
 
-def results(found: Results) -> None:
-    """The table of a sweep, its cliffs and remarks, on stdout."""
+def results(measured: Results) -> None:
+    """Print the table of a sweep, its cliffs and remarks on stdout."""
     out = console()
-    columns = tables.fitting(found.cells, out.width)
-    out.print(rows(found.cells, columns))
-    for line in tables.legend(found, columns):
+    columns = tables.fitting(measured, out.width)
+    out.print(rows(measured.cells, columns))
+    for line in tables.legend(measured, columns):
         out.print(escape(line), style="dim")
-    if found.cliffs:
-        out.print(f"\nCliffs (top-1 more than {found.cliffs[0].margin:g} points below the float baseline):")
-        for cliff in found.cliffs:
-            out.print(f"  {escape(tables.cliff_line(cliff))}", style="yellow" if cliff.bits else "")
-    remarks(out, tables.remarks(found.cells))
-    out.print(f"\n{tables.summary(found)}")
+    if measured.cliffs:
+        out.print(f"\nCliffs ({escape(tables.cliffs_heading(measured))}):")
+        for cliff in measured.cliffs:
+            line = tables.cliff_line(cliff, measured.metric)
+            out.print(f"  {escape(line)}", style="yellow" if cliff.bits else "")
+    remarks(out, tables.remarks(measured.cells))
+    out.print(f"\n{tables.summary(measured)}")
 
 
 def remarks(out: Console, lines: Sequence[str]) -> None:
-    """What else there is to know, under a heading of its own; nothing where there is nothing."""
+    """Print lines under the heading `Remarks`, if there are any."""
     if lines:
         out.print("\nRemarks:")
     for line in lines:
         out.print(f"  {escape(line)}")
 
 
-def rows(cells: Sequence[Row], columns: Sequence[tables.Column]) -> Table:
+def rows(cells: Sequence[Row], columns: Sequence[tables.RowColumn]) -> Table:
     """Rows as a table, backends apart, dim where unsupported and red where failed."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
@@ -159,12 +178,12 @@ def rows(cells: Sequence[Row], columns: Sequence[tables.Column]) -> Table:
         if position and cells[position - 1].backend != row.backend:
             table.add_row()
         style = {OK: "", FAILED: "red"}.get(row.status, "dim")
-        table.add_row(*map(escape, tables.shown(row, columns)), style=style)
+        table.add_row(*map(escape, tables.texts(row, columns)), style=style)
     return table
 
 
 def exported(cells: Sequence[Row]) -> Table:
-    """What `mobconv export` wrote."""
+    """The files that `mobconv export` wrote, as a table."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     titles = ("file", "size", "eff. bits", "latency", "needs")
     for title in titles:
@@ -173,7 +192,7 @@ def exported(cells: Sequence[Row]) -> Table:
         ratio = "not measured here" if row.latency_ratio is None else f"{row.latency_ratio:.2f}x float"
         table.add_row(
             escape(str(row.path)),
-            tables.size(row.file_bytes),
+            size(row.file_bytes),
             "-" if row.effective_bits is None else f"{row.effective_bits:.2f}",
             ratio,
             row.requires or "-",
@@ -183,7 +202,7 @@ def exported(cells: Sequence[Row]) -> Table:
 
 @contextmanager
 def stages() -> Iterator[Callable[[str], None]]:
-    """Tells what is being done: a spinner on a terminal, else lines; all on stderr."""
+    """A function that prints the stage of the work: in a spinner on a terminal, else as lines; on stderr."""
     shown = console(stderr=True)
     if not shown.is_terminal:
 

@@ -1,4 +1,4 @@
-"""`mobconv report`: a page for people of one sweep's results, or what changed between two."""
+"""`mobconv report`: a page of one sweep's results, or the changes between two."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mobconv.cli.common import AsJson, results_file, say
+from mobconv.cli.common import AsJson, say
 
 if TYPE_CHECKING:
     from mobconv.results.diff import Changes
@@ -17,7 +17,7 @@ def command(
     results: Annotated[Path, typer.Argument(help="results.json of a sweep, or its folder")],
     after: Annotated[
         Path | None,
-        typer.Argument(help="results to compare them with: what is better, worse, within noise or the same there"),
+        typer.Argument(help="results to compare them with: which cells are better, worse, within noise or the same"),
     ] = None,
     output: Annotated[
         Path | None,
@@ -31,89 +31,52 @@ def command(
     as_json: AsJson = False,
 ) -> int:
     """Write results as one HTML page that needs no network; or compare two results, cell by cell."""
-    from mobconv.errors import UsageError
-
-    if after is not None:
-        if plots is not None:
-            raise UsageError("--plots draws one sweep's results: leave out the second")
-        return _compare(results_file(results), results_file(after), output, as_json)
-    if as_json:
-        raise UsageError("--json is for two results; those of one sweep are JSON as they are")
-    _page(results_file(results), output, plots)
-    return 0
-
-
-def _page(path: Path, output: Path | None, plots: Path | None) -> None:
-    from mobconv import results as rows
-    from mobconv.common import files
-    from mobconv.report import digest, drawing, gallery, overview
-    from mobconv.results import tables
-
-    drawing.require()
-    found = rows.read(path)
-    target = output or path.with_name("report.html")
-    told = digest.digest(found, rows.read_predictions(path, found), path)
-    _writable(target)
-    if plots is not None:
-        files.ensure_folder(plots, "choose another folder with --plots")
-    text = overview.html(told)
-    files.write_whole(target, text)
-    for note in found.notes:
-        say(f"{found.model.get('path', path)}: {note}")
-    say(f"{target}: {tables.plural(len(found.cells), 'cell')}, {len(text.encode()) / 1e3:,.0f} kB")
-    if plots is not None:
-        say(f"{plots}: {gallery.write(told, plots)} plots")
-
-
-def _writable(target: Path) -> None:
-    """What is in the way of a page is told before the work. Raises OutputError."""
-    from mobconv.common import files
-    from mobconv.errors import OutputError
-
-    if target.parent.exists() and not target.parent.is_dir():
-        raise OutputError(f"{target}: cannot be written, {target.parent} is no folder")
-    files.ensure_folder(target.parent)
-    if target.is_dir():
-        raise OutputError(f"{target} is a folder; name the page in it, such as -o {target / 'report.html'}")
-
-
-def _compare(before: Path, after: Path, output: Path | None, as_json: bool) -> int:
     import json
 
-    from mobconv import results as rows
-    from mobconv.common import files
-    from mobconv.report import changed, drawing
-    from mobconv.results import diff, tables
+    from mobconv.common.text import plural
+    from mobconv.errors import UsageError
+    from mobconv.report import changed
+    from mobconv.report.write import report
 
-    if output is not None:
-        drawing.require("jinja2")
-    sides = []
-    for path in (before, after):
-        found = rows.read(path)
-        sides.append(diff.Side(path, found, rows.read_predictions(path, found)))
-    told = diff.compare(*sides)
-    if output is not None:
-        _writable(output)
-    if output is not None:
-        files.write_whole(output, changed.html(told))
+    if as_json and after is None:
+        raise UsageError("--json is for two results; those of one sweep are JSON as they are")
+    outcome = report(results, after, out=output, plots=plots)
+    if isinstance(outcome, Path):
+        _describe(results, outcome, plots)
+        return 0
     if as_json:
-        print(json.dumps(changed.as_json(told), indent=1))
+        print(json.dumps(changed.as_json(outcome), indent=1))
     else:
-        _print(told)
+        _print(outcome)
     if output is not None:
-        say(f"{output}: {tables.plural(len(told.cells), 'cell')}")
+        say(f"{output}: {plural(len(outcome.cells), 'cell')}")
     return 0
 
 
-def _print(told: Changes) -> None:
+def _describe(results: Path, page: Path, plots: Path | None) -> None:
+    """Say on stderr what was written."""
+    from mobconv import results as rows
+    from mobconv.common.text import plural
+
+    path = rows.file_of(results)
+    measured = rows.read(path)
+    for note in measured.notes:
+        say(f"{measured.model.get('path', path)}: {note}")
+    say(f"{page}: {plural(len(measured.cells), 'cell')}, {page.stat().st_size / 1e3:,.0f} kB")
+    if plots is not None:
+        say(f"{plots}: {len(list(plots.iterdir()))} plots")
+
+
+def _print(changes: Changes) -> None:
     from rich.markup import escape
 
     from mobconv.cli import render
     from mobconv.report import changed
+    from mobconv.results.diff import OTHER_DATA
 
     out = render.console()
-    out.print(changed.table(told, narrow=out.width < render.WIDE))
-    for line in changed.legend(told):
-        out.print(escape(line), style="bold yellow" if line.startswith("OTHER IMAGES") else "dim")
-    render.remarks(out, list(changed.remarks(told)))
-    out.print(f"\n{changed.sentence(told)}")
+    out.print(changed.table(changes, narrow=out.width < render.WIDE))
+    for line in changed.legend(changes):
+        out.print(escape(line), style="bold yellow" if line.startswith(OTHER_DATA) else "dim")
+    render.remarks(out, list(changed.remarks(changes)))
+    out.print(f"\n{changed.sentence(changes)}")

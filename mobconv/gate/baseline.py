@@ -1,11 +1,17 @@
-"""The lock file of earlier results: what a later sweep is held against, small enough to commit.
+"""The lock file of earlier results, with which a later sweep is compared: small enough to commit.
 
-    {"kind": "mobconv baseline", "schema": 1, "mobconv": version,
-     "model": {"path", "sha256"}, "data": {"source", "sha256", "images"}, "float_top1": fraction,
-     "cells": {cell: {"top1": fraction, "bytes", "sha256", "right"}}}
+    {"kind": "mobconv baseline", "schema": 2, "mobconv": version,
+     "model": {"path", "sha256"}, "data": {"source", "sha256", "samples"},
+     "metric": {"name", "unit", "loss_unit", "higher_is_better", "decimals", "full"}, "float_score": score,
+     "cells": {cell: {"score", "bytes", "sha256", "scores": {"type", "zlib"} or null}}}
 
-`right` says which images the cell got right, for paired intervals: one bit an image in their order, the first the
-highest of its byte, compressed (zlib), in base64; null where the sweep's predictions were not at hand.
+`scores` are those of each sample, for paired intervals; null where the sweep's scores.npz was missing. `zlib` is base64
+of a zlib stream of one number for each sample, in the order of the samples:
+
+| type      | a sample                                                                               |
+|-----------|----------------------------------------------------------------------------------------|
+| `bits`    | one bit, 1 for a score of `full` and 0 for a score of 0; the first is its byte's highest |
+| `float32` | four bytes, IEEE 754, the lowest first                                                  |
 """
 
 from __future__ import annotations
@@ -16,67 +22,66 @@ import json
 import math
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mobconv.common.files import write_whole
 from mobconv.errors import InputError
-from mobconv.results import OK, Results, agrees
+from mobconv.evaluate.tasks import Metric, Scores
+from mobconv.results import OK, Results, SampleScores, metric_from
 
-KIND, SCHEMA = "mobconv baseline", 1
+KIND, SCHEMA = "mobconv baseline", 2
+_BITS, _FLOATS = "bits", "float32"
 
 
 @dataclass(frozen=True, eq=False)
-class Locked:
-    """One cell. top1: fraction; bytes: of the file; sha256: of it; right: (N,) bool, or None."""
+class LockedCell:
+    """One cell. score: in the metric's unit; bytes: of the file; sha256: of it; scores: of samples, (N,), or None."""
 
-    top1: float
+    score: float
     bytes: int
     sha256: str | None
-    right: NDArray[np.bool_] | None
+    scores: Scores | None
 
 
 @dataclass(frozen=True, eq=False)
 class Baseline:
-    """A lock file. model and data hold `sha256`; cells by name."""
+    """A lock file. model and data have `sha256`; cells by name."""
 
     path: Path
     model: dict[str, Any]
     data: dict[str, Any]
-    float_top1: float
-    cells: dict[str, Locked]
+    metric: Metric
+    float_score: float
+    cells: dict[str, LockedCell]
 
 
-def write(path: Path, found: Results, predictions: Mapping[str, NDArray[np.int64]] | None) -> int:
-    """Write the lock file of results; predictions as in predictions.npz. Returns how many cells it holds.
+def write(path: Path, results: Results, scores: SampleScores | None) -> int:
+    """Write the lock file of results. Returns the number of its cells.
 
-    Raises InputError when no cell was measured, or predictions are of other results.
+    Raises InputError when no cell was measured, or scores are of other results.
     """
-    from mobconv import __version__
+    from mobconv.common.version import __version__
 
     cells = {}
-    for row in found.cells:
-        if row.status != OK or row.top1 is None or row.file_bytes is None:
+    for row in results.cells:
+        if row.status != OK or row.score is None or row.file_bytes is None:
             continue
-        right = None
-        if predictions is not None:
-            if row.cell not in predictions or not agrees(predictions[row.cell], predictions["labels"], row.top1):
-                raise InputError(f"{row.cell}: predictions.npz is of other results; run the sweep again")
-            right = _packed(predictions[row.cell] == predictions["labels"])
-        cells[row.cell] = {"top1": row.top1, "bytes": row.file_bytes, "sha256": row.sha256, "right": right}
+        packed = None if scores is None else _packed(scores.of(row), results.metric)
+        cells[row.cell] = {"score": row.score, "bytes": row.file_bytes, "sha256": row.sha256, "scores": packed}
     if not cells:
-        raise InputError("none of the results' cells was measured: nothing to hold later ones against")
+        raise InputError("none of the results' cells was measured: a baseline of them would be empty")
     content = {
         "kind": KIND,
         "schema": SCHEMA,
         "mobconv": __version__,
-        "model": {name: found.model.get(name) for name in ("path", "sha256")},
-        "data": {name: found.data.get(name) for name in ("source", "sha256", "images")},
-        "float_top1": found.float_top1,
+        "model": {name: results.model.get(name) for name in ("path", "sha256")},
+        "data": {name: results.data.get(name) for name in ("source", "sha256", "samples")},
+        "metric": asdict(results.metric),
+        "float_score": results.float_score,
         "cells": cells,
     }
     write_whole(path, json.dumps(content, indent=1) + "\n")
@@ -84,7 +89,7 @@ def write(path: Path, found: Results, predictions: Mapping[str, NDArray[np.int64
 
 
 def read(path: Path) -> Baseline:
-    """Read a lock file. Raises InputError when it is missing, broken or something else."""
+    """Read a lock file. Raises InputError when it is missing, broken, of another schema or another kind of file."""
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:
@@ -92,39 +97,56 @@ def read(path: Path) -> Baseline:
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a baseline: {error}") from error
     if not isinstance(content, dict) or content.get("kind") != KIND:
-        results = isinstance(content, dict) and "cells" in content and "float_top1" in content
+        results = isinstance(content, dict) and "cells" in content and "cliffs" in content
         hint = f"; these are results: `mobconv baseline {path}` makes a baseline of them" if results else ""
         raise InputError(f"{path}: not a baseline{hint}")
     if content.get("schema") != SCHEMA:
         raise InputError(f"{path}: a baseline of schema {content.get('schema')}, not {SCHEMA}; write it again")
     try:
-        model, data = dict(content["model"]), dict(content["data"])
-        images = int(data["images"])
-        cells = {name: _locked(name, cell, images) for name, cell in content["cells"].items()}
-        return Baseline(path, model, data, float(content["float_top1"]), cells)
+        model, data, metric = dict(content["model"]), dict(content["data"]), metric_from(content["metric"])
+        samples = int(data["samples"])
+        cells = {name: _locked(name, cell, metric, samples) for name, cell in content["cells"].items()}
+        return Baseline(path, model, data, metric, float(content["float_score"]), cells)
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise InputError(f"{path}: broken ({error}); write it again") from error
 
 
-def _locked(name: str, cell: Mapping[str, Any], images: int) -> Locked:
-    """Raises what a broken cell raises: KeyError, TypeError, ValueError."""
-    top1, count = float(cell["top1"]), int(cell["bytes"])
-    if not math.isfinite(top1) or count <= 0:
-        raise ValueError(f"{name}: top1 {top1}, bytes {count}")
-    right = None if cell["right"] is None else _unpacked(name, cell["right"], images)
-    return Locked(top1, count, cell["sha256"], right)
+def _locked(name: str, cell: Mapping[str, Any], metric: Metric, samples: int) -> LockedCell:
+    """The cell. Raises KeyError, TypeError or ValueError where it is broken."""
+    score, count = float(cell["score"]), int(cell["bytes"])
+    if not math.isfinite(score) or count <= 0:
+        raise ValueError(f"{name}: score {score}, bytes {count}")
+    scores = None if cell["scores"] is None else _unpacked(name, cell["scores"], metric, samples)
+    return LockedCell(score, count, cell["sha256"], scores)
 
 
-def _packed(right: NDArray[np.bool_]) -> str:
-    return base64.b64encode(zlib.compress(np.packbits(right).tobytes(), 9)).decode()
+def _packed(scores: Scores, metric: Metric) -> dict[str, str]:
+    """See the top of this file."""
+    if metric.full is not None and bool(np.isin(scores, (0.0, metric.full)).all()):
+        kind, content = _BITS, np.packbits(scores > 0).tobytes()
+    else:
+        kind, content = _FLOATS, scores.astype("<f4").tobytes()
+    return {"type": kind, "zlib": base64.b64encode(zlib.compress(content, 9)).decode()}
 
 
-def _unpacked(name: str, text: str, images: int) -> NDArray[np.bool_]:
+def _unpacked(name: str, packed: Mapping[str, Any], metric: Metric, samples: int) -> Scores:
+    kind = packed["type"]
+    if kind not in (_BITS, _FLOATS) or (kind == _BITS and metric.full is None):
+        raise ValueError(f"{name}: scores of type {kind!r} for {metric.name}")
+    size = -(-samples // 8) if kind == _BITS else 4 * samples
+    content = _inflated(packed["zlib"], size)
+    if content is None:
+        raise ValueError(f"{name}: not one score for each of {samples} samples")
+    if kind == _BITS:
+        return np.unpackbits(np.frombuffer(content, np.uint8), count=samples).astype(np.float64) * (metric.full or 0.0)
+    return np.frombuffer(content, "<f4").astype(np.float64)
+
+
+def _inflated(text: str, size: int) -> bytes | None:
+    """The `size` bytes of a zlib stream in base64; None where it has fewer or more. Raises ValueError."""
     try:
         stream = zlib.decompressobj()
-        content = stream.decompress(base64.b64decode(text, validate=True), -(-images // 8) + 1)
+        content = stream.decompress(base64.b64decode(text, validate=True), size + 1)
     except (binascii.Error, zlib.error) as error:
-        raise ValueError(f"{name}: {error}") from error
-    if not stream.eof or len(content) != -(-images // 8):
-        raise ValueError(f"{name}: not one bit for each of {images} images")
-    return np.unpackbits(np.frombuffer(content, np.uint8), count=images).astype(bool)
+        raise ValueError(error) from error
+    return content if stream.eof and len(content) == size else None

@@ -1,17 +1,21 @@
-"""Plots against bits, as Vega-Lite specifications written with Altair: top-1, and what was lost where."""
+"""Plots against bits, as Vega-Lite specifications written with Altair: the score, and the losses by their cause."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+from mobconv.common.text import size
+from mobconv.evaluate.tasks import Metric
 from mobconv.report.digest import Digest, Measured, Panel, modes
 from mobconv.report.style import LIGHT, TEXT, WIDTH, Palette, Spec, chart, haloed, legend, looks_of, mode_name, whole
-from mobconv.results.tables import size
+from mobconv.stats.estimates import Estimate
+
+_PADDING = 0.1  # of the range of scores, above and below them: a line of text
 
 
-def accuracy(told: Digest, panel: Panel, palette: Palette = LIGHT, title: str = "") -> Spec:
-    """Top-1 against bits, a line for each mode, with error bars, the margin, and the cliffs marked."""
+def accuracy(digest: Digest, panel: Panel, palette: Palette = LIGHT, title: str = "") -> Spec:
+    """The score against bits, a line for each mode, with error bars, the margin, and the cliffs marked."""
     import altair as alt
 
     known = modes(panel.points)
@@ -19,15 +23,16 @@ def accuracy(told: Digest, panel: Panel, palette: Palette = LIGHT, title: str = 
     rows = [
         {
             "x": each.row.bits - shift[str(each.row.mode)],
-            "top1": each.top1 * 100,
+            "score": each.score,
             "low": each.low,
             "high": each.high,
             "mode": mode_name(str(each.row.mode)),
-            "tip": tip(each, panel.backends),
+            "tip": tip(each, digest.metric, panel.backends),
         }
         for each in panel.points
     ]
-    fallen = [row for row, each in zip(rows, panel.points, strict=True) if told.fallen(each)]
+    fallen = [row for row, each in zip(rows, panel.points, strict=True) if digest.fallen(each)]
+    sure = [row for row in rows if row["low"] is not None]
     widths = sorted({*range(1, 9), *(each.row.bits for each in panel.points)})
     x = alt.X(
         "x:Q",
@@ -35,15 +40,19 @@ def accuracy(told: Digest, panel: Panel, palette: Palette = LIGHT, title: str = 
         scale=alt.Scale(domain=[widths[-1] + 0.5, widths[0] - 0.5], nice=False, zero=False),
         axis=alt.Axis(values=widths, tickCount=len(widths), grid=False, format="d"),
     )
-    y_scale = alt.Scale(domain=[0, 100], nice=False)
-    y = alt.Y("top1:Q", title="top-1 %", scale=y_scale, axis=alt.Axis(values=list(range(0, 101, 20))))
+    heading, domain = digest.metric.heading, score_domain(digest, panel.points)
+    axis = alt.Axis() if digest.metric.full is None else alt.Axis(values=[domain[1] * n / 5 for n in range(6)])
+    y = alt.Y("score:Q", title=heading, scale=alt.Scale(domain=list(domain), nice=False, zero=False), axis=axis)
     looks = looks_of(known, palette)
     base = chart(rows).encode(x=x)
     layers: list[Any] = [
-        *_limits(told, palette),
-        *_cliff_marks(panel, palette, widths),
+        *_limits(digest, palette),
+        *_cliff_marks(panel, palette, widths, _heights(digest.metric, domain)),
         base.mark_line(strokeWidth=2, aria=False).encode(y=y, color=looks["color"], strokeDash=looks["dash"]),
-        base.mark_rule(strokeWidth=1.5).encode(y=alt.Y("low:Q", title="top-1 %"), y2="high:Q", color=looks["color"]),
+        chart(sure)
+        .encode(x=x)
+        .mark_rule(strokeWidth=1.5)
+        .encode(y=alt.Y("low:Q", title=heading), y2="high:Q", color=looks["color"]),
         base.mark_point(filled=True, size=55, opacity=1).encode(
             y=y, color=looks["color"], shape=looks["shape"], description="tip:N"
         ),
@@ -54,16 +63,36 @@ def accuracy(told: Digest, panel: Panel, palette: Palette = LIGHT, title: str = 
     return whole(alt.layer(*layers).properties(width=WIDTH, height=230), palette, title)
 
 
-def _limits(told: Digest, palette: Palette) -> list[Any]:
+def score_domain(digest: Digest, points: Sequence[Measured]) -> tuple[float, float]:
+    """Ends of the axis of scores: 0 and `full` of a metric that counts samples, else all that is drawn, with room."""
+    if digest.metric.full is not None:
+        return 0.0, digest.metric.full
+    margin = digest.float_score + digest.metric.change(digest.margin)
+    ends = [end for each in points for end in (each.score, each.low, each.high) if end is not None]
+    low, high = min(digest.float_score, margin, *ends), max(digest.float_score, margin, *ends)
+    padding = _PADDING * (high - low) or 1.0
+    return low - padding, high + padding
+
+
+def _heights(metric: Metric, domain: tuple[float, float]) -> list[float]:
+    """Scores at which names of cliffs stand, one below the other, where the curves leave room before they fall."""
+    low, high = domain
+    shares = [0.34 - 0.12 * rank for rank in range(4)]
+    return [low + (high - low) * (share if metric.higher_is_better else 1 - share) for share in shares]
+
+
+def _limits(digest: Digest, palette: Palette) -> list[Any]:
     """Float and margin as lines across, named where the curves end low."""
     import altair as alt
 
-    lines = []
-    for value, text, colour, dash, above in (
-        (told.float_top1, f"float {told.float_top1:.2f}", palette.ink, [1, 0], True),
-        (told.float_top1 - told.margin, f"margin \N{MINUS SIGN}{told.margin:g}", palette.limit, [5, 3], False),
+    metric, lines = digest.metric, []
+    margin = f"{metric.change(digest.margin):+g}".replace("-", "\N{MINUS SIGN}")
+    for value, text, colour, dash, better in (
+        (digest.float_score, f"float {metric.number(digest.float_score)}", palette.ink, [1, 0], True),
+        (digest.float_score + metric.change(digest.margin), f"margin {margin}", palette.limit, [5, 3], False),
     ):
-        base = chart([{"value": value, "text": text}]).encode(y=alt.Y("value:Q", title="top-1 %"))
+        above = better is metric.higher_is_better
+        base = chart([{"value": value, "text": text}]).encode(y=alt.Y("value:Q", title=metric.heading))
         lines.append(base.mark_rule(color=colour, strokeWidth=1, strokeDash=dash))
         lines.append(
             base.mark_text(
@@ -77,8 +106,8 @@ def _limits(told: Digest, palette: Palette) -> list[Any]:
     return lines
 
 
-def _cliff_marks(panel: Panel, palette: Palette, widths: Sequence[int]) -> list[Any]:
-    """A line in front of the first width that fell, with the modes that fell there."""
+def _cliff_marks(panel: Panel, palette: Palette, widths: Sequence[int], heights: Sequence[float]) -> list[Any]:
+    """A line in front of the first width that fell, with the modes that fell there; heights: of their names."""
     marks: list[Any] = []
     by_width: dict[int, list[str]] = {}
     for mode, bits in panel.cliffs.items():
@@ -88,7 +117,7 @@ def _cliff_marks(panel: Panel, palette: Palette, widths: Sequence[int]) -> list[
         text = f"cliff at {bits}: {'all modes' if every else ', '.join(names)}"
         edge = bits + 0.5
         right = edge < (widths[-1] + widths[0]) / 2  # to the side where there is more room
-        base = chart([{"x": edge, "y": 34 - 12 * rank, "text": text}]).encode(x="x:Q")
+        base = chart([{"x": edge, "y": heights[rank % len(heights)], "text": text}]).encode(x="x:Q")
         marks.append(base.mark_rule(color=palette.muted, strokeDash=[2, 3], strokeWidth=1.2))
         at = {"align": "right" if right else "left", "dx": -5 if right else 5}
         names_here = base.encode(y="y:Q", text="text:N")
@@ -96,17 +125,17 @@ def _cliff_marks(panel: Panel, palette: Palette, widths: Sequence[int]) -> list[
     return marks
 
 
-def losses(told: Digest, panel: Panel, palette: Palette = LIGHT, title: str = "") -> Spec:
-    """Points lost to quantization and to conversion, stacked; a row for each mode. What is beyond is cut and told."""
+def losses(digest: Digest, panel: Panel, palette: Palette = LIGHT, title: str = "") -> Spec:
+    """Losses to quantization and to conversion, stacked; a row for each mode. Longer bars are cut and marked."""
     import altair as alt
 
-    known = modes(panel.points)
+    known, metric = modes(panel.points), digest.metric
     lost = [
         (each, each.row.quantization_loss, each.row.conversion_loss)
         for each in panel.points
         if each.row.quantization_loss is not None and each.row.conversion_loss is not None
     ]
-    most = 2 * max(told.margin, 0.5)
+    most = digest.shown_loss
     least = min([0.0, *(min(q, 0) + min(c, 0) for _, q, c in lost)])
     least = 0.0 if least == 0 else max(least * 1.2, -most)
     rows, beyond = [], []
@@ -119,16 +148,16 @@ def losses(told: Digest, panel: Panel, palette: Palette = LIGHT, title: str = ""
             if first != last:
                 rows.append({
                     "bits": each.row.bits, "from": first, "to": last, "loss": name, "mode": mode,
-                    "tip": tip(each, panel.backends),
+                    "tip": tip(each, metric, panel.backends),
                 })  # fmt: skip
         beyond.append({
             "bits": each.row.bits, "mode": mode, "at": min(upwards, most),
-            "text": _points(quantization + conversion) + ("↑" if upwards > most else ""),
+            "text": _short(quantization + conversion, metric) + ("↑" if upwards > most else ""),
         })  # fmt: skip
     widths = sorted({*range(1, 9), *(each.row.bits for each in panel.points)}, reverse=True)
     x = alt.X("bits:O", title="bits per weight", scale=alt.Scale(domain=widths), axis=alt.Axis(labelAngle=0))
     scale = alt.Scale(domain=[least, most * 1.18], nice=False)
-    title_y = "points lost"
+    title_y = f"{metric.loss_unit or metric.name} lost"
     colour = alt.Color(
         "loss:N",
         title=None,
@@ -161,7 +190,7 @@ def losses(told: Digest, panel: Panel, palette: Palette = LIGHT, title: str = ""
         figures = chart([row for row in beyond if row["mode"] == name]).encode(
             x=at, y=alt.Y("at:Q", scale=scale, title=title_y), text="text:N"
         )  # fmt: skip
-        cliff = chart([{"value": told.margin}]).mark_rule(
+        cliff = chart([{"value": digest.margin}]).mark_rule(
             color=palette.limit, strokeWidth=1, strokeDash=[5, 3]
         ).encode(y=alt.Y("value:Q", scale=scale, title=title_y))  # fmt: skip
         parts.append(
@@ -172,8 +201,10 @@ def losses(told: Digest, panel: Panel, palette: Palette = LIGHT, title: str = ""
     return whole(alt.vconcat(*parts, spacing=6), palette, title)
 
 
-def _points(value: float) -> str:
-    return f"{value:.{1 if abs(value) >= 1 else 2}f}".replace("-", "\N{MINUS SIGN}")
+def _short(loss: float, metric: Metric) -> str:
+    """A loss above its bar: with one decimal less from 1 on."""
+    decimals = max(metric.decimals - 1, 0) if abs(loss) >= 1 else metric.decimals
+    return f"{loss:.{decimals}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _stacked(first: float, second: float) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -182,19 +213,24 @@ def _stacked(first: float, second: float) -> tuple[tuple[float, float], tuple[fl
     return (0.0, first), (start, start + second)
 
 
-def tip(each: Measured, backends: Sequence[str] = ()) -> str:
-    """What a pointer over a mark shows; all of it is in the table as well."""
+def tip(each: Measured, metric: Metric, backends: Sequence[str] = ()) -> str:
+    """The text for a pointer over a mark; all of it is in the table as well."""
     row = each.row
     names = f"{', '.join(backends)}: {row.cell.partition('/')[2]}" if len(backends) > 1 else row.cell
-    lines = [names, f"top-1 {each.top1 * 100:.2f} % ({-each.lost.points:+.2f} points, {interval(each)})"]
+    change = f"{metric.loss_text(metric.change(each.loss))} {metric.loss_unit}".rstrip()
+    sure = f", {interval(each.lost, metric)}" if each.lost.known else ""
+    lines = [names, f"{metric.name} {metric.text(each.score)} ({change}{sure})"]
     if len(backends) <= 1:
         lines.append(size(each.bytes) + (f", {row.latency_ratio:.2f}x float latency" if row.latency_ratio else ""))
     if row.quantization_loss is not None and row.conversion_loss is not None:
-        lines.append(f"lost: quantization {row.quantization_loss:.2f}, conversion {row.conversion_loss:.2f}")
+        quantization, conversion = metric.number(row.quantization_loss), metric.number(row.conversion_loss)
+        lines.append(f"lost: quantization {quantization}, conversion {conversion}")
     return "\n".join(lines)
 
 
-def interval(each: Measured) -> str:
-    """The interval of the change against float, as `-1.20 to +0.20`."""
-    low, high = 0.0 - each.lost.high, 0.0 - each.lost.low
-    return f"{low + 0.0:+.2f} to {high + 0.0:+.2f}"
+def interval(lost: Estimate, metric: Metric) -> str:
+    """The interval of the change of score, as '-1.20 to +0.20'; '-' where there is none."""
+    if not lost.known:
+        return "-"
+    low, high = sorted(metric.change(end) for end in (lost.low, lost.high))
+    return f"{metric.loss_text(low)} to {metric.loss_text(high)}"

@@ -1,22 +1,21 @@
-"""What a report says of a sweep, as numbers: drops with their intervals, which file to ship, fronts, curves, cliffs."""
+"""The numbers of a report: losses with their intervals, files to ship, Pareto fronts, curves and cliffs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mobconv.errors import InputError
+from mobconv.evaluate.tasks import Metric
 from mobconv.recipe import Recipe
-from mobconv.results import OK, Cliff, Results, Row, images_of, predictions_of
-from mobconv.schemes import DEFAULT_GRANULARITY, Algorithm, Compute, Mode, Storage
-from mobconv.stats.estimates import Estimate, Pairs, unpaired, wilson
+from mobconv.results import OK, Cliff, Results, Row, SampleScores, samples_of, unpaired
+from mobconv.schemes import DEFAULT_ALGORITHM, DEFAULT_GRANULARITY, Compute, Mode, Storage
+from mobconv.stats.estimates import Estimate, PairedScores, wilson
 
-# one image on one thread against float: within a tenth is what two runs of one file differ by on a busy machine
+# one image on one thread against float: two runs of one file differ by up to a tenth on a busy machine
 FLOAT_SPEED = 1.1
 
 
@@ -24,16 +23,20 @@ FLOAT_SPEED = 1.1
 class Measured:
     """A file that was measured.
 
-    lost       points of top-1 below the float baseline, with the interval of the difference
-    low, high  what the error bar spans, in % of top-1: float less the paired interval, else Wilson's of top-1
+    score      in the metric's unit
+    loss       how much worse than the float baseline, by the two scores
+    lost       the same with the interval of the difference
+    low, high  ends of the error bar, as scores: float's score less the paired interval, else Wilson's interval of the
+               score itself; None where there is neither
     """
 
     row: Row
-    top1: float
+    score: float
+    loss: float
     bytes: int
     lost: Estimate
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
     @property
     def fast(self) -> bool:
@@ -43,9 +46,12 @@ class Measured:
 
 @dataclass(frozen=True)
 class Choice:
-    """The smallest file of a backend without measurable loss, that at float speed, and that within the margin.
+    """The smallest files of a backend: without measurable loss, the same at float speed, and within the margin.
 
-    None where no file is; float32: bytes of the backend's fp32 file, None where it was not made.
+    None where no file is.
+
+    float32  bytes of the backend's fp32 file, None where it was not built
+    timed    whether any file has a latency; sure: whether any has an interval
     """
 
     backend: str
@@ -54,13 +60,14 @@ class Choice:
     fast: Measured | None
     within: Measured | None
     timed: bool
+    sure: bool
 
 
 @dataclass(frozen=True)
 class Panel:
     """One plot against bits: a way of storing, for backends that agree wherever both have a cell.
 
-    cliffs: mode to the widest width that fell more than the margin, of the points here.
+    cliffs: mode to the widest width whose loss is more than the margin, of the points here.
     """
 
     way: str
@@ -71,7 +78,12 @@ class Panel:
 
 @dataclass(frozen=True)
 class Digest:
-    """All of it. by_cell has each file that was measured; margin in points."""
+    """All numbers of a report.
+
+    margin   of a cliff, in the metric's unit of loss
+    by_cell  each file that was measured
+    paired   whether intervals are paired; groups: number of groups that they draw, None where they draw samples
+    """
 
     results: Results
     margin: float
@@ -85,68 +97,87 @@ class Digest:
     groups: int | None
 
     @property
-    def float_top1(self) -> float:
-        """Of the float baseline, in %."""
-        return self.results.float_top1 * 100
+    def metric(self) -> Metric:
+        """The number that scores are."""
+        return self.results.metric
+
+    @property
+    def float_score(self) -> float:
+        """Of the float baseline, in the metric's unit."""
+        return self.results.float_score
+
+    @property
+    def small_loss(self) -> float:
+        """The least loss that a page stresses: 0.5 points of a percentage, else a tenth of the margin."""
+        return 0.005 * self.metric.full if self.metric.full else 0.1 * self.margin
+
+    @property
+    def shown_loss(self) -> float:
+        """The loss at which bars are cut, above 0."""
+        return 2 * max(self.margin, self.small_loss) or max(0.0, *(each.loss for each in self.measured)) or 1.0
 
     def fallen(self, measured: Measured) -> bool:
-        """Whether it is more than the margin below float, by the figure."""
-        return points_below(self.results, measured) > self.margin
+        """Whether its score is worse than float's by more than the margin."""
+        return measured.loss > self.margin
 
 
-def digest(found: Results, predictions: Mapping[str, NDArray[np.int64]] | None, path: Path) -> Digest:
-    """Everything that plots and page show. path: of results.json, for messages.
+def digest(results: Results, scores: SampleScores | None, path: Path) -> Digest:
+    """The numbers that plots and page show. path: of results.json, for messages.
 
-    Raises InputError when no file was measured, or predictions are of other results.
+    Raises InputError when no file was measured, or scores of samples are of other results.
     """
-    measured = _measured(found, predictions, path)
+    measured = _measured(results, scores, path)
     if not measured:
         raise InputError(
-            f"{path}: none of its {len(found.cells)} cells was measured (all unsupported or failed): there is "
-            "nothing to plot; `mobconv sweep` tells the reasons"
+            f"{path}: none of its {len(results.cells)} cells was measured (all unsupported or failed): there is "
+            "nothing to plot; `mobconv sweep` prints the reasons"
         )
-    margin = found.cliffs[0].margin if found.cliffs else float(Recipe.model_fields["margin"].default)
+    margin = results.cliffs[0].margin if results.cliffs else float(Recipe.model_fields["margin"].default)
     backends = list(dict.fromkeys(each.row.backend for each in measured))
     of_backend = {name: [each for each in measured if each.row.backend == name] for name in backends}
-    groups = predictions.get("groups") if predictions else None
+    metric, groups = results.metric, scores.groups if scores else None
 
     def fallen(each: Measured) -> bool:
-        return points_below(found, each) > margin
+        return each.loss > margin
+
+    def shown(score: float | None) -> Hashable:
+        # formats compute a count of samples alike; other scores differ in their last digits
+        return score if metric.full is not None or score is None else metric.number(score)
+
+    def shown_losses(each: Measured) -> Hashable:
+        return shown(each.row.quantization_loss), shown(each.row.conversion_loss)
 
     return Digest(
-        results=found,
+        results=results,
         margin=margin,
         measured=tuple(measured),
         by_cell={each.row.cell: each for each in measured},
         choices=tuple(_choice(name, of_backend[name], fallen) for name in backends),
         fronts={name: pareto(of_backend[name]) for name in backends},
-        accuracy=_panels(measured, fallen, lambda each: each.top1),
-        losses=_panels(measured, fallen, lambda each: (each.row.quantization_loss, each.row.conversion_loss)),
-        paired=predictions is not None,
+        accuracy=_panels(measured, fallen, lambda each: shown(each.score)),
+        losses=_panels(measured, fallen, shown_losses),
+        paired=scores is not None,
         groups=None if groups is None else len(np.unique(groups)),
     )
 
 
-def points_below(found: Results, each: Measured) -> float:
-    """Points of top-1 below float, without the last digits of binary fractions."""
-    return round((found.float_top1 - each.top1) * 100, 9)
-
-
-def _measured(found: Results, held: Mapping[str, NDArray[np.int64]] | None, path: Path) -> list[Measured]:
-    pairs = None if held is None else Pairs(held["labels"], held.get("groups"))
+def _measured(results: Results, scores: SampleScores | None, path: Path) -> list[Measured]:
+    metric, float_score = results.metric, results.float_score
+    pairs = None if scores is None else PairedScores(scores.groups, metric.higher_is_better)
     measured = []
-    for row in found.cells:
-        if row.status != OK or row.top1 is None or not row.file_bytes or row.file_bytes < 0:
+    for row in results.cells:
+        if row.status != OK or row.score is None or not row.file_bytes or row.file_bytes < 0:
             continue
-        after = predictions_of(row, held, path)
-        if pairs is not None and held is not None and after is not None:
-            lost = pairs(held["float"], after)
-            low, high = found.float_top1 * 100 - lost.high, found.float_top1 * 100 - lost.low
+        ends: Sequence[float | None] = (None, None)
+        if pairs is not None and scores is not None:
+            lost = pairs(scores.float_baseline, scores.of(row))
+            ends = sorted(float_score + metric.change(end) for end in (lost.low, lost.high))
         else:
-            images = images_of(row, found, path)
-            lost = unpaired(found.float_top1, row.top1, images, images)
-            low, high = (100 * end for end in wilson(row.top1, images))
-        measured.append(Measured(row, row.top1, row.file_bytes, lost, low, high))
+            samples = samples_of(row, results, path)
+            lost = unpaired(metric, float_score, row.score, samples, samples)
+            if metric.full is not None:
+                ends = [metric.full * end for end in wilson(row.score / metric.full, samples)]
+        measured.append(Measured(row, row.score, metric.loss(float_score, row.score), row.file_bytes, lost, *ends))
     return measured
 
 
@@ -159,18 +190,19 @@ def _choice(backend: str, files: Sequence[Measured], fallen: Callable[[Measured]
         _smallest([each for each in lossless if each.fast]),
         _smallest([each for each in files if not fallen(each)]),
         timed=any(each.row.latency_ratio is not None for each in files),
+        sure=any(each.lost.known for each in files),
     )
 
 
 def _smallest(files: Sequence[Measured]) -> Measured | None:
-    return min(files, key=lambda each: (each.bytes, -each.top1), default=None)
+    return min(files, key=lambda each: (each.bytes, each.loss), default=None)
 
 
 def pareto(files: Sequence[Measured]) -> tuple[Measured, ...]:
-    """Those that no other file matches in top-1 at fewer bytes, smallest first."""
+    """Files with a better score than any file of as few bytes, smallest first."""
     front: list[Measured] = []
-    for each in sorted(files, key=lambda each: (each.bytes, -each.top1)):
-        if not front or each.top1 > front[-1].top1:
+    for each in sorted(files, key=lambda each: (each.bytes, each.loss)):
+        if not front or each.loss < front[-1].loss:
             front.append(each)
     return tuple(front)
 
@@ -184,7 +216,7 @@ def way(row: Row | Cliff) -> str:
         and row.granularity != DEFAULT_GRANULARITY.get(Mode(row.mode) if row.mode in list(Mode) else Mode.LINEAR)
     ):
         parts.append(f"per {row.granularity}")
-    if row.algorithm and row.algorithm != Algorithm.MSE:
+    if row.algorithm and row.algorithm != DEFAULT_ALGORITHM:
         parts.append(row.algorithm)
     if row.storage != Storage.PACKED:
         parts.append(f"@{row.storage}")
@@ -230,16 +262,24 @@ def _panel(name: str, backends: Sequence[str], points: Sequence[Measured], falle
 
 def modes(points: Sequence[Measured]) -> list[str]:
     """The modes that occur: ours in their order, then those of other tools."""
-    found = dict.fromkeys(str(each.row.mode) for each in points if each.row.mode)
-    return [*(str(mode) for mode in Mode if mode in found), *(mode for mode in found if mode not in list(Mode))]
+    names = dict.fromkeys(str(each.row.mode) for each in points if each.row.mode)
+    return [*(str(mode) for mode in Mode if mode in names), *(mode for mode in names if mode not in list(Mode))]
 
 
-def cliff_words(found: Results) -> list[dict[str, Any]]:
-    """Cliffs with the backends that share one: mode, way, bits (None: none), top1, backends."""
-    together: dict[tuple[Hashable, ...], list[str]] = {}
-    for cliff in found.cliffs:
-        together.setdefault((cliff.mode, way(cliff), cliff.bits, cliff.top1), []).append(cliff.backend)
-    return [
-        {"mode": mode, "way": how, "bits": bits, "top1": top1, "backends": backends}
-        for (mode, how, bits, top1), backends in together.items()
-    ]
+@dataclass(frozen=True)
+class SharedCliff:
+    """A cliff of several backends. way: as `way` has it; bits, score: None where there is none."""
+
+    mode: str
+    way: str
+    bits: int | None
+    score: float | None
+    backends: tuple[str, ...]
+
+
+def shared_cliffs(results: Results) -> list[SharedCliff]:
+    """Cliffs, those that backends share in one."""
+    backends: dict[tuple[str, str, int | None, float | None], list[str]] = {}
+    for cliff in results.cliffs:
+        backends.setdefault((cliff.mode, way(cliff), cliff.bits, cliff.score), []).append(cliff.backend)
+    return [SharedCliff(*key, tuple(names)) for key, names in backends.items()]

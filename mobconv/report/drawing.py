@@ -1,4 +1,4 @@
-"""Specifications drawn by vl-convert: SVG and PNG files, and SVG that may stand in a page."""
+"""Draw specifications with vl-convert: SVG and PNG files, and SVG as a part of a page."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NO_MARK = re.compile("axis|legend|title|group|container")
 
 
 def require(*modules: str) -> None:
-    """Raises BackendError where one of these modules of the extra `report` is not installed."""
+    """Raise BackendError where one of these modules of the extra `report` is not installed."""
     from importlib.util import find_spec
 
     absent = [NEEDS[name] for name in modules or NEEDS if find_spec(name) is None]
@@ -32,30 +32,30 @@ def require(*modules: str) -> None:
 
 
 def svg(spec: dict[str, Any]) -> str:
-    """The drawing as an SVG file's text."""
+    """Draw a specification; returns the text of an SVG file."""
     import vl_convert
 
     return str(vl_convert.vegalite_to_svg(spec, vl_version=_version(spec)))
 
 
 def png(drawn: str, scale: float = 2.0) -> bytes:
-    """An SVG as a PNG, `scale` pixels for each of its own."""
+    """Draw an SVG as a PNG, with `scale` pixels for each of its own."""
     import vl_convert
 
     return bytes(vl_convert.svg_to_png(drawn, scale=scale))
 
 
 def _version(spec: dict[str, Any]) -> str:
-    """Of Vega-Lite that it is written for, as vl-convert calls it: 6.4."""
-    found = re.search(r"/v(\d+\.\d+)", str(spec["$schema"]))
-    assert found is not None
-    return found[1]
+    """Vega-Lite's version that a specification is written for, as vl-convert calls it: 6.4."""
+    version = re.search(r"/v(\d+\.\d+)", str(spec["$schema"]))
+    assert version is not None
+    return version[1]
 
 
 def inline(drawn: str, label: str) -> str:
-    """An SVG as a part of a page: one image with a label, no fonts or colour of background of its own.
+    """An SVG as a part of a page: one image with a label, without fonts and background.
 
-    Only shapes, text and their looks are kept. What a mark says for a pointer goes to `data-tip`.
+    Only shapes, text and their looks are kept. A mark's text for a pointer goes to `data-tip`.
     """
     ET.register_namespace("", _SVG)
     root = _kept(ET.fromstring(drawn))
@@ -70,20 +70,20 @@ def inline(drawn: str, label: str) -> str:
 
 
 def _kept(node: ET.Element) -> ET.Element | None:
-    """The element with what is shown of it; None where nothing is."""
+    """The element with its visible parts; None where it has none."""
     tag = node.tag.removeprefix(f"{{{_SVG}}}")
     if tag not in _TAGS or node.get("display") == "none" or (tag == "path" and not node.get("d")):
         return None
-    held = {name: node.attrib[name] for name in _ATTRIBUTES if name in node.attrib}
+    attributes = {name: node.attrib[name] for name in _ATTRIBUTES if name in node.attrib}
     for name, usual in (("opacity", "1"), ("transform", "translate(0,0)")):
-        if held.get(name) == usual:
-            del held[name]
-    if tag == "path" and "fill" not in held and "stroke" not in held:
+        if attributes.get(name) == usual:
+            del attributes[name]
+    if tag == "path" and "fill" not in attributes and "stroke" not in attributes:
         return None  # backgrounds of groups
-    kept = ET.Element(node.tag, held)
-    said = node.get("aria-label")
-    if said and not _NO_MARK.search(node.get("aria-roledescription", "")) and tag == "path":
-        kept.set("data-tip", said)
+    kept = ET.Element(node.tag, attributes)
+    label = node.get("aria-label")
+    if label and not _NO_MARK.search(node.get("aria-roledescription", "")) and tag == "path":
+        kept.set("data-tip", label)
     kept.text = node.text
     children = [child for child in map(_kept, node) if child is not None]
     if tag == "g" and not children:

@@ -4,46 +4,74 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from mobconv.evaluate.tasks import Metric
 from mobconv.report.charts import tip
 from mobconv.report.digest import Digest, Measured, modes
 from mobconv.report.placing import place
 from mobconv.report.style import LETTER, LIGHT, TEXT, WIDTH, Palette, Spec, chart, haloed, looks_of, mode_name, whole
 from mobconv.schemes import Storage
 
-_KNEE = 0.3  # points: below it the axis of drops is straight, above logarithmic
+_HEIGHT = 270
+_APART = 16.0  # pixels between the labels of two ticks
+_POINTS = (-1.0, -0.2, 0.2, 0.5, 1.0, 2.0, 10.0, 20.0, 50.0, 100.0)  # ticks of a percentage, the margin among them
 
 
-def sizes(told: Digest, backend: str, palette: Palette = LIGHT, title: str = "") -> Spec:
-    """Drop below float against size of one backend's files, with the Pareto front and its cells named."""
+@dataclass(frozen=True)
+class LossAxis:
+    """The axis of losses, straight near 0, where files that one may ship differ, and logarithmic beyond (symlog).
+
+    knee         the loss at which it turns from one to the other
+    top, bottom  its ends, as `at` gives them; the better end is on top
+    """
+
+    knee: float
+    top: float
+    bottom: float
+
+    def at(self, loss: float) -> float:
+        """Place of a loss on the axis."""
+        return _symlog(loss, self.knee)
+
+    def pixel(self, loss: float) -> float:
+        """Place of a loss in pixels from the top."""
+        return (self.at(loss) - self.top) / (self.bottom - self.top) * _HEIGHT
+
+
+def loss_axis(digest: Digest, files: Sequence[Measured], front: Sequence[Measured]) -> LossAxis:
+    """The axis for the files of one backend, with room above the best of them for its name."""
+    knee = 0.003 * digest.metric.full if digest.metric.full else 0.03 * digest.shown_loss
+    losses = [_symlog(each.loss, knee) for each in files]
+    ends = [each.lost.low for each in front if each.lost.known and _named(digest, each)]
+    best = min(losses)
+    top = max(min(_symlog(min([0.0, *ends]), knee) - 0.3, best - 1.1), best - 2.2)
+    return LossAxis(knee, top, max(_symlog(digest.margin, knee), *losses) + 0.35)
+
+
+def sizes(digest: Digest, backend: str, palette: Palette = LIGHT, title: str = "") -> Spec:
+    """Loss against size of one backend's files, with the Pareto front and its cells named."""
     import altair as alt
 
-    height = 270
-    files = [each for each in told.measured if each.row.backend == backend]
-    front = told.fronts[backend]
+    files = [each for each in digest.measured if each.row.backend == backend]
+    front = digest.fronts[backend]
+    metric, axis = digest.metric, loss_axis(digest, files, front)
     least, most = min(each.bytes for each in files), max(each.bytes for each in files)
     left, right = math.log(least * 0.88), math.log(most * 1.14)
-    drops = [(told.results.float_top1 - each.top1) * 100 for each in files]
-    ends = [each.lost.low for each in front if _told(told, each)]
-    top, bottom = (
-        max(min(_bent(min([0.0, *ends])) - 0.3, _bent(min(drops)) - 1.1), _bent(min(drops)) - 2.2),
-        _bent(max(told.margin, *drops)) + 0.35,
-    )
 
     def pixels(each: Measured) -> tuple[float, float]:
-        drop = _bent((told.results.float_top1 - each.top1) * 100)
-        return (math.log(each.bytes) - left) / (right - left) * WIDTH, (drop - top) / (bottom - top) * height
+        return (math.log(each.bytes) - left) / (right - left) * WIDTH, axis.pixel(each.loss)
 
     known = modes(files)
     looks = looks_of([*known, ""] if any(not each.row.mode for each in files) else known, palette)
     rows = [
         {
             "bytes": each.bytes,
-            "drop": _bent((told.results.float_top1 - each.top1) * 100),
+            "loss": axis.at(each.loss),
             "mode": mode_name(each.row.mode) if each.row.mode else "float",
             "native": each.row.storage == Storage.NATIVE,
-            "tip": tip(each),
+            "tip": tip(each, metric),
         }
         for each in files
     ]
@@ -53,56 +81,52 @@ def sizes(told: Digest, backend: str, palette: Palette = LIGHT, title: str = "")
         scale=alt.Scale(type="log", domain=[math.exp(left), math.exp(right)], nice=False),
         axis=alt.Axis(values=_decades(math.exp(left), math.exp(right)), grid=True, labelExpr=_BYTES),
     )
-    ticks = [value for value in (*_drop_ticks(told.margin),) if top <= _bent(value) <= bottom]
+    ticks = loss_ticks(axis, digest.margin, metric)
     y = alt.Y(
-        "drop:Q",
-        title=f"points of top-1 against float ({told.float_top1:.2f} %)",
-        scale=alt.Scale(domain=[bottom, top], nice=False, zero=False),
+        "loss:Q",
+        title=f"{metric.losses} against float ({metric.text(digest.float_score)})",
+        scale=alt.Scale(domain=[axis.bottom, axis.top], nice=False, zero=False),
         axis=alt.Axis(
-            values=[_bent(value) for value in ticks],
+            values=[axis.at(tick) for tick in ticks],
             tickCount=len(ticks),
-            labelExpr=_drop_labels(ticks),
+            labelExpr=_labels([(axis.at(tick), _change(tick, metric)) for tick in ticks]),
             labelOverlap=False,
         ),
     )
-    named = [each for each in front if _told(told, each)]
+    named = [each for each in front if _named(digest, each)]
     labels = place(
         [pixels(each) for each in named],
         [len(each.row.cell.partition("/")[2]) * LETTER + 8 for each in named],
         13,
-        (WIDTH, height),
+        (WIDTH, _HEIGHT),
         [pixels(each) for each in files if each not in named],
     )
     texts = [
         {
             "bytes": each.bytes,
-            "drop": _bent((told.results.float_top1 - each.top1) * 100),
+            "loss": axis.at(each.loss),
             "to_bytes": math.exp(left + label.x / WIDTH * (right - left)),
-            "to_drop": top + label.y / height * (bottom - top),
+            "to_loss": axis.top + label.y / _HEIGHT * (axis.bottom - axis.top),
             "text": each.row.cell.partition("/")[2],
             "far": label.far,
         }
         for each, label in zip(named, labels, strict=True)
     ]
-    stairs = [
-        {"bytes": each.bytes, "drop": _bent((told.results.float_top1 - each.top1) * 100), "n": n}
-        for n, each in enumerate(front)
-    ]
-    if stairs:
-        stairs.append({"bytes": math.exp(right), "drop": stairs[-1]["drop"], "n": len(stairs)})
-    margin = chart([{"drop": _bent(told.margin), "text": "margin"}]).encode(y=y)
-    base = chart(rows).encode(x=x, y=y)
-    far = chart([each for each in texts if each["far"]])
+    stairs = [{"bytes": each.bytes, "loss": axis.at(each.loss), "n": n} for n, each in enumerate(front)]
+    stairs.append({"bytes": math.exp(right), "loss": stairs[-1]["loss"], "n": len(stairs)})
     bars = [
         {
             "bytes": each.bytes,
             "mode": mode_name(each.row.mode) if each.row.mode else "float",
-            "low": max(_bent(each.lost.low), top),
-            "high": min(_bent(each.lost.high), bottom),
+            "low": max(axis.at(each.lost.low), axis.top),
+            "high": min(axis.at(each.lost.high), axis.bottom),
         }
         for each in named
+        if each.lost.known
     ]
-    names = chart(texts).encode(x="to_bytes:Q", y="to_drop:Q", text="text:N")
+    margin = chart([{"loss": axis.at(digest.margin), "text": "margin"}]).encode(y=y)
+    base = chart(rows).encode(x=x, y=y)
+    names = chart(texts).encode(x="to_bytes:Q", y="to_loss:Q", text="text:N")
     layers: list[Any] = [
         margin.mark_rule(color=palette.limit, strokeWidth=1, strokeDash=[5, 3]),
         margin.mark_text(align="right", baseline="top", dy=3, color=palette.limit, fontSize=TEXT).encode(
@@ -110,13 +134,13 @@ def sizes(told: Digest, backend: str, palette: Palette = LIGHT, title: str = "")
         ),
         chart(stairs)
         .mark_line(aria=False, interpolate="step-after", color=palette.muted, strokeWidth=1.5)
-        .encode(x="bytes:Q", y="drop:Q", order="n:Q"),
+        .encode(x="bytes:Q", y="loss:Q", order="n:Q"),
         chart(bars)
         .mark_rule(strokeWidth=1.5, opacity=0.55)
         .encode(x="bytes:Q", y="low:Q", y2="high:Q", color=looks["color"]),
-        far.mark_rule(color=palette.muted, strokeWidth=0.8).encode(
-            x="bytes:Q", y="drop:Q", x2="to_bytes:Q", y2="to_drop:Q"
-        ),
+        chart([text for text in texts if text["far"]])
+        .mark_rule(color=palette.muted, strokeWidth=0.8)
+        .encode(x="bytes:Q", y="loss:Q", x2="to_bytes:Q", y2="to_loss:Q"),
     ]
     for native in (False, True):
         layers.append(
@@ -125,44 +149,47 @@ def sizes(told: Digest, backend: str, palette: Palette = LIGHT, title: str = "")
             .encode(color=looks["color"], shape=looks["shape"], description="tip:N")
         )
     layers += [names.mark_text(**look) for look in haloed(palette)]
-    return whole(alt.layer(*layers).properties(width=WIDTH, height=height), palette, title)
+    return whole(alt.layer(*layers).properties(width=WIDTH, height=_HEIGHT), palette, title)
 
 
-def _told(told: Digest, each: Measured) -> bool:
-    """Whether a cell of the front is named: not where accuracy is gone altogether, which nobody ships."""
-    return (told.results.float_top1 - each.top1) * 100 <= 4 * max(told.margin, 1.0)
+def _named(digest: Digest, each: Measured) -> bool:
+    """Whether a cell of the front is named: not where the score is beyond use, as no one ships such a file."""
+    least = digest.metric.full / 100 if digest.metric.full else 0.0
+    return each.loss <= (4 * max(digest.margin, least) or digest.shown_loss)
 
 
-def _bent(drop: float) -> float:
-    """The axis of drops: straight near 0, where files that one may ship differ, logarithmic beyond (symlog)."""
-    return math.copysign(math.log1p(abs(drop) / _KNEE), drop)
+def _symlog(loss: float, knee: float) -> float:
+    return math.copysign(math.log1p(abs(loss) / knee), loss)
 
 
-def _drop_ticks(margin: float) -> list[float]:
-    return sorted({-1.0, -0.2, 0.0, 0.2, 0.5, 1.0, 2.0, margin, 10.0, 20.0, 50.0, 100.0} - _near(margin))
+def loss_ticks(axis: LossAxis, margin: float, metric: Metric) -> list[float]:
+    """Losses that the axis labels: 0, the margin, and round ones between."""
+    if metric.full is not None:
+        points = [tick * metric.full / 100 for tick in _POINTS]
+        kept = [0.0, margin, *(tick for tick in points if tick < 0 or not 0.7 < tick / max(margin, 1e-9) < 1.5)]
+        return sorted({tick for tick in kept if axis.top <= axis.at(tick) <= axis.bottom})
+    furthest = axis.knee * math.expm1(max(abs(axis.top), abs(axis.bottom)))
+    powers = range(math.floor(math.log10(axis.knee)), math.ceil(math.log10(furthest)) + 1)
+    round_ones = [sign * digit * 10.0**power for digit in (1, 5, 2) for power in powers for sign in (1, -1)]
+    ticks: list[float] = []
+    for tick in (0.0, margin, *round_ones):
+        apart = all(abs(axis.pixel(tick) - axis.pixel(other)) >= _APART for other in ticks)
+        if apart and axis.top <= axis.at(tick) <= axis.bottom:
+            ticks.append(tick)
+    return sorted(ticks)
 
 
-def _near(margin: float) -> set[float]:
-    """Ticks too close to that of the margin to be read."""
-    return {
-        tick
-        for tick in (0.2, 0.5, 1.0, 2.0, 10.0, 20.0, 50.0, 100.0)
-        if tick != margin and 0.7 < tick / max(margin, 1e-9) < 1.5
-    }
+def _labels(ticks: Sequence[tuple[float, str]]) -> str:
+    """A Vega expression that gives each place on the axis its text."""
+    expression = "'0'"
+    for position, text in reversed(ticks):
+        expression = f"abs(datum.value - {position:.9f}) < 1e-6 ? '{text}' : ({expression})"
+    return expression
 
 
-def _drop_labels(ticks: Sequence[float]) -> str:
-    """A Vega expression that turns bent values back to what they stand for."""
-    pairs = ", ".join(f"[{_bent(tick):.9f}, '{_signed(-tick)}']" for tick in ticks)
-    found = "'0'"
-    for pair in reversed(pairs.split("], ")):
-        value, text = pair.strip("[]").split(", ")
-        found = f"abs(datum.value - {value}) < 1e-6 ? {text} : ({found})"
-    return found
-
-
-def _signed(value: float) -> str:
-    return "float" if value == 0 else f"{value:+g}".replace("-", "\N{MINUS SIGN}")
+def _change(loss: float, metric: Metric) -> str:
+    """The change of score that a loss is, as the axis shows it."""
+    return "float" if loss == 0 else f"{metric.change(loss):+g}".replace("-", "\N{MINUS SIGN}")
 
 
 _BYTES = (

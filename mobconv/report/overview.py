@@ -5,95 +5,100 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from mobconv.common.text import plural, size
+from mobconv.evaluate.tasks import Metric
 from mobconv.report import charts, drawing, fronts, page, style, words
 from mobconv.report.digest import FLOAT_SPEED, Choice, Digest, Measured, Panel, way
-from mobconv.report.page import Column, Line, Shown
+from mobconv.report.page import Heading, Line, TableEntry
 from mobconv.results import OK, Row
-from mobconv.results.tables import plural, size
 
-PLOTS = 12  # of a kind in one page: more than that nobody compares, and each takes a quarter of a second to draw
+PLOTS = 12  # of a kind in one page: nobody compares more than that, and each takes a quarter of a second to draw
 
-_COLUMNS = (
-    Column("cell", figure=False),
-    Column("bits"),
-    Column("size"),
-    Column("top-1 %"),
-    Column("against float"),
-    Column("latency"),
-    Column("quant. loss"),
-    Column("conv. loss"),
-    Column("eff. bits"),
-    Column("measured by", figure=False),
-    Column("needs", figure=False),
-)
 _SHIP = ("no measurable loss", "no measurable loss, at float speed", "within the margin")
 
 
-def html(told: Digest) -> str:
+def _headings(metric: Metric) -> tuple[Heading, ...]:
+    return (
+        Heading("cell", figure=False),
+        Heading("bits"),
+        Heading("size"),
+        Heading(metric.heading),
+        Heading("against float"),
+        Heading("latency"),
+        Heading("quant. loss"),
+        Heading("conv. loss"),
+        Heading("eff. bits"),
+        Heading("measured by", figure=False),
+        Heading("needs", figure=False),
+    )
+
+
+def html(digest: Digest) -> str:
     """The whole page. Raises BackendError where the extra `report` is not installed."""
     drawing.require()
-    found = told.results
-    lines = [_line(told, row) for row in found.cells]
-    images, source = found.data.get("images", 0), found.data.get("source", "unnamed data")
-    model = str(found.model.get("path", "a network"))
-    backends = list(dict.fromkeys(row.backend for row in found.cells))
+    results, metric = digest.results, digest.metric
+    headings = _headings(metric)
+    lines = [_line(digest, row, len(headings)) for row in results.cells]
+    samples, source = results.data.get("samples", 0), results.data.get("source", "unnamed data")
+    model = str(results.model.get("path", "a network"))
+    backends = list(dict.fromkeys(row.backend for row in results.cells))
+    side = "above" if metric.higher_is_better else "below"
     return page.render(
         "report.html",
-        title=f"{model}: {plural(len(found.cells), 'cell')}",
+        title=f"{model}: {plural(len(results.cells), 'cell')}",
         heading=model,
         lead=(
-            f"{plural(len(told.measured), 'file')} in {plural(len(backends), 'format')} "
-            f"({words.joined(backends)}), "
-            f"each read back from disk and measured on {plural(images, 'image')} of {source}."
+            f"{plural(len(digest.measured), 'file')} in {plural(len(backends), 'format')} "
+            f"({words.joined(backends)}), each read back from disk and measured on {plural(samples, 'image')} of "
+            f"{source}."
         ),
-        notes=found.notes,
-        tiles=_tiles(told),
-        ship_note=_ship_note(told),
+        notes=results.notes,
+        tiles=_tiles(digest),
+        ship_note=_ship_note(digest),
         ship_titles=_SHIP,
-        ship=[_ship(choice) for choice in told.choices],
+        ship=[_ship(choice, metric) for choice in digest.choices],
+        bits_title=f"{metric.title} against bits",
+        size_title=f"{metric.title} against size",
         cliff_note=(
-            f"Where top-1 falls more than {told.margin:g} points below float ({told.float_top1:.2f} %): the "
-            "cliff. Files that fell "
-            f"are ringed; a line stands in front of each cliff. {words.intervals(told)} Bars shorter than a mark "
-            "are hidden by it; "
-            "the table has their ends."
+            f"Where {metric.name} {metric.worsens} {metric.beyond(digest.margin)} float "
+            f"({metric.text(digest.float_score)}): the cliff. Files beyond it are ringed; a line stands in front of "
+            f"each cliff. {words.intervals(digest)} Bars shorter than a mark are hidden by it; the table has their "
+            "ends."
         ),
-        cliff_lines=words.cliff_lines(told),
+        cliff_lines=words.cliff_lines(digest),
         accuracy=_plots(
-            told.accuracy, lambda panel: charts.accuracy(told, panel), words.panel_finding, "top-1"
+            digest.accuracy, lambda panel: charts.accuracy(digest, panel), words.panel_finding, metric.name, metric
         ),
-        accuracy_more=_more(told.accuracy),
+        accuracy_more=_more(digest.accuracy),
         sizes=[
             {
                 "title": backend,
-                "svg": _svg(fronts.sizes(told, backend), words.front_finding(told, backend)),
-                "caption": words.front_finding(told, backend).partition(". ")[2],
+                "svg": _svg(fronts.sizes(digest, backend), words.front_finding(digest, backend)),
+                "caption": words.front_finding(digest, backend).partition(". ")[2],
             }
-            for backend in list(told.fronts)[:PLOTS]
+            for backend in list(digest.fronts)[:PLOTS]
         ],
         size_note=(
-            "Up and to the left is better. The line is the Pareto front: no other file of the format is as small "
-            "and as accurate. "
-            "Bars: 95 % intervals of the difference to float. Hollow marks are stored @native. The axis is "
-            "straight near "
-            "float and logarithmic beyond, because what one may ship differs by tenths."
+            "Up and to the left is better. The line is the Pareto front: no other file of the format is as small and "
+            "as good. Bars: 95 % intervals of the difference to float. Hollow marks are stored @native. The axis is "
+            "straight near float and logarithmic beyond, because files that one may ship differ by little."
         ),
-        losses=_plots(told.losses, lambda panel: charts.losses(told, panel), words.loss_finding, "losses"),
-        losses_more=_more(told.losses),
-        losses_note=words.losses_note(told),
+        losses=_plots(digest.losses, lambda panel: charts.losses(digest, panel), words.loss_finding, "losses", metric),
+        losses_more=_more(digest.losses),
+        losses_note=words.losses_note(digest),
         cells_note=(
-            "Open a cell for its file, hash and notes. ▼: more than the margin below float. Bits as asked, and → as "
-            "stored where that is another width. Losses are points of top-1, positive is worse; "
-            "latency against the format's fp32 file."
+            f"Open a cell for its file, hash and notes. ▼: {metric.beyond(digest.margin)} float. Bits as asked, and → "
+            f"as stored where that is another width. Losses are {metric.losses}, positive is worse; against float, "
+            f"{side} 0 is better; latency against the format's fp32 file."
         ),
         label="All cells, one row each",
-        columns=_COLUMNS,
+        columns=headings,
         rows=lines,
         selects=page.selects(lines, backend="format", mode="mode", way="stored", status="status"),
         within=True,
-        facts=_facts(told),
-        tools=list(found.tools.items()),
-    )  # fmt: skip
+        facts=_facts(digest),
+        tools=list(results.tools.items()),
+    )
 
 
 def _svg(spec: style.Spec, finding: str) -> Any:
@@ -103,13 +108,17 @@ def _svg(spec: style.Spec, finding: str) -> Any:
 
 
 def _plots(
-    panels: Sequence[Panel], draw: Callable[[Panel], style.Spec], finding: Callable[[Panel], str], what: str
+    panels: Sequence[Panel],
+    draw: Callable[[Panel], style.Spec],
+    finding: Callable[[Panel, Metric], str],
+    figures: str,
+    metric: Metric,
 ) -> list[dict[str, Any]]:
     return [
         {
             "title": words.panel_title(panel),
-            "svg": _svg(draw(panel), finding(panel)),
-            "caption": words.panel_caption(panel, what),
+            "svg": _svg(draw(panel), finding(panel, metric)),
+            "caption": words.panel_caption(panel, figures, metric),
         }
         for panel in panels[:PLOTS]
     ]
@@ -122,125 +131,141 @@ def _more(panels: Sequence[Panel]) -> str:
     return f"{len(panels) - PLOTS} more are in the table alone: {rest}."
 
 
-def _tiles(told: Digest) -> list[dict[str, Any]]:
-    counts = words.counts(told.results.cells)
+def _tiles(digest: Digest) -> list[dict[str, Any]]:
+    counts, metric = words.counts(digest.results.cells), digest.metric
     rest = [f"{count} {status}" for status, count in counts.items() if status != OK]
+    margin, samples = metric.amount(digest.margin), plural(digest.results.data.get("samples", 0), "image")
+    sure = any(choice.sure for choice in digest.choices)
+    none = ("none", "no file is") if sure else ("not known", "no intervals without scores of samples")
     tiles = [
-        _best(told, "Smallest, no measurable loss", [choice.lossless for choice in told.choices]),
-        _best(told, f"Smallest within {told.margin:g} points of float", [choice.within for choice in told.choices]),
+        _best(digest, "Smallest, no measurable loss", [choice.lossless for choice in digest.choices], none),
+        _best(digest, f"Smallest within {margin} of float", [choice.within for choice in digest.choices]),
         {
-            "title": "Float top-1", "figure": f"{told.float_top1:.2f} %",
-            "lines": [f"the baseline, PyTorch, on {plural(told.results.data.get('images', 0), 'image')}"],
+            "title": f"Float {metric.name}",
+            "figure": metric.text(digest.float_score),
+            "lines": [f"the baseline, PyTorch, on {samples}"],
         },
         {"title": "Cells", "figure": f"{counts[OK]} ok", "lines": [", ".join(rest)]},
-    ]  # fmt: skip
-    cliffs = [cliff for cliff in told.results.cliffs if not way(cliff)]
+    ]
+    cliffs = [cliff for cliff in digest.results.cliffs if not way(cliff)]
     if cliffs:
-        tiles.append(_cliff_tile(told))
+        tiles.append(_cliff_tile(digest))
     return tiles
 
 
-def _best(told: Digest, title: str, files: Sequence[Measured | None]) -> dict[str, Any]:
+def _best(
+    digest: Digest, title: str, files: Sequence[Measured | None], none: tuple[str, str] = ("none", "no file is")
+) -> dict[str, Any]:
+    """The tile of the smallest file; none: figure and line without such a file."""
     best = min((each for each in files if each is not None), key=lambda each: each.bytes, default=None)
     if best is None:
-        return {"title": title, "figure": "none", "lines": ["no file is"]}
-    float32 = next(choice.float32 for choice in told.choices if choice.backend == best.row.backend)
-    lines = words.choice_lines(best, float32)
-    return {"title": title, "figure": best.row.cell, "lines": lines}
+        return {"title": title, "figure": none[0], "lines": [none[1]]}
+    float32 = next(choice.float32 for choice in digest.choices if choice.backend == best.row.backend)
+    return {"title": title, "figure": best.row.cell, "lines": words.choice_lines(best, float32, digest.metric)}
 
 
-def _cliff_tile(told: Digest) -> dict[str, Any]:
+def _cliff_tile(digest: Digest) -> dict[str, Any]:
     """By mode, of cells stored by default; where formats differ, from the widest to the narrowest."""
     by_mode: dict[str, list[int | None]] = {}
-    for cliff in told.results.cliffs:
+    for cliff in digest.results.cliffs:
         if not way(cliff):
             by_mode.setdefault(cliff.mode, []).append(cliff.bits)
     lines, every = [], []
-    for mode, held in by_mode.items():
-        bits = sorted({each for each in held if each is not None}, reverse=True)
+    for mode, widths in by_mode.items():
+        bits = sorted({width for width in widths if width is not None}, reverse=True)
         every += bits
         text = " or ".join(map(str, bits)) + " bits" if bits else "none measured"
-        lines.append(f"{style.mode_name(mode)}: {text}" + (", or none" if bits and None in held else ""))
+        lines.append(f"{style.mode_name(mode)}: {text}" + (", or none" if bits and None in widths else ""))
     low, high = min(every, default=0), max(every, default=0)
-    figure = "none" if not every else f"{high} bit{'s' * (high != 1)}" if low == high else f"{high} to {low} bits"
-    return {"title": f"Cliff: more than {told.margin:g} points lost at", "figure": figure, "lines": lines}
+    figure = "none" if not every else plural(high, "bit") if low == high else f"{high} to {low} bits"
+    margin = digest.metric.amount(digest.margin)
+    return {"title": f"Cliff: more than {margin} lost at", "figure": figure, "lines": lines}
 
 
-def _ship_note(told: Digest) -> str:
+def _ship_note(digest: Digest) -> str:
+    metric = digest.metric
     return (
-        "The smallest file of each format. No measurable loss: the 95 % interval of the difference to float "
-        "holds 0, or is all a gain; on "
-        f"few images that says little, so look at the interval. At float speed: at most {FLOAT_SPEED:g} times the "
-        "latency of fp32. Within "
-        f"the margin: no more than {told.margin:g} points below float, by the figure."
+        "The smallest file of each format. No measurable loss: the 95 % interval of the difference to float contains "
+        "0, or is all a gain; on few images that says little, so look at the interval. At float speed: at most "
+        f"{FLOAT_SPEED:g} times the latency of fp32. Within the margin: no more than {metric.amount(digest.margin)} "
+        f"{metric.worse_side} float, by the figure."
     )
 
 
-def _ship(choice: Choice) -> dict[str, Any]:
-    untimed = "latency not measured here" if not choice.timed else ""
-    shown = []
-    for each, missing in (
-        (choice.lossless, "none"), (choice.fast, "none" if choice.timed else "not known"), (choice.within, "none")
-    ):  # fmt: skip
+def _ship(choice: Choice, metric: Metric) -> dict[str, Any]:
+    lossless = "none" if choice.sure else "not known"
+    fast = "not known" if not choice.timed else lossless
+    why = "no intervals without scores of samples" if not choice.sure else "latency not measured here"
+    entries = []
+    for each, missing in ((choice.lossless, lossless), (choice.fast, fast), (choice.within, "none")):
         if each is None:
-            shown.append({"name": missing, "lines": [untimed] if missing == "not known" else []})
+            entries.append({"name": missing, "lines": [why] if missing == "not known" else []})
         else:
             name = each.row.cell.partition("/")[2]
-            shown.append({"name": name, "lines": words.choice_lines(each, choice.float32)})
+            entries.append({"name": name, "lines": words.choice_lines(each, choice.float32, metric)})
     fp32 = f"fp32: {size(choice.float32)}" if choice.float32 else ""
-    return {"backend": choice.backend, "note": fp32, "choices": shown}
+    return {"backend": choice.backend, "note": fp32, "choices": entries}
 
 
-def _line(told: Digest, row: Row) -> Line:
-    """A row of the table of all cells."""
-    each = told.by_cell.get(row.cell)
-    within = each is not None and not told.fallen(each)
+def _line(digest: Digest, row: Row, columns: int) -> Line:
+    """A row of the table of all cells; columns: their number."""
+    metric = digest.metric
+    each = digest.by_cell.get(row.cell)
+    within = each is not None and not digest.fallen(each)
     data = {
         "backend": row.backend, "mode": style.mode_name(row.mode) if row.mode else "float", "status": row.status,
         "way": way(row) or "packed", "within": "1" if within else "0",
     }  # fmt: skip
     bits = f"{row.bits}" if row.stored_bits in (None, row.bits) else f"{row.bits} → {row.stored_bits}"
-    shown = [Shown(bits, row.bits)]
+    entries = [TableEntry(bits, row.bits)]
     if each is None:
         why = row.reason or "no reason given"
-        shown.append(Shown(f"{row.status}: {why}", figure=False, kind="reason", span=len(_COLUMNS) - 2))
-        return Line(row.cell, shown, [text for text in (row.note,) if text], kind=row.status, data=data)
-    shown += [
-        Shown(size(each.bytes), each.bytes),
-        Shown(f"{each.top1 * 100:.2f}", each.top1),
-        Shown(
-            words.signed(-each.lost.points) + ("" if within else " ▼"), -each.lost.points,
-            sub=words.minus(charts.interval(each)), kind="" if within else "fell",
+        entries.append(TableEntry(f"{row.status}: {why}", figure=False, kind="reason", span=columns - 2))
+        return Line(row.cell, entries, [text for text in (row.note,) if text], kind=row.status, data=data)
+    bad = row.conversion_loss is not None and 0 < digest.small_loss <= row.conversion_loss
+    measured_by = {"runtime": "its runtime"}.get(str(row.verified), str(row.verified))
+    entries += [
+        TableEntry(size(each.bytes), each.bytes),
+        TableEntry(metric.number(each.score), each.score),
+        TableEntry(
+            words.signed(each.loss, metric) + ("" if within else " ▼"),
+            metric.change(each.loss),
+            sub=words.minus(charts.interval(each.lost, metric)) if each.lost.known else "no interval",
+            kind="" if within else "fell",
         ),
         _figure(row.latency_ratio, "{:.2f}x"),
-        _figure(row.quantization_loss, "{:+.2f}"),
-        _figure(row.conversion_loss, "{:+.2f}", "bad" if (row.conversion_loss or 0) >= 0.5 else ""),
+        _loss(row.quantization_loss, metric),
+        _loss(row.conversion_loss, metric, "bad" if bad else ""),
         _figure(row.effective_bits, "{:.2f}"),
-        Shown({"runtime": "its runtime"}.get(str(row.verified), str(row.verified)), str(row.verified), figure=False),
-        Shown(row.requires or "-", row.requires or None, figure=False),
-    ]  # fmt: skip
-    return Line(row.cell, shown, _told(row), kind=row.status, data=data)
+        TableEntry(measured_by, str(row.verified), figure=False),
+        TableEntry(row.requires or "-", row.requires or None, figure=False),
+    ]
+    return Line(row.cell, entries, _details(row, metric), kind=row.status, data=data)
 
 
-def _figure(value: float | None, pattern: str, kind: str = "") -> Shown:
-    return Shown("-" if value is None else words.minus(pattern.format(value + 0.0)), value, kind=kind)
+def _loss(value: float | None, metric: Metric, kind: str = "") -> TableEntry:
+    return TableEntry(words.minus(metric.loss_text(value)), value, kind=kind)
 
 
-def _told(row: Row) -> list[str]:
-    """What the file is and how it was made, a line each."""
+def _figure(value: float | None, pattern: str) -> TableEntry:
+    return TableEntry("-" if value is None else pattern.format(value), value)
+
+
+def _details(row: Row, metric: Metric) -> list[str]:
+    """The file, its storage and its further figures, a line each."""
     lines = [f"file: {row.path}" if row.path else "", f"sha256: {row.sha256}" if row.sha256 else ""]
     if row.file_bytes is not None:
         lines.append(
             f"{row.file_bytes:,} bytes" + ("" if row.weight_bytes is None else f", {row.weight_bytes:,} of weights")
         )
     if row.mode:
-        how = f"{style.mode_name(row.mode)} per {row.granularity}, {row.algorithm}"
+        scheme = f"{style.mode_name(row.mode)} per {row.granularity}, {row.algorithm}"
         lines.append(
-            f"asked {row.bits} bits, stored at {row.stored_bits}, {how}, {row.storage}, computed in {row.compute}"
+            f"asked {row.bits} bits, stored at {row.stored_bits}, {scheme}, {row.storage}, computed in {row.compute}"
         )
     lines.append(f"measured by {words.measured_by(row)}")
     figures = [
-        f"top-5 {row.top5 * 100:.2f} %" if row.top5 is not None else "",
+        *(f"{name} {metric.text(value)}" for name, value in row.metrics.items()),
         f"agrees with PyTorch of the same weights on {row.agreement * 100:.2f} % of images"
         if row.agreement is not None
         else "",
@@ -254,23 +279,24 @@ def _told(row: Row) -> list[str]:
     return [text for text in (*lines, row.reason, row.note) if text]
 
 
-def _facts(told: Digest) -> list[tuple[str, str]]:
-    found = told.results
-    by: dict[str, int] = {}
-    for each in told.measured:
-        by[words.measured_by(each.row)] = by.get(words.measured_by(each.row), 0) + 1
-    parameters, weights = found.model.get("parameters"), found.model.get("quantizable_weights")
+def _facts(digest: Digest) -> list[tuple[str, str]]:
+    model, data = digest.results.model, digest.results.data
+    runtimes: dict[str, int] = {}
+    for each in digest.measured:
+        runtime = words.measured_by(each.row)
+        runtimes[runtime] = runtimes.get(runtime, 0) + 1
+    parameters, weights = model.get("parameters"), model.get("quantizable_weights")
     return [
-        ("checkpoint", str(found.model.get("path", "-"))),
-        ("its sha256", str(found.model.get("sha256", "-"))),
+        ("checkpoint", str(model.get("path", "-"))),
+        ("its sha256", str(model.get("sha256", "-"))),
         ("parameters", f"{parameters:,}, {weights:,} of them quantizable" if _both(parameters, weights) else "-"),
-        ("data", f"{found.data.get('source', '-')}, {plural(found.data.get('images', 0), 'image')}"),
-        ("its sha256", str(found.data.get("sha256", "-"))),
-        ("measured by", "; ".join(f"{plural(count, 'file')}: {who}" for who, count in by.items())),
-        ("intervals", words.intervals(told)),
+        ("data", f"{data.get('source', '-')}, {plural(data.get('samples', 0), 'image')}"),
+        ("its sha256", str(data.get("sha256", "-"))),
+        ("measured by", "; ".join(f"{plural(count, 'file')}: {runtime}" for runtime, count in runtimes.items())),
+        ("intervals", words.intervals(digest)),
         ("size", "the whole artifact on disk; eff. bits: of a weight, with scales, tables and decoding ops"),
         ("latency", "one image on one thread, median, against the format's fp32 file; emulated files have none"),
-    ]  # fmt: skip
+    ]
 
 
 def _both(*values: Any) -> bool:

@@ -13,7 +13,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 
 @dataclass(frozen=True)
-class Column:
+class Heading:
     """A heading of a table that sorts, by number where it is a figure."""
 
     title: str
@@ -21,8 +21,11 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What stands in one place of it: text, a smaller line below, what it is sorted by (None: last), a CSS class."""
+class TableEntry:
+    """One entry of a row.
+
+    value  it is sorted by, None for the end; sub: a smaller line below; kind: a CSS class; span: columns that it fills
+    """
 
     text: str
     value: float | str | None = None
@@ -34,18 +37,18 @@ class Shown:
 
 @dataclass(frozen=True)
 class Line:
-    """One row: a cell, what is told of it when it is opened, and what filters look at."""
+    """One row. details: lines that are seen once the row is opened; data: by name, for the filters."""
 
     cell: str
-    shown: Sequence[Shown]
-    told: Sequence[str] = ()
+    entries: Sequence[TableEntry]
+    details: Sequence[str] = ()
     kind: str = ""
     data: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Select:
-    """A filter: the name of the data that it looks at, its label and choices."""
+    """A filter: the name in `Line.data` that it looks at, its label and choices."""
 
     name: str
     label: str
@@ -53,21 +56,21 @@ class Select:
 
 
 def selects(lines: Sequence[Line], **labels: str) -> list[Select]:
-    """Filters of these data, but for those with nothing to choose between."""
-    found = []
+    """Filters by these names in `Line.data`, where there are at least two values to choose from."""
+    filters = []
     for name, label in labels.items():
         values = list(dict.fromkeys(line.data[name] for line in lines if line.data.get(name)))
         if len(values) > 1:
-            found.append(Select(name, label, values))
-    return found
+            filters.append(Select(name, label, values))
+    return filters
 
 
 def render(template: str, **values: Any) -> str:
-    """The page of a template; values are data, and escaped unless they are Markup."""
+    """Fill a template; values are data, and escaped unless they are Markup."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    from mobconv import __version__
+    from mobconv.common.version import __version__
 
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES, encoding="utf-8"), autoescape=True, undefined=StrictUndefined,

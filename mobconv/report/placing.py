@@ -1,4 +1,4 @@
-"""Where names of points go in a plot: beside them, not on one another."""
+"""Place the names of points in a plot: beside them, not on one another."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _Box:
         down = min(self.bottom, other.bottom) - max(self.top, other.top)
         return max(across, 0.0) * max(down, 0.0)
 
-    def holds(self, point: Point) -> bool:
+    def contains(self, point: Point) -> bool:
         return self.left <= point[0] <= self.right and self.top <= point[1] <= self.bottom
 
 
@@ -45,12 +45,12 @@ def place(
     """One box for each point, of its width and a common height, inside a plot of `size`; pixels, y downwards.
 
     Greedy: point by point, the candidate that covers least of names and markers, then the nearest. others: markers
-    without a name. A name that finds no free place overlaps where it hurts least.
+    without a name.
     """
     markers = [_Box(x - _DOT, y - _DOT, x + _DOT, y + _DOT) for x, y in (*points, *others)]
-    taken: list[_Box] = []
+    boxes: list[_Box] = []
     leaders: list[Point] = []
-    found: list[Label] = []
+    labels: list[Label] = []
     for (x, y), width in zip(points, widths, strict=True):
         best: tuple[float, _Box, float] | None = None
         for down, across in product((0, 14, -14, 28, -28, 42, 56, -42, 70, 84, 98), (1, -1, 0, 2, -2)):
@@ -59,20 +59,21 @@ def place(
             middle = x + _offset(across, width, bool(down))
             box = _Box(middle - width / 2, y + down - height / 2, middle + width / 2, y + down + height / 2)
             outside = max(0.0, -box.left, box.right - size[0], -box.top, box.bottom - size[1])
-            covered = 4 * sum(box.overlap(other) for other in taken) + sum(box.overlap(other) for other in markers)
+            covered = 4 * sum(box.overlap(other) for other in boxes) + sum(box.overlap(other) for other in markers)
             distance = abs(down) + abs(middle - x) / 2
             line = _line((x, y), (middle, y + down)) if abs(down) > _CLOSE else []
-            crossed = sum(other.holds(at) for at in line for other in taken) + sum(box.holds(at) for at in leaders)
+            crossed = sum(other.contains(at) for at in line for other in boxes)
+            crossed += sum(box.contains(at) for at in leaders)
             cost = 1000 * outside + 10 * covered + 100 * crossed + distance
             if best is None or cost < best[0]:
                 best = cost, box, abs(down)
         assert best is not None
-        taken.append(best[1])
+        boxes.append(best[1])
         far = best[2] > _CLOSE
         if far:
             leaders += _line((x, y), ((best[1].left + best[1].right) / 2, (best[1].top + best[1].bottom) / 2))
-        found.append(Label((best[1].left + best[1].right) / 2, (best[1].top + best[1].bottom) / 2, far))
-    return found
+        labels.append(Label((best[1].left + best[1].right) / 2, (best[1].top + best[1].bottom) / 2, far))
+    return labels
 
 
 def _line(start: Point, end: Point) -> list[Point]:

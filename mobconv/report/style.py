@@ -1,6 +1,6 @@
-"""How plots look: colours, shapes, legends and text that all of them share.
+"""The look of plots: colours, shapes, legends and text that all of them share.
 
-Colours are those of Okabe and Ito (2008), told apart with any colour vision; each mode has a shape and a dash besides.
+Colours are those of Okabe and Ito (2008), which any colour vision distinguishes; each mode has a shape and a dash too.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ Spec = dict[str, Any]
 
 WIDTH = 330  # of a plot's inside, pixels: with its axis it fits a phone
 TEXT = 11
-LETTER = 6.1  # pixels of one at that size, on average
+LETTER = 6.1  # pixels of a letter at that size, on average
 _SHAPES = ("circle", "square", "triangle-up", "diamond")
 _DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2])
 _MODE_NAMES = {"kmeans": "k-means"}
@@ -56,19 +56,19 @@ DARK = Palette(
 
 
 def mode_name(mode: str) -> str:
-    """As people write it."""
+    """A mode as people write it."""
     return _MODE_NAMES.get(mode, mode)
 
 
 def chart(rows: Sequence[Spec]) -> Any:
-    """A chart of rows that stand in the specification itself."""
+    """A chart of rows that are part of the specification."""
     import altair as alt
 
     return alt.Chart(alt.InlineData(values=list(rows)))
 
 
 def haloed(palette: Palette, points: int = TEXT) -> tuple[Spec, Spec]:
-    """Text that is read on lines: first its outline in the paper's colour, then itself."""
+    """Text that stays legible on lines: its outline in the paper's colour, and itself."""
     outline = {"stroke": palette.paper, "strokeWidth": 3, "strokeJoin": "round", "color": palette.paper}
     return {"fontSize": points, **outline}, {"fontSize": points, "color": palette.ink}
 
@@ -93,7 +93,7 @@ def looks_of(known: Sequence[str], palette: Palette) -> dict[str, Any]:
 
 
 def legend(**more: Any) -> Any:
-    """Above the plot, in a line."""
+    """A legend above the plot, in one line."""
     import altair as alt
 
     return alt.Legend(
@@ -108,7 +108,7 @@ def legend(**more: Any) -> Any:
 
 
 def whole(chart: Any, palette: Palette, title: str) -> Spec:
-    """A chart as a specification, in the palette's colours."""
+    """A chart as a specification in the palette's colours."""
     import altair as alt
 
     if title:

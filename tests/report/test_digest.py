@@ -23,7 +23,7 @@ def test_choices_are_the_smallest_that_qualify(told):
     assert [choice.backend for choice in told.choices] == list(told.fronts)
     for choice in told.choices:
         files = [each for each in told.measured if each.row.backend == choice.backend]
-        within = [each for each in files if round((told.results.float_top1 - each.top1) * 100, 9) <= told.margin]
+        within = [each for each in files if told.metric.loss(told.float_score, each.score) <= told.margin]
         lossless = [each for each in files if each.lost.low <= 0]
         fast = [each for each in lossless if each.row.latency_ratio is not None and each.row.latency_ratio <= 1.1]
         assert choice.within.bytes == min(each.bytes for each in within) and choice.within in within
@@ -35,7 +35,7 @@ def test_choices_are_the_smallest_that_qualify(told):
 def test_a_drop_of_just_the_margin_is_within_it():
     told = digest(results.read(DEMO), None, DEMO)
     assert told.choices[0].within.row.cell == "onnx/w3-linear"
-    assert told.choices[0].within.lost.points == told.margin == 5
+    assert told.choices[0].within.lost.loss == told.margin == 5
 
 
 def test_cliffs_of_panels_are_those_of_the_results(told):
@@ -56,41 +56,41 @@ def test_every_quantized_file_is_in_a_panel(told):
         for each in told.measured:
             if each.row.mode:
                 there = shown[each.row.backend, way(each.row), each.row.mode, each.row.bits]
-                assert there.top1 == each.top1
+                assert there.score == each.score
 
 
 def test_backends_that_differ_by_one_image_stand_apart():
     found = results.read(DEMO)
     row = next(row for row in found.cells if row.cell == "tflite/w5-linear")
-    row.top1 -= 1 / 2000
+    row.score -= 100 / 2000
     told = digest(found, None, DEMO)
     assert [panel.backends for panel in told.accuracy] == [("onnx", "coreml"), ("tflite",)]
-    assert "onnx and coreml lie exactly on one another" in words.panel_caption(told.accuracy[0], "top-1")
-    assert "tflite alone" in words.panel_caption(told.accuracy[1], "top-1")
+    assert "onnx and coreml lie exactly on one another" in words.panel_caption(told.accuracy[0], "top-1", told.metric)
+    assert "tflite alone" in words.panel_caption(told.accuracy[1], "top-1", told.metric)
 
 
 @given(st.lists(st.tuples(st.integers(1, 50), st.integers(0, 20)), min_size=1, max_size=30))
 def test_the_front_is_what_nothing_dominates(files):
-    held = [Measured(None, top1 / 20, size, None, 0, 0) for size, top1 in files]
-    front = {(each.bytes, each.top1) for each in pareto(held)}
+    measured = [Measured(None, 100.0 - loss, loss, size, None, None, None) for size, loss in files]
+    front = {(each.bytes, each.loss) for each in pareto(measured)}
     free = {
-        (each.bytes, each.top1)
-        for each in held
+        (each.bytes, each.loss)
+        for each in measured
         if not any(
             other.bytes <= each.bytes
-            and other.top1 >= each.top1
-            and (other.bytes, other.top1) != (each.bytes, each.top1)
-            for other in held
+            and other.loss <= each.loss
+            and (other.bytes, other.loss) != (each.bytes, each.loss)
+            for other in measured
         )
     }
     assert front == free
-    ordered = pareto(held)
+    ordered = pareto(measured)
     assert all(one.bytes < other.bytes for one, other in pairwise(ordered))
 
 
 def test_nothing_measured_is_refused():
     found = results.read(DEMO)
     for row in found.cells:
-        row.status, row.top1 = "unsupported", None
+        row.status, row.score = "unsupported", None
     with pytest.raises(InputError, match="none of its 78 cells was measured"):
         digest(found, None, Path("results.json"))

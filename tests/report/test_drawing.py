@@ -34,9 +34,9 @@ def test_every_point_of_a_panel_is_in_the_plot_with_its_figures(told):
     found = {(row["mode"], round(row["x"])): row for row in rows(charts.accuracy(told, panel)) if "tip" in row}
     for each in panel.points:
         row = found[style.mode_name(each.row.mode), each.row.bits]
-        assert row["top1"] == each.top1 * 100
-        assert row["low"] <= row["top1"] <= row["high"]
-        assert f"top-1 {each.top1 * 100:.2f} %" in row["tip"]
+        assert row["score"] == each.score
+        assert row["low"] <= row["score"] <= row["high"]
+        assert f"top-1 {each.score:.2f} %" in row["tip"]
     drawn = drawing.inline(drawing.svg(charts.accuracy(told, panel)), "a finding")
     assert drawn.count("data-tip=") == len(panel.points) == 24
     assert {"cliff at 3: symmetric, k-means", "cliff at 2: linear", "float 96.05"} <= set(texts(drawn))
@@ -48,8 +48,7 @@ def test_every_file_of_a_format_is_in_its_plot_and_the_front_is_named(told, back
     files = [each for each in told.measured if each.row.backend == backend]
     assert sorted(row["bytes"] for row in rows(spec) if "tip" in row) == sorted(each.bytes for each in files)
     named = set(texts(drawing.svg(spec)))
-    lost = [(told.results.float_top1 - each.top1) * 100 for each in told.fronts[backend]]
-    shippable = [each for each, points in zip(told.fronts[backend], lost, strict=True) if points <= 20]
+    shippable = [each for each in told.fronts[backend] if each.loss <= 20]
     assert len(shippable) >= 4
     assert {each.row.cell.partition("/")[2] for each in shippable} <= named
     assert {"float", "margin", "\N{MINUS SIGN}5", "\N{MINUS SIGN}1"} <= named
@@ -89,7 +88,7 @@ def test_colours_are_those_that_the_pages_style_maps(told):
 
 
 def test_specifications_are_valid(told):
-    """Held against Vega-Lite's schema."""
+    """By Vega-Lite's schema."""
     import altair
 
     for spec in (charts.accuracy(told, told.accuracy[0], title="a\nb"), fronts.sizes(told, "tflite")):

@@ -26,8 +26,8 @@ def driver(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """The thesis's 188 cells, with predictions."""
-    return made(write(tmp_path_factory.mktemp("thesis"), load(THESIS), predicted=True))
+    """The thesis's 188 cells, with scores of samples."""
+    return made(write(tmp_path_factory.mktemp("thesis"), load(THESIS), scored=True))
 
 
 @pytest.fixture(scope="module")
@@ -278,9 +278,9 @@ def test_the_policy_lets_nothing_else_run(page):
 
 def test_two_results_compared(driver, tmp_path):
     content = load()
-    one = write(tmp_path / "a", content, predicted=True)
-    content["cells"][3]["top1"] -= 0.2
-    other = write(tmp_path / "b", content, predicted=True)
+    one = write(tmp_path / "a", content, scored=True)
+    content["cells"][3]["score"] -= 20
+    other = write(tmp_path / "b", content, scored=True)
     target = tmp_path / "changes.html"
     assert run(["report", str(one), str(other), "-o", str(target)]) == 0
     page = opened(driver, target, width=360)
@@ -296,7 +296,7 @@ def test_two_results_compared(driver, tmp_path):
 def test_a_thousand_rows_are_usable_in_two_seconds(driver, tmp_path, monkeypatch, plots):
     """From the start of navigation to plots that are seen, a filter that was typed and a column that was sorted."""
     monkeypatch.setattr(overview, "PLOTS", plots)
-    path = made(write(tmp_path, thousand(), predicted=plots > 2))
+    path = made(write(tmp_path, thousand(), scored=plots > 2))
     assert path.stat().st_size < 3_000_000
     took = []
     for _ in range(3):  # on a machine that does something else besides, the best of three

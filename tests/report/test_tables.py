@@ -8,7 +8,8 @@ from rich.console import Console
 
 from mobconv import results
 from mobconv.cli import render
-from mobconv.gate.judge import Report, Verdict
+from mobconv.common.text import plural
+from mobconv.gate.judge import GateReport, Verdict
 from mobconv.gate.rules import MET, NOT_MET
 from mobconv.report import verdicts
 from mobconv.results import tables
@@ -29,51 +30,51 @@ def found(request):
 
 @pytest.mark.parametrize("width", [60, 80, 100, 160])
 def test_no_figure_is_cut(found, width, capsys):
-    columns = tables.fitting(found.cells, width)
+    columns = tables.fitting(found, width)
     lines = printed(render.rows(found.cells, columns), width, capsys).splitlines()
     assert max(map(len, lines)) <= width and not any("…" in line for line in lines)
     heading = max(column.title.count("\n") for column in columns) + 1
-    told = [line.split() for line in lines[heading:] if line.strip()]
-    assert told == [" ".join(tables.shown(row, columns)).split() for row in found.cells]
+    rows = [line.split() for line in lines[heading:] if line.strip()]
+    assert rows == [" ".join(tables.texts(row, columns)).split() for row in found.cells]
 
 
 def test_what_goes_first():
-    cells = results.read(DOCS / "demo-results.json").cells
+    found = results.read(DOCS / "demo-results.json")
+    every = tables.columns(found.metric)
 
-    def left(width):
-        return [column.name for column in tables.COLUMNS if column not in tables.fitting(cells, width)]
+    def hidden(width):
+        return [column.name for column in every if column not in tables.fitting(found, width)]
 
-    assert left(100) == [] and left(80) == ["SNR dB", "needs"]
-    assert left(70) == ["stored", "SNR dB", "needs"]
-    assert tables.fitting(cells, 10) == [column for column in tables.COLUMNS if column.leaves is None]
+    assert hidden(100) == [] and hidden(80) == ["SNR dB", "needs"]
+    assert hidden(70) == ["stored", "SNR dB", "needs"]
+    assert tables.fitting(found, 10) == [column for column in every if column.drop is None]
 
 
 def test_the_legend_is_of_what_is_shown():
     found = results.read(DOCS / "thesis-results.json")
     assert any(row.stored_bits not in (None, row.bits) for row in found.cells)
     whole = "\n".join(tables.legend(found))
-    assert "* stored wider" in whole and "latency:" in whole and "Not shown" not in whole
-    few = "\n".join(
-        tables.legend(found, [column for column in tables.COLUMNS if column.name not in ("stored", "latency")])
-    )
+    assert "* stored wider" in whole and "latency:" in whole and "Left out" not in whole
+    shown = [column for column in tables.columns(found.metric) if column.name not in ("stored", "latency")]
+    few = "\n".join(tables.legend(found, shown))
     assert "* stored wider" not in few and "latency:" not in few and "quant. loss:" in few
-    assert "Not shown, for want of room: stored, latency." in few
+    assert "Left out, as the terminal is too narrow: stored, latency." in few
 
 
 def test_counts_in_words():
     found = results.read(DOCS / "demo-results.json")
     assert tables.summary(dataclasses.replace(found, cells=found.cells[:1])) == "1 cell: 1 ok"
     assert tables.summary(found) == "78 cells: 78 ok"
-    assert tables.plural(2000, "image") == "2,000 images"
+    assert plural(2000, "image") == "2,000 images"
 
 
 @pytest.mark.parametrize(("width", "beside"), [(80, False), (100, False), (160, True)])
 def test_verdicts_name_cells_whole(width, beside, capsys):
-    held = (
+    shown = (
         Verdict(LONG, "max_conversion_loss", NOT_MET, 1.25, 0.1, "points", note="by the figure alone"),
         Verdict("onnx/w4-kmeans", "max_bytes", MET, 116_935.0, 120_000.0, "bytes"),
     )
-    report = Report(held, (), 2000)
+    report = GateReport(shown, (), 2000)
     out = printed(verdicts.table(report, width), width, capsys)
     lines = out.splitlines()
     assert max(map(len, lines)) <= width

@@ -6,7 +6,7 @@
   if (table) {
     const body = table.tBodies[0];
     const rows = [...body.rows];
-    const said = rows.map((row) => row.textContent.toLowerCase());
+    const texts = rows.map((row) => row.textContent.toLowerCase());
     const order = new Map(rows.map((row, place) => [row, place]));
     const filters = document.getElementById("filters");
     const text = filters.querySelector("input[type=search]");
@@ -18,11 +18,11 @@
       const words = text.value.toLowerCase().split(/\s+/).filter(Boolean);
       let shown = 0;
       rows.forEach((row, place) => {
-        const held = words.every((word) => said[place].includes(word)) &&
+        const matches = words.every((word) => texts[place].includes(word)) &&
           selects.every((select) => !select.value || row.dataset[select.name] === select.value) &&
           (!within || !within.checked || row.dataset.within === "1");
-        row.hidden = !held;
-        shown += held;
+        row.hidden = !matches;
+        shown += matches;
       });
       status.textContent = `${shown} of ${rows.length} cells`;
     };
@@ -30,7 +30,7 @@
     for (const control of [...selects, within]) control && control.addEventListener("change", filter);
     filter();
 
-    // what is not measured stands last, whichever way the rest is sorted
+    // rows without a figure come last in either direction
     const collator = new Intl.Collator("en", { numeric: true });
     const value = (row, column) => row.querySelector(`[data-c="${column}"]`)?.dataset.v ?? "";
     const sort = (heading) => {
@@ -52,7 +52,7 @@
     }
   }
 
-  // the mark nearest to the pointer tells its figures, all of which are in the table too
+  // a tip shows the figures of the mark nearest to the pointer; the table has all of them too
   const tip = document.getElementById("tip");
   const near = 28;
   let last = null;
