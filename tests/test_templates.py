@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from mobconv import backends
+from mobconv.backends.base import Entry
 from mobconv.errors import BackendError
 from mobconv.model.trace import trace
 from mobconv.pipeline import templates
@@ -28,7 +29,7 @@ def test_a_constant_computed_from_a_weight_is_refused(tmp_path, name):
     torch.manual_seed(0)
     traced = trace(Uses().eval(), {"image": np.zeros((1, 8), np.float32)})
     with pytest.raises(BackendError, match=r"other constants|cannot find layer\.weight"):
-        templates.template(backends.get(name), traced, Compute.FP32, tmp_path)
+        templates.template(backends.get(name), Entry(traced), Compute.FP32, tmp_path)
     assert list(tmp_path.rglob("*.partial")) == []
     assert list((tmp_path / templates.FOLDER).iterdir()) == []
 
@@ -39,13 +40,13 @@ def test_a_template_is_converted_once(tmp_path, name, monkeypatch):
     traced = trace(nn.Linear(8, 4).eval(), {"image": np.zeros((1, 8), np.float32)})
     backend = backends.get(name)
     told = []
-    first = templates.template(backend, traced, Compute.FP32, tmp_path, lambda: told.append("now"))
+    first = templates.template(backend, Entry(traced), Compute.FP32, tmp_path, lambda: told.append("now"))
     monkeypatch.setattr(type(backend), "convert", None)
-    assert templates.template(backend, traced, Compute.FP32, tmp_path, lambda: told.append("again")) == first
+    assert templates.template(backend, Entry(traced), Compute.FP32, tmp_path, lambda: told.append("again")) == first
     assert told == ["now"]
     other = trace(nn.Linear(8, 4).eval(), {"image": np.zeros((1, 8), np.float32)})
     with pytest.raises(TypeError):  # other weights are another template
-        templates.template(backend, other, Compute.FP32, tmp_path)
+        templates.template(backend, Entry(other), Compute.FP32, tmp_path)
 
 
 def test_another_input_shape_is_another_template(tmp_path):
@@ -54,5 +55,5 @@ def test_another_input_shape_is_another_template(tmp_path):
     layer = nn.Conv2d(3, 4, 3).eval()
     small, large = (trace(layer, {"image": np.zeros((1, 3, size, size), np.float32)}) for size in (8, 16))
     backend = backends.get("coreml")
-    folders = [templates.template(backend, program, Compute.FP32, tmp_path) for program in (small, large)]
+    folders = [templates.template(backend, Entry(program), Compute.FP32, tmp_path) for program in (small, large)]
     assert folders[0] != folders[1]

@@ -27,7 +27,7 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        from mobconv import __version__
+        from mobconv.common.version import __version__
 
         print(f"mobconv {__version__}")
         raise typer.Exit
@@ -56,6 +56,8 @@ app.command("schema")(schema.command)
 INTERRUPTED = 130
 UNREAD = 141  # what shells see of a program that SIGPIPE ends
 TERMINATED = 143
+# commands whose settings stand in a recipe: messages name its keys, those of other commands options
+_OF_A_RECIPE = ("sweep",)
 _FULL = "the disk is full; free some space and run the same command again"
 
 
@@ -80,7 +82,7 @@ def main() -> None:
 
 
 def _until_unread(arguments: list[str]) -> int:
-    """`run`, ending quietly where whoever read the output is gone, as `| head` is: that is no failed command.
+    """`run`, ending quietly where whoever read the output is gone, as `| head` is: the command has not failed.
 
     click and rich make SystemExit(1) of it, which here would say that a budget was not met.
     """
@@ -106,8 +108,8 @@ def _streams() -> list[TextIO]:
 
 def _targets() -> list[tuple[int, int]]:
     """Where they lead: a file that was written to meanwhile is the same."""
-    found = [os.fstat(stream.fileno()) for stream in _streams()]
-    return [(each.st_dev, each.st_ino) for each in found]
+    statuses = [os.fstat(stream.fileno()) for stream in _streams()]
+    return [(each.st_dev, each.st_ino) for each in statuses]
 
 
 def _unread(stream: TextIO) -> bool:
@@ -141,7 +143,7 @@ def run(arguments: list[str]) -> int:
         if disk_full(error) and not isinstance(error, OutputError):
             return _say(_FULL, OutputError.exit_code)
         if isinstance(error, MobconvError):
-            return _say(str(error), error.exit_code)
+            return _say(error.message("recipe" if arguments[0] in _OF_A_RECIPE else "cli"), error.exit_code)
         raise
     except Exception as error:  # click's errors know their code, and those of usage how to show themselves
         if not hasattr(error, "exit_code"):

@@ -14,7 +14,7 @@ def command(as_json: AsJson = False) -> int:
     from mobconv import backends
     from mobconv.schemes import BITS, Cell, Mode, Scheme
 
-    found: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     for name in backends.names():
         backend = backends.get(name)
         missing = backend.missing()
@@ -24,7 +24,7 @@ def command(as_json: AsJson = False) -> int:
             }
             for mode in Mode
         }
-        found.append(
+        entries.append(
             {
                 "backend": name,
                 "suffix": backend.suffix,
@@ -34,7 +34,7 @@ def command(as_json: AsJson = False) -> int:
             }
         )
     if as_json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(entries, indent=1))
         return 0
     from rich.markup import escape
     from rich.table import Table
@@ -44,20 +44,23 @@ def command(as_json: AsJson = False) -> int:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("backend", "files", *(f"{mode}, bits on disk" for mode in Mode), "here"):
         table.add_column(title)
-    for entry in found:
+    for entry in entries:
         stored = entry["stored_bits"]
         tools = entry["tools"]
         table.add_row(
             str(entry["backend"]),
             f".{entry['suffix']}",
-            *(" ".join(_width(asked, held) for asked, held in reversed(stored[mode.value].items())) for mode in Mode),
+            *(
+                " ".join(_width(asked, stored_bits) for asked, stored_bits in reversed(stored[mode.value].items()))
+                for mode in Mode
+            ),
             escape(entry["missing"] or ", ".join(f"{tool} {version}" for tool, version in tools.items())),
         )
     render.console().print(table)
     return 0
 
 
-def _width(asked: int, held: int | None) -> str:
-    if held is None:
+def _width(asked: int, stored: int | None) -> str:
+    if stored is None:
         return "-"
-    return str(asked) if asked == held else f"{asked}>{held}"
+    return str(asked) if asked == stored else f"{asked}>{stored}"

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 _SHAPE = "such as 1,3,224,224 (batch, channels, height, width)"
 Model = Annotated[
     str | None,
-    typer.Option("--model", metavar="PKG:FACTORY", help="what builds the network, where the file does not say"),
+    typer.Option(
+        "--model", metavar="PKG:FACTORY", help="function or class that builds the network, for files of weights alone"
+    ),
 ]
 ModelArg = Annotated[
     list[str] | None, typer.Option("--model-arg", metavar="NAME=VALUE", help="argument of the factory; may be repeated")
@@ -32,8 +34,8 @@ PreprocessingOption = Annotated[
     typer.Option(
         "--preprocessing",
         metavar="JSON",
-        help='what is done to pixels: {"mean": [..], "std": [..]}, for each channel or one for all, in units of 0..1 '
-        'pixels, with "range", "colour", "size" where they matter; a file that holds it; or `raw` for pixels of 0 to '
+        help='normalisation of pixels: {"mean": [..], "std": [..]}, for each channel or one for all, in units of 0..1 '
+        'pixels, with "range", "colour", "size" where they matter; a file with such JSON; or `raw` for pixels of 0 to '
         "255 as they are",
     ),
 ]
@@ -56,7 +58,7 @@ def preprocessing_from(text: str | None, option: str = "--preprocessing") -> Pre
             text = Path(text).read_text()
         except FileNotFoundError:
             raise InputError(
-                f"{option} {text}: no such file, and no JSON object such as "
+                f"{option} {text}: no such file, and not a JSON object such as "
                 """'{"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}'"""
             ) from None
         except (OSError, ValueError) as error:  # ValueError: not text
@@ -66,34 +68,34 @@ def preprocessing_from(text: str | None, option: str = "--preprocessing") -> Pre
     except ValueError as error:
         raise UsageError(f"{option} is not JSON: {error}") from error
     if not isinstance(value, dict):
-        raise UsageError(f"{option} {value!r} is no JSON object")
+        raise UsageError(f"{option} {value!r} is not a JSON object")
     return Preprocessing.from_json(value)
 
 
 def load_checkpoint(
-    path: Path,
+    reference: str,
     model: str | None,
     model_arg: list[str] | None,
     input_shape: str | None,
     preprocessing: str | None,
     trust_pickle: bool,
 ) -> Checkpoint:
-    """Load a checkpoint as the options say, and tell on stderr what was recognised."""
-    from mobconv.model import checkpoint
+    """Load a checkpoint with the options of the command line, and print its notes on stderr."""
+    from mobconv.model.loading import load
 
-    options = checkpoint.Options(
-        factory=model,
+    if trust_pickle:
+        say("warning: --trust-pickle: the file may run any code on this machine, with your rights")
+    loaded = load(
+        reference,
+        model=model,
         arguments=dict(_argument(text) for text in model_arg or ()),
         input_shape=None if input_shape is None else _shape(input_shape),
         preprocessing=preprocessing_from(preprocessing),
         trust_pickle=trust_pickle,
     )
-    if trust_pickle:
-        say("warning: --trust-pickle: the file may run any code on this machine, with your rights")
-    found = checkpoint.load(path, options)
-    for note in found.notes:
-        say(f"{path.name}: {note}")
-    return found
+    for note in loaded.notes:
+        say(f"{loaded.name}: {note}")
+    return loaded
 
 
 def _argument(text: str) -> tuple[str, Any]:
@@ -117,10 +119,10 @@ def _shape(text: str) -> tuple[int, ...]:
 
 
 def results_file(path: Path) -> Path:
-    """results.json, where a sweep's folder is named."""
+    """The file itself, or results.json in a sweep's folder."""
     return path / "results.json" if path.is_dir() else path
 
 
 def say(text: str) -> None:
-    """A line for people, on stderr: stdout is for results."""
+    """Print a line on stderr: stdout is for results."""
     print(text, file=sys.stderr, flush=True)

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 
 def command(
-    checkpoint: Annotated[Path, typer.Argument(help="what the file was made from, as for `mobconv export`")],
-    artifact: Annotated[Path, typer.Argument(help="an .onnx, .tflite, .mlpackage or .mlmodel, ours or not")],
+    checkpoint: Annotated[str, typer.Argument(help="what the file was made from, as for `mobconv export`")],
+    artifact: Annotated[Path, typer.Argument(help="an .onnx, .tflite, .mlpackage or .mlmodel, of any tool")],
     data: Annotated[str, typer.Option("--data", help="parquet file, folder of images by class, or hub name")],
-    limit: Annotated[int | None, typer.Option("--images", min=1, help="take the first so many images")] = None,
-    takes: Annotated[
+    limit: Annotated[int | None, typer.Option("--images", min=1, help="number of images, the first ones")] = None,
+    stated_input: Annotated[
         str | None,
         typer.Option(
             "--takes",
@@ -39,7 +39,7 @@ def command(
             "wants); `raw` for pixels of 0 to 255",
         ),
     ] = None,
-    shown: Annotated[int, typer.Option("--layers", min=0, help="how many layers to list, worst first")] = 10,
+    shown: Annotated[int, typer.Option("--layers", min=0, help="number of layers to list, worst first")] = 10,
     model: Model = None,
     model_arg: ModelArg = None,
     input_shape: InputShape = None,
@@ -47,53 +47,61 @@ def command(
     trust_pickle: TrustPickle = False,
     as_json: AsJson = False,
 ) -> int:
-    """Where the accuracy of an artifact went: step by step, layer by layer, and to which mistake in preprocessing."""
+    """Find out where the accuracy of an artifact went: which step, which layers, which mistake in preprocessing."""
     import json
 
     from mobconv.cli import render
-    from mobconv.compare import comparison
-    from mobconv.data import labelled as datasets
+    from mobconv.compare.comparison import compare
     from mobconv.errors import InputError
 
     if not artifact.exists():
         raise InputError(f"{artifact}: no such file or folder")
     loaded = load_checkpoint(checkpoint, model, model_arg, input_shape, preprocessing, trust_pickle)
-    told = preprocessing_from(takes, "--takes")
-    given = {"--model": model, "--input-shape": input_shape}
-    options = [text for option, value in given.items() if value is not None for text in (option, value)]
-    options += [text for value in model_arg or () for text in ("--model-arg", value)]
-    options += ["--trust-pickle"] * trust_pickle
     with render.stages() as stage:
-        found = comparison.compare(
-            loaded, artifact, lambda network: datasets.load(data, limit, network.fit), told, stage, options
+        comparison = compare(
+            loaded,
+            artifact,
+            data,
+            takes=preprocessing_from(stated_input, "--takes"),
+            samples=limit,
+            say=stage,
+            checkpoint_options=_checkpoint_options(model, model_arg, input_shape, trust_pickle),
         )
-    if found.other_checkpoint:
+    if comparison.other_checkpoint:
         say(f"warning: {artifact} says that it was made from another checkpoint than {checkpoint}")
-    if found.guessing:
-        say(f"warning: {found.guessing}")
-    if found.doubt:
-        say(f"warning: {found.doubt}")
+    for warning in comparison.warnings:
+        say(f"warning: {warning}")
     if as_json:
-        print(json.dumps(found.to_json(), indent=1))
+        print(json.dumps(comparison.to_json(), indent=1))
         return 0
-    _print(found, shown, render.console())
+    _print(comparison, shown, render.console())
     return 0
 
 
-def _print(found: Comparison, shown: int, console: Console) -> None:
+def _checkpoint_options(
+    model: str | None, model_arg: list[str] | None, input_shape: str | None, trust_pickle: bool
+) -> list[str]:
+    """The words of the options that say how the checkpoint is loaded, for a command to paste."""
+    given = {"--model": model, "--input-shape": input_shape}
+    words = [word for option, value in given.items() if value is not None for word in (option, value)]
+    words += [word for value in model_arg or () for word in ("--model-arg", value)]
+    return words + ["--trust-pickle"] * trust_pickle
+
+
+def _print(comparison: Comparison, shown: int, console: Console) -> None:
+    from mobconv.errors import worded
     from mobconv.report import losses
 
-    console.print(f"{found.artifact} takes {found.told}, by {found.takes.source}")
+    console.print(f"{comparison.artifact} takes {comparison.input_text}, by {comparison.expected.source}")
     console.print()
-    console.print(losses.steps(found))
-    for line in losses.remarks(found):
+    console.print(losses.steps(comparison))
+    for line in losses.remarks(comparison):
         console.print(line, style="dim")
     console.print()
-    if shown and found.injections.layers:
-        console.print(losses.injections(found, shown))
-        console.print(losses.LAYERS_NOTE.format(images=found.injections.images), style="dim")
-        for line in found.injections.skipped:
-            console.print(f"not compared: {line}", style="dim")
+    if shown and comparison.layer_errors.layers:
+        console.print(losses.layers(comparison, shown))
+        for line in losses.layer_remarks(comparison):
+            console.print(line, style="dim")
         console.print()
-    for line in losses.verdict(found):
-        console.print(line, markup=False)
+    for line in losses.verdict(comparison):
+        console.print(worded(line, "cli"), markup=False)

@@ -20,75 +20,26 @@ def command(
 ) -> int:
     """Accuracy, size and latency of one artifact on labelled images."""
     import json
-    import time
 
-    from mobconv import backends
-    from mobconv.backends.size_audit import record_of
-    from mobconv.common import files
-    from mobconv.data import labelled as datasets
-    from mobconv.errors import BackendError, InputError
-    from mobconv.evaluate import inference, input_spec, latency
-    from mobconv.evaluate.tasks import classification
+    from mobconv.common.text import plural, size
+    from mobconv.pipeline.evaluation import evaluate
 
-    if not artifact.exists():
-        raise InputError(f"{artifact}: no such file or folder")
-    backend = backends.for_path(artifact)
-    missing = backend.missing()
-    if missing:
-        raise BackendError(missing)
-    backend.open(artifact, threads).close()  # the first time imports the runtime, which is no matter of the file
-    start = time.perf_counter()
-    runner = backend.open(artifact, threads)
-    load_ms = (time.perf_counter() - start) * 1e3
-    record = record_of(runner.record, artifact)
-    takes = input_spec.expected(runner, artifact, preprocessing_from(preprocessing))
-    images = datasets.load(data, limit, takes.preprocessing.fit)
-    spec = runner.inputs[0]
-    input_spec.check_shape(images.pixels, images.source, takes.preprocessing, spec, str(artifact))
-    feed = input_spec.feed(takes.preprocessing, spec)
-    outputs = inference.predict(inference.of_runner(runner, feed), images.pixels)
-    classification.check_labels(images, outputs.shape[1])
-    doubt = classification.check_names(images, runner.labels or tuple(record.get("labels", ())), str(artifact))
-    if doubt:
-        say(f"warning: {doubt}")
-    right = classification.accuracy(outputs, images.labels)
-    timing = None if runner.verified == "emulated" else latency.latency(runner, runner, feed(images.pixels[:1]))
-    found = {
-        "artifact": str(artifact),
-        "cell": record.get("cell"),
-        "images": len(images),
-        "top1": right.top1,
-        "top5": right.top5,
-        "file_bytes": files.size(artifact),
-        "latency_ms": timing.ms if timing else None,
-        "load_ms": load_ms,
-        "verified": runner.verified,
-        "input": takes.preprocessing.to_json(),
-        "input_by": takes.source,
-    }
-    runner.close()
+    figures = evaluate(artifact, data, samples=limit, preprocessing=preprocessing_from(preprocessing), threads=threads)
+    for warning in figures.warnings:
+        say(f"warning: {warning}")
     if as_json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(figures.to_json(), indent=1))
         return 0
-    from mobconv.results.tables import plural, size
-
-    print(f"{artifact} ({found['cell'] or 'not made by mobconv'})")
-    print(f"  top-1    {right.top1 * 100:.2f} %  of {plural(len(images), 'image')}")
-    print(f"  top-5    {right.top5 * 100:.2f} %")
-    print(f"  size     {size(files.size(artifact))}")
-    print(f"  load     {load_ms:.0f} ms")
-    print(
-        f"  latency  {timing.ms:.2f} ms an image"
-        if timing
-        else "  latency  not measured: emulated, no such device here"
-    )
-    print(f"  run by   {_RUN_BY[runner.verified]}")
-    print(f"  takes    {input_spec.told(takes.preprocessing, spec)}, by {takes.source}")
+    metric = figures.metric
+    print(f"{figures.artifact} ({figures.cell or 'not made by mobconv'})")
+    print(f"  {metric.name:<8} {metric.text(figures.score)}  of {plural(figures.samples, 'sample')}")
+    for name, value in figures.metrics.items():
+        print(f"  {name:<8} {metric.text(value)}")
+    print(f"  size     {size(figures.file_bytes)}")
+    print(f"  load     {figures.load_ms:.0f} ms")
+    latency = figures.latency_ms
+    not_timed = "not measured: emulated, no such device here"
+    print(f"  latency  {not_timed if latency is None else f'{latency:.2f} ms a sample'}")
+    print(f"  run by   {figures.run_by}")
+    print(f"  takes    {figures.input_text}, by {figures.input_by}")
     return 0
-
-
-_RUN_BY = {
-    "runtime": "the format's own runtime",
-    "emulated": "mobconv's own executor of Core ML files (emulated)",
-    "macos": "Core ML on this Mac",
-}

@@ -17,27 +17,26 @@ from mobconv.cli.common import (
     load_checkpoint,
     say,
 )
+from mobconv.schemes import syntax
 
 
 def command(
     checkpoint: Annotated[
-        Path, typer.Argument(help=".safetensors, .pt, .pth (state dict), .pt2 (torch.export) or TorchScript")
+        str, typer.Argument(help=".safetensors, .pt, .pth (state dict), .pt2 (torch.export) or TorchScript")
     ],
     to: Annotated[
         str,
-        typer.Option(
-            "--to", metavar="onnx,tflite,coreml", help="formats (see `mobconv backends`), with commas between"
-        ),
+        typer.Option("--to", metavar="FORMAT,..", help="formats (see `mobconv backends`), with commas between"),
     ],
     scheme: Annotated[
-        str, typer.Option("--scheme", help="fp32, fp16 or w<bits>-<mode>, such as w4-kmeans or w4-linear@native")
+        str, typer.Option("--scheme", help=f"{syntax()}. Such as w4-kmeans or w4-linear@native")
     ] = "fp32",
     out: Annotated[Path, typer.Option("-o", "--out", help="folder for the files")] = Path("out"),
     compute: Annotated[
         str | None,
-        typer.Option("--compute", metavar="fp32|fp16", help="default: fp16 for coreml, as Apple's; else fp32"),
+        typer.Option("--compute", metavar="fp32|fp16", help="precision that the program runs in; default: fp32"),
     ] = None,
-    takes: Annotated[
+    file_input: Annotated[
         str | None,
         typer.Option(
             "--input",
@@ -53,17 +52,20 @@ def command(
     trust_pickle: TrustPickle = False,
     as_json: AsJson = False,
 ) -> int:
-    """Write a checkpoint as Core ML, TFLite or ONNX files, read each back, and print what it costs."""
+    """Write a checkpoint as Core ML, TFLite or ONNX files, read each back, and print what it costs.
+
+    A file has the name of its cell, as in a sweep: the same name is the same file. Core ML programs compute in fp32
+    unless fp16 is asked for (--compute fp16, or w4-kmeans@fp16); Apple's Neural Engine runs fp16 programs only.
+    """
     import json
     from dataclasses import asdict
 
     from mobconv.pipeline import export
 
-    cells = export.cells(to, scheme, compute)
-    if compute is None and any(cell.backend == "coreml" for cell in cells):
-        say("coreml: the program computes in fp16, Apple's own default; --compute fp32 for full precision")
+    wanted = export.cells(to.split(","), scheme, compute)
+    export.check_support(wanted)
     loaded = load_checkpoint(checkpoint, model, model_arg, input_shape, preprocessing, trust_pickle)
-    rows = export.export(loaded, cells, out, say, takes)
+    rows = export.export_cells(loaded, wanted, out, say, file_input)
     if as_json:
         print(json.dumps([asdict(row) for row in rows], indent=1))
         return 0
@@ -73,8 +75,8 @@ def command(
     console = render.console()
     console.print(render.exported(rows))
     console.print(
-        "eff. bits: all that the weights add to the file, per weight; latency: one image on one thread, against the "
-        "same format's fp32 file.",
+        "eff. bits: bytes that the weights add to the file, in bits per weight; latency: one image on one thread, "
+        "as a multiple of the same format's fp32 file.",
         style="dim",
     )
     render.remarks(console, tables.remarks(rows))

@@ -26,45 +26,47 @@ def command(
         str | None,
         typer.Option("--cluster", metavar="ADDRESS", help="work on a running Dask cluster, as tcp://host:8786"),
     ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="make everything anew, whatever is there")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="build every cell again, and reuse nothing")] = False,
     trust_pickle: TrustPickle = False,
     as_json: AsJson = False,
 ) -> int:
     """Export, read back and measure every cell of a recipe; one table, and the cliffs.
 
-    Writes artifacts, results.json, results.csv, results.md and predictions.npz below the output folder
-    (default: out/ and the recipe's name). A second run makes only what is missing or changed; one that was stopped or
-    killed goes on from there. Rows that say `unsupported` are fine; a cell that failed is exit code 5.
+    Writes artifacts, results.json, results.csv, results.md and scores.npz below the output folder
+    (default: out/ and the recipe's name). A second run builds only what is missing or changed; after a stop or a kill
+    it goes on from there. Rows that say `unsupported` are fine; a cell that failed is exit code 5.
     """
-    from mobconv import backends
-    from mobconv import recipe as recipes
     from mobconv.cli import render, stopping
-    from mobconv.errors import CellError, UsageError
+    from mobconv.errors import CellError
     from mobconv.results import FAILED
-    from mobconv.sweep import Job, Sweep
+    from mobconv.sweep.run import default_folder, sweep
 
     started = time.perf_counter()
-    if cluster is not None and jobs > 1:
-        raise UsageError("--jobs and --cluster do not go together: a cluster has the workers that it has")
-    plan = recipes.load(recipe, backends.names())
-    cells = plan.cells(only or ())
-    folder = out or Path("out") / recipe.stem
-    job = Job.of(plan, trust_pickle, recipe.parent)
-    with render.watching(len(cells), plan.checkpoint.name) as watcher:
+    folder = out or default_folder(recipe)
+    with render.watching() as watcher:
         try:
-            found = Sweep(job, folder, watcher, jobs, cluster, fresh).run(cells)
+            results = sweep(
+                recipe,
+                folder,
+                only=only or (),
+                jobs=jobs,
+                cluster=cluster,
+                fresh=fresh,
+                trust_pickle=trust_pickle,
+                watcher=watcher,
+            )
         except (KeyboardInterrupt, stopping.Terminated):
-            say(watcher.stopped())
+            if watcher.names:  # else the recipe was not read yet
+                say(watcher.stopped())
             raise
     if as_json:
         print((folder / "results.json").read_text(), end="")
     else:
-        render.results(found)
-        say(f"{folder}/: artifacts, results.json, .csv, .md and predictions.npz; {_minutes(started)}")
-    names = {cell.name for cell in cells}
-    failed = [row.cell for row in found.cells if row.status == FAILED and row.cell in names]
+        render.results(results)
+        say(f"{folder}/: artifacts, results.json, .csv, .md and scores.npz; {_minutes(started)}")
+    failed = [row.cell for row in results.cells if row.status == FAILED and row.cell in watcher.names]
     if failed:
-        raise CellError(f"{len(failed)} of {len(cells)} cells failed: {', '.join(failed[:8])}")
+        raise CellError(f"{len(failed)} of {watcher.total} cells failed: {', '.join(failed[:8])}")
     return 0
 
 

@@ -1,140 +1,175 @@
-"""One scheme into some formats: files, and what each costs."""
+"""Export: one scheme into one or more formats; files, and what each costs."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from numpy.typing import NDArray
-
-from mobconv import backends, results
-from mobconv.backends.base import Backend
+from mobconv import backends
 from mobconv.common import files, locks
 from mobconv.data.preprocessing import Preprocessing
-from mobconv.errors import BackendError, InputError, UsageError, did_you_mean
-from mobconv.evaluate import latency
+from mobconv.errors import BackendError, InputError, UsageError, did_you_mean, setting
 from mobconv.model import image_input
 from mobconv.model.checkpoint import Checkpoint
-from mobconv.model.trace import Program
-from mobconv.pipeline import network, templates
-from mobconv.results import Row
+from mobconv.model.loading import load
+from mobconv.model.sources.in_memory import load as in_memory
+from mobconv.pipeline.build import build, measure_cell
+from mobconv.pipeline.context import Context, Plan
+from mobconv.pipeline.measure import Seconds
+from mobconv.results import CELLS, Row
 from mobconv.schemes import Cell, Compute
 
-
-def cells(to: str, scheme: str, compute: str | None) -> list[Cell]:
-    """The cells of ``--to``, ``--scheme`` (@native and @fp16 as in a recipe) and ``--compute``. Raises UsageError."""
-    if compute is not None and compute not in list(Compute):
-        raise UsageError(f"--compute {compute!r}: fp32 or fp16{did_you_mean(compute, Compute)}")
-    if compute == "fp32" and "@fp16" in scheme:
-        raise UsageError(f"--scheme {scheme} and --compute fp32 do not go together")
-    if "," in scheme or "{" in scheme:
-        raise UsageError(
-            f"--scheme {scheme}: one scheme an export. `mobconv sweep` makes several: in a recipe, "
-            + (f'schemes: ["{scheme}"]' if "{" in scheme else f"schemes: [{', '.join(scheme.split(','))}]")
-        )
-    names = [name.strip() for name in to.split(",") if name.strip()]
-    if not names:
-        raise UsageError(f"--to names no format: {', '.join(backends.names())}, with commas between")
-    found = []
-    for name in dict.fromkeys(names):
-        backends.get(name)
-        cell = Cell.parse(f"{name}/{scheme}")
-        if compute or (name == "coreml" and cell.compute is Compute.FP32):
-            cell = replace(cell, compute=Compute(compute or "fp16"))
-        found.append(cell)
-    return found
+if TYPE_CHECKING:
+    import torch
 
 
-def export(
-    checkpoint: Checkpoint, wanted: Sequence[Cell], out: Path, say: Callable[[str], None], takes: str | None = None
-) -> list[Row]:
-    """Write, read back and time each cell.
+def cells(to: Sequence[str], scheme: str, compute: str | None = None) -> list[Cell]:
+    """The cells of some formats, a scheme (with @native, @fp16 and @fp32 as in a recipe) and a precision of compute.
 
-    takes: kind of the files' input, of image_input.INPUTS; None for images where the network takes them.
-
-    Raises BackendError, before anything is written, when a backend is missing or cannot hold a cell; UsageError for a
-    sweep's folder; LockedError where another process works in the folder.
+    compute: None for the scheme's, else each backend's default. Raises UsageError.
     """
+    if compute is not None and compute not in list(Compute):
+        raise UsageError(f"{setting('compute', compute)}: fp32 or fp16{did_you_mean(compute, Compute)}")
+    if "," in scheme or "{" in scheme:
+        key = f'schemes: ["{scheme}"]' if "{" in scheme else f"schemes: [{', '.join(scheme.split(','))}]"
+        raise UsageError(
+            f"{setting('scheme', scheme)}: one scheme an export. `mobconv sweep` makes several: in a recipe, {key}"
+        )
+    names = [name.strip() for name in to if name.strip()]
+    if not names:
+        raise UsageError(f"{setting('to')} names no format: {', '.join(backends.names())}, with commas between")
+    wanted = []
+    for name in dict.fromkeys(names):
+        cell = backends.cell(f"{name}/{scheme}")
+        if compute is not None:
+            stated = [each for each in Compute if f"@{each}" in scheme]
+            if stated and stated != [Compute(compute)]:
+                raise UsageError(f"{setting('scheme', scheme)} and {setting('compute', compute)} do not go together")
+            cell = replace(cell, compute=Compute(compute))
+        wanted.append(cell)
+    return wanted
+
+
+def check_support(wanted: Sequence[Cell]) -> None:
+    """Raise BackendError where a backend is missing or cannot hold a cell."""
     for cell in wanted:
         backend = backends.get(cell.backend)
         missing, support = backend.missing(), backend.support(cell)
         if missing or support.stored_bits is None:
             raise BackendError(f"{cell}: {missing or support.reason}")
+
+
+def export(
+    source: Checkpoint | torch.nn.Module | Path | str,
+    example: Any = None,
+    *,
+    to: Sequence[str] | str,
+    scheme: str = "fp32",
+    out: Path | str = "out",
+    compute: str | None = None,
+    input: str | None = None,
+    preprocessing: Preprocessing | None = None,
+    labels: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[Row]:
+    """Export a network to one or more formats, read each file back, and time it.
+
+    source: a checkpoint of `load`, a reference to one, or a module in memory; example: of a module, its inputs with a
+    batch of 1: a tensor or array, a tuple of them in the order of `forward`, or a mapping by name. to: names of formats
+    (with commas between, as text); scheme: of the weights, as in `w4-kmeans`; out: folder, where the files are
+    `<format>/<scheme>.<suffix>`; compute: 'fp32' or 'fp16', None for the format's default. input: what files take,
+    'image' (pixels of 0 to 255), 'image-uint8' or 'tensor'; None for images where the network takes them and its
+    preprocessing is known. preprocessing, labels: of a module in memory. options: of formats, by name. say: called with
+    a line when a long step begins.
+
+    Returns a row for each file: path, bytes, effective bits, latency (see docs/results.md). Raises UsageError for
+    settings that do not fit, InputError for a network that cannot be traced, BackendError, before anything is written,
+    when a format is missing here or cannot hold the scheme; LockedError where another process works in the folder.
+    """
+    wanted = cells(to.split(",") if isinstance(to, str) else to, scheme, compute)
+    return export_cells(_checkpoint(source, example, preprocessing, labels), wanted, Path(out), say, input, options)
+
+
+def _checkpoint(
+    source: Checkpoint | torch.nn.Module | Path | str,
+    example: Any,
+    preprocessing: Preprocessing | None,
+    labels: Sequence[str],
+) -> Checkpoint:
+    if isinstance(source, Checkpoint):
+        return source
+    if isinstance(source, str | Path):
+        return load(source, preprocessing=preprocessing)
+    return in_memory(source, example, preprocessing, labels)
+
+
+def export_cells(
+    checkpoint: Checkpoint,
+    wanted: Sequence[Cell],
+    out: Path,
+    say: Callable[[str], None] = lambda text: None,
+    kind: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> list[Row]:
+    """Write, read back and time each cell; see `export`."""
+    check_support(wanted)
     _check_folder(out)
     files.ensure_folder(out)
-    program = checkpoint.trace()
-    if wanted[0].scheme.mode is not None and not program.sites:
-        raise InputError(f"{checkpoint.path}: the network has no weights to quantize; export it as fp32 or fp16")
-    takes = takes or _kind(checkpoint, program, say)
-    say(f"quantize to {wanted[0].scheme}")
-    weights = network.quantize_all(program, wanted[0].scheme)
-    counts = network.describe(weights, wanted[0].scheme)
-    rows = []
-    with tempfile.TemporaryDirectory(prefix="mobconv-") as scratch, locks.folder(out, "mobconv export"):
-        _check_folder(out)  # again, for a sweep that came and went while the network was traced
-        for cell in wanted:
-            backend = backends.get(cell.backend)
-            say(f"convert to {cell.backend}")
-            entered, left = _entrance(checkpoint, program, backend, takes)
-            folder = templates.template(backend, entered, cell.compute, Path(scratch))
-            path = out / cell.path(backend.suffix)
-            encoded = backend.encode(folder, weights, cell, path, network.record(cell, checkpoint, left))
-            plain = templates.float_artifact(backend, folder, entered, cell.compute)
-            timing, verified = _time(backend, path, plain, next(iter(entered.example.values())))
-            rows.append(results.of_file(cell, encoded, path, str(path), counts, verified, timing))
+    with tempfile.TemporaryDirectory(prefix="mobconv-") as scratch:
+        context = Context(lambda: checkpoint, Plan(input="tensor", options=options or {}), Path(scratch), say)
+        program = context.program
+        if wanted[0].scheme.mode is not None and not program.sites:
+            raise InputError(
+                f"{checkpoint.reference}: the network has no weights to quantize; export it as fp32 or fp16"
+            )
+        context.plan = replace(context.plan, input=_kind(context, kind, say))
+        rows = []
+        try:
+            with locks.folder(out, "mobconv export"):
+                _check_folder(out)  # again, for a sweep that came and went while the network was traced
+                for cell in wanted:
+                    path, seconds = out / cell.path(backends.get(cell.backend).suffix), Seconds()
+                    built = build(cell, context, path, seconds=seconds)
+                    rows.append(measure_cell(built, context, str(path), seconds).row)
+        finally:
+            context.close()
     return rows
 
 
 def _check_folder(out: Path) -> None:
-    """Raise UsageError for a folder whose files a sweep has measured, or was about to."""
-    marks = [name for name in (results.CELLS, "results.json") if (out / name).exists()]
+    """Raise UsageError for the folder of a sweep: its rows would no longer describe its files."""
+    marks = [name for name in (CELLS, "results.json") if (out / name).exists()]
     if marks:
         raise UsageError(
             f"{out} is the folder of a sweep (it has {marks[0]}): an export there would replace files that the sweep "
-            "measured, and its results would no longer be theirs. Choose another folder with -o"
+            f"measured, and its results would no longer be theirs. Choose another folder with {setting('out')}"
         )
 
 
-def _kind(checkpoint: Checkpoint, program: Program, say: Callable[[str], None]) -> str:
-    """Images where the network takes them and says how they are normalised; else say why not."""
-    if image_input.is_image(program, checkpoint.preprocessing):
+def _kind(context: Context, kind: str | None, say: Callable[[str], None]) -> str:
+    """The kind of input that is asked for, checked; without one, images where network and preprocessing allow it."""
+    checkpoint, program = context.checkpoint, context.program
+    images = image_input.is_image(program, checkpoint.preprocessing)
+    if kind is not None:
+        if kind not in image_input.INPUTS:
+            known = ", ".join(image_input.INPUTS)
+            raise UsageError(f"{setting('input', kind)}: {known}{did_you_mean(kind, image_input.INPUTS)}")
+        if kind != "tensor" and not images:
+            raise UsageError(
+                f"{setting('input', kind)}: {checkpoint.reference} takes no images, or does not say how their pixels "
+                f"are normalised ({setting('preprocessing')})"
+            )
+        return kind
+    if images:
         return "image"
     shapes = ", ".join(str(list(value.shape)) for value in program.example.values())
     if checkpoint.preprocessing is None:
-        why = "it is not known how pixels are normalised; with --preprocessing they take pixels of 0 to 255"
+        why = "normalisation of pixels is not known; with a preprocessing they would take pixels of 0 to 255"
     else:
-        why = "which are no images of its preprocessing's channels"
+        why = "these are not images with the channels of its preprocessing"
     say(f"input: the files take the network's own tensors, {shapes}: {why}")
     return "tensor"
-
-
-def _entrance(
-    checkpoint: Checkpoint, program: Program, backend: Backend, takes: str
-) -> tuple[Program, Preprocessing | None]:
-    """As image_input.entrance. Raises UsageError for an image input of a network whose normalisation is not known."""
-    if takes not in image_input.INPUTS:
-        raise UsageError(f"--input {takes!r}: {', '.join(image_input.INPUTS)}{did_you_mean(takes, image_input.INPUTS)}")
-    if takes != "tensor" and not image_input.is_image(program, checkpoint.preprocessing):
-        raise UsageError(
-            f"--input {takes}: {checkpoint.path} takes no images, or does not say how their pixels are normalised "
-            "(--preprocessing)"
-        )
-    return image_input.entrance(program, checkpoint.preprocessing, checkpoint.labels, backend, takes)
-
-
-def _time(backend: Backend, path: Path, plain: Path, sample: NDArray[Any]) -> tuple[latency.Latency | None, str]:
-    """Latency of a file against its float one, where its own runtime is here; and how it is run."""
-    runner = backend.open(path, threads=1)
-    try:
-        if runner.verified == "emulated":
-            return None, runner.verified
-        baseline = backend.open(plain, threads=1)
-        try:
-            return latency.latency(runner, baseline, sample), runner.verified
-        finally:
-            baseline.close()
-    finally:
-        runner.close()

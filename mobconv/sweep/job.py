@@ -1,15 +1,21 @@
-"""What a sweep is asked to do, small enough to be sent to a worker, and how it tells of its progress."""
+"""What a sweep is asked to do, small enough to be sent to a worker; and the interface that its progress is shown by."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mobconv import recipe
+from mobconv import backends
+from mobconv import recipe as recipes
+from mobconv.evaluate import tasks
+from mobconv.evaluate.tasks import Metric, Task
 from mobconv.model import checkpoint
 from mobconv.model.checkpoint import Checkpoint, Options
+from mobconv.recipe import Recipe
+from mobconv.schemes import Cell
 from mobconv.sweep import source_hash
 
 if TYPE_CHECKING:
@@ -18,60 +24,73 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """A recipe, what is said of its checkpoint, and the folder that a factory is looked for in."""
+    """A recipe, the options of its checkpoint, and the folder that a factory is looked for in."""
 
-    plan: recipe.Recipe
+    recipe: Recipe
     options: Options
     here: Path
 
     @classmethod
-    def of(cls, plan: recipe.Recipe, trust_pickle: bool = False, beside: Path | None = None) -> Job:
-        """As a recipe says, started in the current folder. Raises InputError or UsageError for its preprocessing.
+    def of(cls, recipe: Recipe, trust_pickle: bool = False, beside: Path | None = None) -> Job:
+        """Make the job of a recipe, started in the current folder.
 
-        beside: the recipe's own folder, where a factory is looked for that is found nowhere else.
+        beside: the recipe's own folder, where a factory is looked for if it is nowhere else. Raises InputError for a
+        preprocessing that makes no sense, UsageError for options that their backend refuses.
         """
-        here = source_hash.folder_of(plan.model, beside) if plan.model and beside else Path.cwd()
+        for name, values in recipe.options.items():
+            backends.get(name).options(values)
+        here = source_hash.folder_of(recipe.model, beside) if recipe.model and beside else Path.cwd()
         options = Options(
-            factory=plan.model,
-            arguments=plan.arguments,
-            input_shape=tuple(plan.input_shape) if plan.input_shape else None,
-            preprocessing=recipe.preprocessing_of(plan),
+            factory=recipe.model,
+            arguments=recipe.arguments,
+            input_shape=tuple(recipe.input_shape) if recipe.input_shape else None,
+            preprocessing=recipes.preprocessing_of(recipe),
             trust_pickle=trust_pickle,
             here=here,
         )
-        return cls(plan, options, here)
+        return cls(recipe, options, here)
+
+    @cached_property
+    def cells(self) -> list[Cell]:
+        """All cells of the recipe, in its order."""
+        return self.recipe.cells()
+
+    @property
+    def task(self) -> Task:
+        """The recipe's task."""
+        return tasks.get(self.recipe.task)
 
     def load(self) -> Checkpoint:
-        """The checkpoint. Raises what checkpoint.load raises, in a recipe's words."""
-        with recipe.in_its_words():
-            found = checkpoint.load(self.plan.checkpoint, self.options)
-        found.notes = [recipe.in_keys(note) for note in found.notes]
-        return found
+        """The checkpoint. Raises InputError and UsageError, as checkpoint.load."""
+        return checkpoint.load(self.recipe.checkpoint, self.options)
 
     def absolute(self) -> Job:
-        """The same for a process that may stand in another folder."""
-        data = self.plan.data
+        """The same for a process that may be in another folder."""
+        recipe = self.recipe
         changed = {
-            "checkpoint": self.plan.checkpoint.absolute(),
-            "data": str(Path(data).absolute()) if Path(data).exists() else data,
+            name: str(Path(reference).absolute()) if Path(reference).exists() else reference
+            for name, reference in (("checkpoint", recipe.checkpoint), ("data", recipe.data))
         }
-        return replace(self, plan=self.plan.model_copy(update=changed))
+        return replace(self, recipe=recipe.model_copy(update=changed))
 
 
 class Watcher:
-    """Told of progress; does nothing by itself."""
+    """Called with the progress of a sweep; does nothing by itself."""
+
+    def begin(self, cells: Sequence[Cell], checkpoint: str, metric: Metric) -> None:
+        """A sweep of these cells begins. checkpoint: its name; metric: of their rows."""
 
     def note(self, text: str) -> None:
-        """Something that was recognised, to be told."""
+        """Something was recognised in checkpoint or data."""
 
     def stage(self, text: str) -> None:
-        """Something long begins."""
+        """A long step begins."""
 
     def kept(self, kept: int, untimed: Sequence[str], total: int) -> None:
-        """So many of the cells are as an earlier sweep left them, and these others but for their timings."""
+        """Of `total` cells, `kept` have valid rows of an earlier sweep, and those named in `untimed` but no timings."""
 
     def untimed(self, row: Row) -> None:
-        """A cell is made and measured, but for its timings."""
+        """A cell is built and measured, but not timed yet."""
 
     def row(self, row: Row) -> None:
-        """A cell is done, or cannot be."""
+        """A cell is done, or cannot be done."""

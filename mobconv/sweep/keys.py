@@ -1,4 +1,7 @@
-"""What made a cell, as one hash: a row is taken from an earlier sweep only where nothing of it has changed."""
+"""Keys of cells: one hash over everything that a cell is made of.
+
+A row of an earlier sweep is reused only where nothing of it has changed.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,11 @@ from typing import Any
 
 from mobconv import backends
 from mobconv.common import files
-from mobconv.errors import InputError
 from mobconv.model import checkpoint
 from mobconv.schemes import Cell
 from mobconv.sweep import source_hash
 from mobconv.sweep.job import Job
-from mobconv.sweep.store import Network
+from mobconv.sweep.store import FloatBaseline
 
 # float baseline and reference; weights; `data` keeps its own
 _TOOLS = ("torch", "numpy", "numba", "llvmlite", "scipy")
@@ -29,11 +31,12 @@ _DECODERS = ("datasets", "pillow", "pyarrow")
 
 @dataclass(frozen=True)
 class Inputs:
-    """A job's files, hashed as they lie there, decoded by nobody.
+    """A job's files, hashed without decoding them.
 
     checkpoint  sha256 of the file
-    code        hash over what else builds the network: factory, arguments, source, what the recipe says of its input
-    data        hash over the images' files and how many are taken; None where they come from the hub
+    code        hash over the factory of the network, its arguments and source, and the recipe's input settings
+    data        hash over the data's files and the number of samples taken; None for data of the hub
+    followed    whether the code that builds the network could be hashed
     """
 
     checkpoint: str
@@ -42,81 +45,63 @@ class Inputs:
     followed: bool = True
 
     @cached_property
-    def network(self) -> str:
-        """The key of the float baseline and of what is known of the network."""
-        told = [
-            self.checkpoint,
-            self.code,
-            self.data,
-            source_hash.of_mobconv(),
-            _machine(),
-            _versions(*_TOOLS, *_DECODERS),
-        ]
-        return _hash(told)
+    def baseline(self) -> str:
+        """The key of the float baseline's record."""
+        tools = _versions(*_TOOLS, *_DECODERS)
+        return _hash([self.checkpoint, self.code, self.data, source_hash.of_mobconv(), _machine(), tools])
 
 
 def environment() -> list[str]:
     """What may differ from machine to machine: kind of machine, Python and versions of tools."""
-    found = _versions(*_TOOLS, *_DECODERS)
+    versions = _versions(*_TOOLS, *_DECODERS)
     for name in backends.BUILT_IN:
         if backends.get(name).missing() is None:
-            found |= backends.get(name).versions()
-    return [*_machine(), *(f"{name} {number}" for name, number in sorted(found.items()))]
+            versions |= backends.get(name).versions()
+    return [*_machine(), *(f"{name} {number}" for name, number in sorted(versions.items()))]
 
 
-def inputs(job: Job, data: bool = True) -> Inputs:
-    """Hash what a job starts from; data: its images too. Raises InputError for a checkpoint that cannot be read."""
-    plan = job.plan
-    try:
-        content = plan.checkpoint.read_bytes()
-    except OSError:
-        # loading it says what is wrong, as every command does
-        job.load()
-        raise InputError(f"{plan.checkpoint}: cannot be read") from None
-    followed = not (
-        plan.model is None
-        and plan.checkpoint.suffix != ".safetensors"
-        and checkpoint.kind_of(plan.checkpoint, content) == "pickle"
-    )
-    held = job.options.preprocessing
-    told = {
-        "factory": plan.model,
-        "arguments": plan.arguments,
-        "input_shape": plan.input_shape,
-        "preprocessing": held.to_json() if held else None,
-        "sources": source_hash.of_factory(plan.model, job.here) if plan.model else {},
-        # a pickled module is built by code that only its loading finds
-        "once": None if followed else uuid.uuid4().hex,
+def inputs(job: Job, with_data: bool = True) -> Inputs:
+    """Hash what a job starts from; with_data: its data too. Raises InputError for a checkpoint that cannot be read."""
+    recipe, options = job.recipe, job.options
+    fingerprint = checkpoint.fingerprint(recipe.checkpoint, options)
+    statements = {
+        "factory": recipe.model,
+        "arguments": recipe.arguments,
+        "input_shape": recipe.input_shape,
+        "preprocessing": options.preprocessing.to_json() if options.preprocessing else None,
+        "sources": source_hash.of_factory(recipe.model, job.here) if recipe.model else {},
+        # code that only loading finds may have changed: such a key is used once
+        "once": None if fingerprint.followed else uuid.uuid4().hex,
     }
-    return Inputs(
-        hashlib.sha256(content).hexdigest(), _hash(told), images(plan.data, plan.images) if data else None, followed
-    )
+    samples = data(recipe.data, recipe.images) if with_data else None
+    return Inputs(fingerprint.sha256, _hash(statements), samples, fingerprint.followed)
 
 
-def images(source: str, limit: int | None) -> str | None:
-    """Hash over a file or folder of images; None for a name on the hub, which only loading it can tell."""
+def data(source: str, limit: int | None) -> str | None:
+    """Hash over a file or folder of samples; None for a name on the hub, whose content is known once it is loaded."""
     path = Path(source)
     return _hash([files.sha256(path), path.is_dir(), limit]) if path.exists() else None
 
 
-def cell(made: Inputs, network: Network, job: Job, which: Cell) -> str:
-    """The key of a cell: of a recipe's rules, what they change of its scheme in this network."""
-    plan = job.plan
+def cell(inputs: Inputs, baseline: FloatBaseline, job: Job, which: Cell) -> str:
+    """The key of a cell. Of a recipe's layer rules it has what they change of the cell's scheme in this network."""
+    recipe = job.recipe
     backend = backends.get(which.backend)
-    told = {
+    content = {
         "cell": which.name,
-        "checkpoint": made.checkpoint,
-        "code": made.code,
-        "pixels": network.pixels,
-        "layers": [[name, plan.scheme_for(name, which.scheme).name] for name in network.sites],
-        "input": plan.input,
-        "image_type": plan.image_type.model_dump() if plan.image_type else None,
-        "threads": plan.threads,  # load_ms is measured with it
+        "checkpoint": inputs.checkpoint,
+        "code": inputs.code,
+        "data": baseline.data_sha256,
+        "layers": [[name, recipe.scheme_for(name, which.scheme).name] for name in baseline.sites],
+        "task": recipe.task,
+        "input": recipe.input,
+        "options": recipe.options.get(which.backend, {}),
+        "threads": recipe.threads,  # load_ms is measured with it
         "source": [source_hash.of_mobconv(), source_hash.of_mobconv(which.backend)],
         "tools": {**_versions(*_TOOLS), **backend.versions()},
         "machine": _machine(),
     }
-    return _hash(told)
+    return _hash(content)
 
 
 def _machine() -> list[str]:
@@ -125,14 +110,14 @@ def _machine() -> list[str]:
 
 
 def _versions(*names: str) -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in names:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
-def _hash(told: Any) -> str:
-    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()

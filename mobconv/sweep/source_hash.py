@@ -1,12 +1,13 @@
-"""The source behind a network and behind mobconv itself, as hashes: what it is, without importing it."""
+"""Hashes of source code: of what builds a network, and of mobconv itself. Nothing is imported for it."""
 
 from __future__ import annotations
 
 import ast
 import hashlib
 import importlib.util
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import PackageNotFoundError, version
@@ -14,57 +15,73 @@ from pathlib import Path
 
 from mobconv import backends
 
-# What lies above a sweep, or beside it, and has no part in a cell; tests/sweep/test_sources.py holds it to that.
-ABOVE = {
-    "cli", "exporting.py", "report", "comparison.py", "gate.py", "rules.py", "compare", "probe.py", "advice.py",
-    "paired.py", "baseline.py", "mistakes.py", "diagnosis.py", "budget.py", "changes.py", "intervals.py",
-}  # fmt: skip
 _ROOT = Path(backends.__file__).parents[1]
+_FOLLOWED = ("sweep", "zoo")  # imports are followed from here; checkpoints name factories of the zoo as text
+_IMPORT = re.compile(rb"^\s*(?:from|import) mobconv(?:\.(\w+)| import ([\w, ]+))", re.MULTILINE)
 
 
 @cache
 def of_mobconv(backend: str | None = None) -> str:
-    """Hash over mobconv's own source: of all that cells share, or of one backend.
+    """Hash over mobconv's own source: of the packages that all cells share, or of those of one backend.
 
-    A version number would do for a release; while mobconv is changed it would keep rows that its code no longer makes.
-    180 small files take 10 ms.
+    A version number would do for a release; while mobconv is being changed it would keep rows that its code no longer
+    makes. The packages are those that `mobconv.sweep` imports, directly or not, without the folders of formats: what
+    lies above (command line, report) or beside (compare, gate) is not among them, so it has no part in a key.
     """
-    if backend is None:
-        files = [path for path in _ROOT.rglob("*.py") if _shared(path.relative_to(_ROOT).parts)]
-        return _digest(_ROOT, files)
-    if backend not in backends.BUILT_IN:
-        spec = importlib.util.find_spec(type(backends.get(backend)).__module__)
-        held = Path(spec.origin) if spec and spec.origin else _ROOT
-        return _digest(held.parent, list(held.parent.rglob("*.py")) if held.name == "__init__.py" else [held])
-    own = backends.BUILT_IN[backend].rpartition(".")[2]
-    # neural networks run in the executor of ML Programs
-    folders = [_ROOT / "backends" / name for name in {own, "coreml" if own == "mlmodel" else own}]
-    return _digest(_ROOT, [path for folder in folders for path in folder.rglob("*.py")])
+    if backend is not None:
+        return _digest([path for name in backends.get(backend).source_packages for path in _sources_of(name)])
+    return _digest([path for package in shared_packages() for path in _sources_of(f"mobconv.{package}", formats=False)])
 
 
-def _shared(parts: tuple[str, ...]) -> bool:
-    return parts[0] not in ABOVE and not (parts[0] == "backends" and len(parts) > 2)
+@cache
+def shared_packages() -> tuple[str, ...]:
+    """Packages and modules below `mobconv` that a sweep imports, directly or not."""
+    seen: set[str] = set()
+    waiting = [*_FOLLOWED]
+    while waiting:
+        package = waiting.pop()
+        if package in seen:
+            continue
+        seen.add(package)
+        for path in _sources_of(f"mobconv.{package}", formats=False):
+            for below, names in _IMPORT.findall(path.read_bytes()):
+                imported = [below.decode()] if below else [name.strip() for name in names.decode().split(",")]
+                waiting += [name for name in imported if (_ROOT / name).exists() or (_ROOT / f"{name}.py").exists()]
+    return tuple(sorted(seen))
 
 
-def _digest(root: Path, files: list[Path]) -> str:
+def _sources_of(package: str, formats: bool = True) -> list[Path]:
+    """Source files of a package or module; formats: also in folders below `mobconv.backends`."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        return []
+    path = Path(spec.origin)
+    if path.name != "__init__.py":
+        return [path]
+    nested = formats or path.parent != _ROOT / "backends"
+    return sorted(path.parent.rglob("*.py") if nested else path.parent.glob("*.py"))
+
+
+def _digest(files: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for path in sorted(files):
-        digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+        name = path.relative_to(_ROOT).as_posix() if path.is_relative_to(_ROOT) else path.name
+        digest.update(f"{name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
 
 
 def of_factory(factory: str, here: Path) -> dict[str, str]:
-    """What `package.module:factory` is made of: sha256 of each source file that it imports, by the module's name, and
-    versions of installed packages.
+    """Sources of `package.module:factory`: sha256 of each file that it imports, by module name, and versions of
+    installed packages.
 
-    here: the folder that is searched before sys.path, as `architecture.build` does. What is imported by a computed
+    here: the folder that is searched before sys.path, as `model.factory.build` does. Modules imported by a computed
     name, and files that the code reads, are not seen. Empty where the module is not found: building it will say so.
     """
     module = factory.partition(":")[0]
     first = module.partition(".")[0]
-    found: dict[str, str] = {}
+    sources: dict[str, str] = {}
     if first == "mobconv":  # its own source is in every key
-        return found
+        return sources
     waiting = [module]
     seen: set[str] = set()
     while waiting:
@@ -78,13 +95,13 @@ def of_factory(factory: str, here: Path) -> dict[str, str]:
         if spec is None or base is None:
             continue
         if _installed(base) and top != first:
-            found[top] = _version(top)
+            sources[top] = _version(top)
             continue
         for part, path in _files(name, spec):
-            found[part] = hashlib.sha256(path.read_bytes()).hexdigest()
+            sources[part] = hashlib.sha256(path.read_bytes()).hexdigest()
             if path.suffix == ".py":
                 waiting += _imports(path, part)
-    return dict(sorted(found.items()))
+    return dict(sorted(sources.items()))
 
 
 def folder_of(factory: str, beside: Path) -> Path:
@@ -131,7 +148,7 @@ def _version(top: str) -> str:
 
 
 def _files(name: str, spec: ModuleSpec) -> Iterator[tuple[str, Path]]:
-    """The files of a module and of the packages that it lies in, by name; a last part that is no module has none."""
+    """The files of a module and of its parent packages, by name; none for a last part that is not a module."""
     parts = name.split(".")
     if not spec.submodule_search_locations:
         if spec.origin:

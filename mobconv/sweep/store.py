@@ -1,14 +1,14 @@
-"""What a sweep keeps below its folder, so that the next one goes on from there.
+"""Records of a sweep below its folder, from which the next sweep goes on.
 
     .cells/
-        network.npz             the float baseline, and what is known of network and data
-        onnx/w4-kmeans.npz      a cell: its key, its row, its predictions
+        baseline.npz            the float baseline, with the facts of network and data
+        <backend>/w4-kmeans.npz a cell: its key, its row, the scores of its samples
         run                     the sweep that may write here now
-        making/                 what is being made; nothing of it outlives a sweep
+        making/                 files in the making; removed when a sweep ends
 
 An artifact is written below `making/`, read back and measured there, and moved to its place; then its record is
 written, aside and renamed. A process that is killed in between leaves a record that does not fit the artifact's hash,
-or none: that cell is made again. Nothing is synced to the disk: after a power cut the hashes tell as well.
+or none: that cell is built again. Nothing is synced to the disk: after a power cut the hashes show it, too.
 """
 
 from __future__ import annotations
@@ -38,39 +38,40 @@ _BROKEN = (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFil
 
 
 class SupersededError(OutputError):
-    """Another sweep works in the folder by now: what a worker of a dead one made is not wanted."""
+    """Another sweep works in the folder by now: a worker of the earlier one may not write any more."""
 
 
 @dataclass
-class Network:
-    """The float baseline and what else is known once network and data were loaded.
+class FloatBaseline:
+    """The float baseline, and the facts of network and data that a sweep needs without loading them.
 
-    sites        the weights that are quantized, in order
-    predictions  top-1 of each image, (N,); labels, groups: as data.Images has them
+    name    of the checkpoint; sites: names of the weights that are quantized, in order
+    score   of the untouched module; scores: of each sample, (N,) float64
+    source  name of the data; data_sha256, labels, groups: as in data.labelled.Images
     """
 
-    path: str
+    name: str
     sha256: str
     parameters: int
     quantizable_weights: int
     sites: list[str]
     notes: list[str]
-    float_top1: float
+    score: float
     source: str
-    pixels: str
-    predictions: NDArray[np.int64]
+    data_sha256: str
+    scores: NDArray[np.float64]
     labels: NDArray[np.int64]
     groups: NDArray[np.int64] | None = None
 
 
 @dataclass
 class Record:
-    """A cell as it is kept. timed: whether its timings were taken, or do not apply."""
+    """The record of a cell. timed: whether its timings were taken, or do not apply; scores: of each sample, (N,)."""
 
     key: str
     row: Row
     timed: bool = True
-    predictions: NDArray[np.int64] | None = None
+    scores: NDArray[np.float64] | None = None
 
 
 class Store:
@@ -81,11 +82,10 @@ class Store:
         self.making = self.folder / "making"
 
     def begin(self, fresh: Sequence[Cell] = ()) -> None:
-        """Make this the only sweep that may write, and clean up after dead ones.
+        """Make this the only sweep that may write, and clean up after killed ones.
 
-        fresh: cells to forget, with the float baseline and the templates of their backends.
-
-        The folder must be locked.
+        fresh: cells whose records are removed, with the float baseline and the templates of their backends. The folder
+        must be locked.
         """
         files.ensure_folder(self.folder)
         self.run = uuid.uuid4().hex
@@ -101,13 +101,13 @@ class Store:
             for cell in fresh:
                 self._path(cell).unlink(missing_ok=True)
             for name in {cell.backend for cell in fresh}:
-                for held in (self.out / templates.FOLDER).glob(f"{name}-fp*"):
-                    files.remove(held)
+                for template in (self.out / templates.FOLDER).glob(f"{name}-fp*"):
+                    files.remove(template)
             if fresh:
-                (self.folder / "network.npz").unlink(missing_ok=True)
+                self._baseline.unlink(missing_ok=True)
 
     def end(self) -> None:
-        """Clean up."""
+        """Remove files in the making."""
         with suppress(OSError):
             files.remove(self.making)
 
@@ -120,7 +120,7 @@ class Store:
 
     @contextmanager
     def workplace(self) -> Iterator[Path]:
-        """A folder to make an artifact in."""
+        """A folder to make an artifact in, removed at the end."""
         place = self.making / uuid.uuid4().hex
         with files.output_errors(place):
             place.mkdir(parents=True)
@@ -130,31 +130,35 @@ class Store:
             with suppress(OSError):
                 files.remove(place)
 
-    def network(self, key: str) -> Network | None:
-        """The float baseline of that key, if it is kept."""
-        found = _read(self.folder / "network.npz")
-        if found is None or found[0].get("key") != key:
+    def baseline(self, key: str) -> FloatBaseline | None:
+        """The float baseline of that key; None where it is not recorded."""
+        content = _read(self._baseline)
+        if content is None or content[0].get("key") != key:
             return None
-        told, arrays = found
+        values, arrays = content
         try:
-            return Network(**(told["network"] | {name: held.astype(np.int64) for name, held in arrays.items()}))
+            groups = arrays["groups"].astype(np.int64) if "groups" in arrays else None
+            scores, labels = arrays["scores"].astype(np.float64), arrays["labels"].astype(np.int64)
+            return FloatBaseline(**values["baseline"], scores=scores, labels=labels, groups=groups)
         except _BROKEN:
             return None
 
-    def put_network(self, key: str, network: Network) -> None:
-        """Keep the float baseline."""
-        told = {k: v for k, v in vars(network).items() if not isinstance(v, np.ndarray) and k != "groups"}
-        arrays = {k: v for k, v in vars(network).items() if isinstance(v, np.ndarray)}
+    def put_baseline(self, key: str, baseline: FloatBaseline) -> None:
+        """Record the float baseline."""
+        values = {k: v for k, v in vars(baseline).items() if not isinstance(v, np.ndarray) and k != "groups"}
+        arrays = {k: v for k, v in vars(baseline).items() if isinstance(v, np.ndarray)}
         with self._current():
-            _write(self.folder / "network.npz", {"key": key, "network": told}, arrays)
+            _write(self._baseline, {"key": key, "baseline": values}, arrays)
 
     def get(self, cell: Cell, key: str) -> Record | None:
-        """The record of a cell, if it is of that key and, where it has an artifact, that is whole."""
-        found = _read(self._path(cell))
-        if found is None or found[0].get("key") != key:
+        """The record of a cell, if it has that key and its artifact, if any, is unchanged."""
+        content = _read(self._path(cell))
+        if content is None or content[0].get("key") != key:
             return None
+        values, arrays = content
         try:
-            record = Record(key, results.row(found[0]["row"]), bool(found[0]["timed"]), found[1].get("predictions"))
+            scores = arrays["scores"].astype(np.float64) if "scores" in arrays else None
+            record = Record(key, results.row_from(values["row"]), bool(values["timed"]), scores)
             path = self.out / (record.row.path or "")
             if record.row.status == OK and files.sha256(path) != record.row.sha256:
                 return None
@@ -163,20 +167,20 @@ class Store:
         return record
 
     def names(self) -> list[str]:
-        """The cells that some sweep kept here, whether they still hold or not."""
-        found = self.folder.glob("*/*.npz")
-        return sorted(path.relative_to(self.folder).with_suffix("").as_posix() for path in found)
+        """The cells that have a record here, valid or not."""
+        paths = self.folder.glob("*/*.npz")
+        return sorted(path.relative_to(self.folder).with_suffix("").as_posix() for path in paths)
 
     def forget(self, cell: Cell) -> None:
-        """Drop a record: what it was made of has changed."""
+        """Remove a record: something that its cell is made of has changed."""
         with files.output_errors(self._path(cell)):
             self._path(cell).unlink(missing_ok=True)
 
     def put(self, cell: Cell, record: Record, made: Path | None = None) -> None:
-        """Move an artifact from its workplace to its place, and keep the record.
+        """Move an artifact from its workplace to its place, and write the record.
 
-        A record of a cell without an artifact removes what stands in its place: no file may stand beside a row that
-        does not vouch for it.
+        A record of a cell without an artifact removes a file in its place: no file may stand beside a row that does not
+        vouch for it.
         """
         place = self.out / cell.path(backends.get(cell.backend).suffix)
         with self._current():
@@ -188,12 +192,11 @@ class Store:
                     if place.is_dir() or made.is_dir():
                         files.remove(place)
                     made.replace(place)
-            told = {"key": record.key, "timed": record.timed, "row": asdict(record.row)}
-            held = {} if record.predictions is None else {"predictions": record.predictions}
-            _write(self._path(cell), told, held)
+            values = {"key": record.key, "timed": record.timed, "row": asdict(record.row)}
+            _write(self._path(cell), values, {} if record.scores is None else {"scores": record.scores})
 
     def attempt(self, name: str) -> int:
-        """Note that a worker begins something -> how often that was begun before in this sweep and not ended."""
+        """Record that a worker begins a part -> how often it was begun in this sweep before, and not ended."""
         path = self._attempts(name)
         with files.output_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -203,16 +206,20 @@ class Store:
         return before
 
     def attempts(self, name: str) -> int:
-        """How often something was begun and not ended."""
+        """How often a part was begun and not ended."""
         path = self._attempts(name)
         return path.stat().st_size if path.exists() else 0
 
     def ended(self, name: str) -> None:
-        """It came to an end, good or bad: the worker lives."""
+        """Record that a part came to an end, good or bad: its worker lives."""
         self._attempts(name).unlink(missing_ok=True)
 
     def _attempts(self, name: str) -> Path:
         return self.making / "attempts" / name.replace("/", " ")
+
+    @property
+    def _baseline(self) -> Path:
+        return self.folder / "baseline.npz"
 
     def _path(self, cell: Cell) -> Path:
         return self.folder / cell.path("npz")
@@ -222,25 +229,25 @@ class Store:
 
     @contextmanager
     def _current(self) -> Iterator[None]:
-        """Nobody else writes meanwhile. Raises SupersededError where another sweep has begun."""
+        """Keep other processes from writing. Raises SupersededError where another sweep has begun."""
         with self._moment():
             if not self.current():
                 raise SupersededError(f"{self.out}: another sweep has begun in this folder")
             yield
 
 
-def _write(path: Path, told: Mapping[str, Any], arrays: Mapping[str, NDArray[np.int64]]) -> None:
+def _write(path: Path, values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
     with files.aside(path) as partial, partial.open("wb") as stream:
-        held = {name: values.astype(np.int32) for name, values in arrays.items()}
-        np.savez_compressed(stream, told=np.array(json.dumps(told)), **held)  # type: ignore[arg-type]
+        small = {k: v.astype(np.float32 if v.dtype.kind == "f" else np.int32) for k, v in arrays.items()}
+        np.savez_compressed(stream, values=np.array(json.dumps(values)), **small)  # type: ignore[arg-type]
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]] | None:
-    """None where there is nothing, or nothing whole."""
+    """Values and arrays of a record; None where it is missing or damaged."""
     try:
         with np.load(path, allow_pickle=False) as archive:
-            held = {name: archive[name] for name in archive.files}
-        told = json.loads(str(held.pop("told")))
+            arrays = {name: archive[name] for name in archive.files}
+        values = json.loads(str(arrays.pop("values")))
     except _BROKEN:
         return None
-    return (told, held) if isinstance(told, dict) else None
+    return (values, arrays) if isinstance(values, dict) else None

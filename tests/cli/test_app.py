@@ -63,15 +63,15 @@ def test_help_names_every_command_and_code(cli):
         (["export"], ["Missing argument"]),
         (["export", CHECKPOINT], ["--to"]),
         (["export", CHECKPOINT, "--too", "onnx"], ["--too", "--to"]),
-        (["export", CHECKPOINT, "--to", "onxx"], ["'onxx' is no backend", "did you mean 'onnx'?"]),
+        (["export", CHECKPOINT, "--to", "onxx"], ["Unknown backend 'onxx'", "did you mean 'onnx'?"]),
         (["export", CHECKPOINT, "--to", ","], ["--to names no format"]),
         (["export", CHECKPOINT, "--to", "onnx", "--scheme", "w4-kmean"], ["did you mean 'kmeans'?"]),
         (
             ["export", CHECKPOINT, "--to", "onnx", "--scheme", "fp32,w4-kmeans"],
             ["one scheme an export", "schemes: [fp32, w4-kmeans]"],
         ),
-        (["export", CHECKPOINT, "--to", "onnx", "--compute", "fp8"], ["--compute 'fp8'", "fp32 or fp16"]),
-        (["export", CHECKPOINT, "--to", "onnx", "--scheme", "w4-linear@nativ"], ["@native and @fp16"]),
+        (["export", CHECKPOINT, "--to", "onnx", "--compute", "fp8"], ["--compute fp8: fp32 or fp16"]),
+        (["export", CHECKPOINT, "--to", "onnx", "--scheme", "w4-linear@nativ"], ["@native, @fp32, @fp16"]),
         (
             ["export", CHECKPOINT, "--to", "coreml", "--scheme", "fp32@fp16", "--compute", "fp32"],
             ["do not go together"],
@@ -96,14 +96,16 @@ def test_what_a_backend_cannot_do(cli):
 def test_the_cells_of_an_export():
     from mobconv.pipeline.export import cells
 
-    def named(*arguments):
-        return [cell.name for cell in cells(*arguments)]
+    def named(formats, *settings):
+        return [cell.name for cell in cells(formats.split(","), *settings)]
 
-    assert named("onnx, coreml", "w4-linear", None) == ["onnx/w4-linear", "coreml/w4-linear@fp16"]
+    assert named("onnx, coreml", "w4-linear", None) == ["onnx/w4-linear", "coreml/w4-linear"]
     assert named("onnx,tflite,coreml", "w4-linear-oc16@native", "fp32") == [
         f"{name}/w4-linear-oc16@native" for name in ("onnx", "tflite", "coreml")
     ]
-    assert named("coreml", "w4-linear@native", None) == ["coreml/w4-linear@native@fp16"]
+    assert named("coreml", "w4-linear@native", None) == ["coreml/w4-linear@native"]
+    assert named("onnx, coreml", "w4-linear", "fp16") == ["onnx/w4-linear@fp16", "coreml/w4-linear@fp16"]
+    assert named("coreml", "w4-linear@native@fp16", None) == ["coreml/w4-linear@native@fp16"]
     assert named("coreml", "fp32@fp16", "fp16") == ["coreml/fp32@fp16"]
 
 
@@ -213,10 +215,10 @@ def test_a_folder_in_place_of_an_artifact(cli, command):
     (cli.folder / "out" / "tflite").mkdir()
     (cli.folder / "out" / "tflite" / "fp32.tflite").touch()
     code, _, err = cli(*command, "out/tflite")
-    assert code == 3 and "name an artifact in it: out/tflite/fp32.tflite, for one" in err
+    assert code == 3 and "name an artifact in it: out/tflite/fp32.tflite, for example" in err
     (cli.folder / "weights").touch()
     code, _, err = cli(*command, "weights")
-    assert code == 3 and "a name that has no ending is none of them" in err
+    assert code == 3 and "this name has no ending" in err
 
 
 class TestOutput:

@@ -19,7 +19,7 @@ backends: onnx
 schemes: [w8-linear, w2-linear, w4-kmeans@native]
 """
 MET = """
-- {cells: onnx/w8-linear, must_exist: true, max_bytes: 250 kB, max_drop: 2, max_conversion_loss: 0, min_accuracy: 90 %}
+- {cells: onnx/w8-linear, must_exist: true, max_bytes: 250 kB, max_drop: 2, max_conversion_loss: 0, min_score: 90 %}
 """
 NOT_MET = """
 - {cells: 'onnx/w?-linear', max_bytes: 100 kB, max_drop: 20}
@@ -151,28 +151,44 @@ def test_against_a_baseline(check, cli, swept):
     assert code == 0 and "2 not judged" in out, err
     assert check(rules, head="baseline: ci/baseline.json\n")[0] == 0
     code, _, err = check(rules)
-    assert code == 2 and "max_regression: held against what?" in err and "mobconv baseline RESULTS" in err
+    assert code == 2 and "max_regression: no baseline to compare with" in err and "mobconv baseline RESULTS" in err
     # now w8-linear is what w2-linear was: much smaller and much worse
     path = cli.folder / "ci" / "baseline.json"
-    held = json.loads(path.read_text())
-    cells = held["cells"]
+    content = json.loads(path.read_text())
+    cells = content["cells"]
     cells["onnx/w8-linear"], cells["onnx/w2-linear"] = cells["onnx/w2-linear"], cells["onnx/w8-linear"]
-    path.write_text(json.dumps(held))
+    path.write_text(json.dumps(content))
     code, _, err = check(rules, "--baseline", "ci/baseline.json")
     assert code == 1 and "onnx/w2-linear  max_regression: +" in err and "onnx/w8-linear  max_growth: +" in err
     assert "(beyond noise)" in err and "onnx/w8-linear  max_regression" not in err
 
 
-def test_a_baseline_without_predictions(check, cli):
-    (cli.folder / "out" / "predictions.npz").unlink()
+def test_a_baseline_without_scores_of_samples(check, cli):
+    (cli.folder / "out" / "scores.npz").unlink()
     code, _, err = cli("baseline", "out/results.json")
-    assert code == 0 and "no predictions.npz" in err
-    assert json.loads((cli.folder / "baseline.json").read_text())["cells"]["onnx/w8-linear"]["right"] is None
+    assert code == 0 and "no scores.npz" in err
+    assert json.loads((cli.folder / "baseline.json").read_text())["cells"]["onnx/w8-linear"]["scores"] is None
 
 
 def test_a_cell_that_must_exist(check):
     code, _, err = check("\n- {cells: '*', must_exist: true}\n")
     assert code == 1 and "onnx/w4-kmeans@native  must_exist: unsupported, limit ok (ONNX has no type" in err
+
+
+@pytest.mark.parametrize(
+    ("limit", "words"),
+    [
+        ("min_score: 90", "min_score: 90 has no sign: write 90 %"),
+        ("min_score: 101 %", "min_score: 101 % is more than 100 %"),
+        ("min_score: 0.3 px", "min_score: '0.3 px' is not a percentage"),
+        ("max_score: 90 %", "max_score: of top-1, higher is better: use min_score"),
+    ],
+)
+def test_limits_of_another_metric(cli, limit, words):
+    """They are found once the results are read, and named like every mistake in a budget."""
+    (cli.folder / "budget.yaml").write_text(f"budgets: [{{cells: '*', {limit}}}]\n")
+    found = ROOT / "docs" / "demo-results.json"
+    cli.refuses(2, f"budget.yaml: entry 1 (line 1), {words}", arguments=["check", found, "--budget", "budget.yaml"])
 
 
 @pytest.mark.parametrize(
@@ -200,10 +216,14 @@ def test_wrong_usage(cli):
     cli.refuses(3, "no such results file", arguments=["baseline", "gone"])
     (cli.folder / "results.json").write_text("{}")
     cli.refuses(3, "not a results file", arguments=["check", ".", "--budget", "budget.yaml"])
+    (cli.folder / "results.json").write_text('{"schema": 1, "float_top1": 0.9, "cells": [], "cliffs": []}')
+    told = "results.json: results of schema 1, and this mobconv reads schema 2; run the sweep again"
+    cli.refuses(3, told, arguments=["check", ".", "--budget", "budget.yaml"])
+    cli.refuses(3, told, arguments=["baseline", "."])
 
 
 def test_the_documented_budget_holds_for_the_documented_results(cli):
-    """docs/budget.yaml and docs/demo-results.json, whose files and predictions are not in the repository."""
+    """docs/budget.yaml and docs/demo-results.json, whose files and scores of samples are not in the repository."""
     found = ROOT / "docs" / "demo-results.json"
     code, out, err = cli("check", found, "--budget", ROOT / "docs" / "budget.yaml", "--no-artifacts")
     assert code == 0 and "The budget is met" in out, err

@@ -20,32 +20,33 @@ def exported(tmp_path_factory):
     assert run_command(["export", str(CHECKPOINT), "--to", "onnx", "--scheme", "w4-kmeans", "-o", str(folder)]) == 0
     own = json.loads(_metadata())["preprocessing"]
     wrong = json.dumps({"mean": [-value for value in own["mean"]], "std": own["std"]})
-    told = ["--preprocessing", wrong, "--input", "image-uint8", "--to", "onnx,tflite", "-o", str(folder / "wrong")]
-    assert run_command(["export", str(CHECKPOINT), *told]) == 0
+    options = ["--preprocessing", wrong, "--input", "image-uint8", "--to", "onnx,tflite", "-o", str(folder / "wrong")]
+    assert run_command(["export", str(CHECKPOINT), *options]) == 0
     return folder
 
 
 def _metadata():
     from safetensors import safe_open
 
-    with safe_open(CHECKPOINT, "np") as held:
-        return held.metadata()["mobconv"]
+    with safe_open(CHECKPOINT, "np") as file:
+        return file.metadata()["mobconv"]
 
 
 def test_a_clean_file_loses_to_quantization_alone(cli, exported):
     code, out, err = cli("compare", CHECKPOINT, exported / "onnx" / "w4-kmeans.onnx", *FEW, "--json")
     assert code == 0, err
-    found = json.loads(out)
-    steps = {step["name"]: step for step in found["steps"]}
+    comparison = json.loads(out)
+    steps = {step["name"]: step for step in comparison["steps"]}
     assert list(steps) == STEPS
-    lost = [steps[name]["lost"] for name in STEPS[1:]]
-    assert sum(lost) == pytest.approx(found["total"]["lost"])
-    assert lost[1:] == [0.0, 0.0, 0.0]
-    assert steps["weights"]["interval"]["low"] <= lost[0] <= steps["weights"]["interval"]["high"]
-    assert found["probe"] is None
-    assert len(found["layers"]) == 53 and found["layer_images"] == 32
-    assert found["layers"][0]["worst"] >= found["layers"][-1]["worst"]
-    assert found["input_by"] == "its record"
+    losses = [steps[name]["loss"] for name in STEPS[1:]]
+    assert sum(losses) == pytest.approx(comparison["total"]["loss"])
+    assert losses[1:] == [0.0, 0.0, 0.0]
+    assert steps["weights"]["interval"]["low"] <= losses[0] <= steps["weights"]["interval"]["high"]
+    assert comparison["metric"]["name"] == "top-1" and comparison["metric"]["unit"] == "%"
+    assert comparison["probe"] is None
+    assert len(comparison["layers"]) == 53 and comparison["layer_images"] == 32
+    assert comparison["layers"][0]["worst"] >= comparison["layers"][-1]["worst"]
+    assert comparison["input_by"] == "its record"
 
 
 def test_what_people_read(cli, exported):
@@ -55,7 +56,7 @@ def test_what_people_read(cli, exported):
         assert words in out
     assert out.count("features.") == 2
     assert "there is nothing to look for" in out
-    assert "Traceback" not in err and "weights" in err  # what is being done is told on stderr
+    assert "Traceback" not in err and "weights" in err  # the step that is being run is said on stderr
 
 
 @pytest.mark.parametrize("name", [pytest.param("onnx/fp32.onnx", marks=pytest.mark.slow), "tflite/fp32.tflite"])
@@ -67,8 +68,8 @@ def test_bytes_hold_no_undone_mistake_but_it_is_named(cli, exported, name):
     assert "The command that does it right (in a recipe: `preprocessing`):\n\n    mobconv export " in out
     code, out, _ = cli("compare", CHECKPOINT, exported / "wrong" / name, *FEW, "--json")
     probe = json.loads(out)["probe"]
-    assert probe["restored_top1"] is None
-    assert probe["reference_top1"] > probe["top1"] + 0.5
+    assert probe["restored_score"] is None
+    assert probe["reference_score"] > probe["score"] + 50
 
 
 def test_the_corrected_command_makes_it_right(cli, exported):
@@ -79,7 +80,7 @@ def test_the_corrected_command_makes_it_right(cli, exported):
     assert program == "mobconv" and arguments[:4] == ["export", str(CHECKPOINT), *shape]
     assert cli(*arguments)[0] == 0
     code, out, err = cli("evaluate", "mended/onnx/fp32.onnx", *FEW, "--json")
-    assert code == 0 and json.loads(out)["top1"] > 0.9, err
+    assert code == 0 and json.loads(out)["score"] > 90, err
     assert "uint8" in cli("inspect", "mended/onnx/fp32.onnx")[1]
 
 
@@ -87,7 +88,7 @@ def test_evaluate_feeds_a_file_as_its_record_says(cli, exported):
     code, out, err = cli("evaluate", exported / "onnx" / "w4-kmeans.onnx", *FEW, "--json")
     assert code == 0, err
     assert json.loads(out)["input"]["range"] == [0.0, 255.0]
-    assert json.loads(out)["top1"] > 0.9
+    assert json.loads(out)["score"] > 90
 
 
 def test_inspect_says_what_a_file_expects(cli, exported):
@@ -126,7 +127,7 @@ def test_a_file_that_normalises_inside_is_not_fed_normalised_pixels(cli, exporte
         cli.refuses(2, *words, arguments=[*command, good, *FEW, option, twice])
     codes = [cli("evaluate", good, *FEW, "--json", *more)[:2] for more in ((), ("--preprocessing", "raw"))]
     without, raw = (json.loads(out) for code, out in codes if code == 0)
-    assert without["top1"] == raw["top1"] > 0.5
+    assert without["score"] == raw["score"] > 50
 
 
 def test_a_damaged_file_and_one_of_another_network(cli, exported, tmp_path_factory):
@@ -177,10 +178,11 @@ def foreign(tmp_path_factory):
     """ONNX files of the fixture made by torch.onnx.export, by what their wrapper does to its input."""
     import torch
 
-    from mobconv.model import checkpoint
+    from mobconv.model.loading import load
 
-    held, folder = checkpoint.load(CHECKPOINT), tmp_path_factory.mktemp("foreign")
-    mean, std = (torch.tensor(part).view(1, 3, 1, 1) for part in (held.preprocessing.mean, held.preprocessing.std))
+    loaded, folder = load(CHECKPOINT), tmp_path_factory.mktemp("foreign")
+    own = loaded.preprocessing
+    mean, std = (torch.tensor(part).view(1, 3, 1, 1) for part in (own.mean, own.std))
     made = {
         "raw": lambda x: (x / 255 - mean) / std,
         "unit": lambda x: (x - mean) / std,
@@ -191,7 +193,7 @@ def foreign(tmp_path_factory):
     class Wrapped(torch.nn.Module):
         def __init__(self, does):
             super().__init__()
-            self.module, self.does = held.module, does
+            self.module, self.does = loaded.module, does
 
         def forward(self, x):
             return self.module(self.does(x))
@@ -223,32 +225,32 @@ def test_a_foreign_file_that_normalises_inside_is_no_loss(cli, foreign):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["raw", "unit"])
-def test_what_was_found_by_trial_is_what_is_found_when_it_is_told(cli, foreign, name):
+def test_an_input_found_by_trial_gives_what_the_same_input_stated_gives(cli, foreign, name):
     by_trial = json.loads(cli("compare", CHECKPOINT, foreign(name), *FEW, "--json")[1])
     inside = by_trial["normalises_inside"]
     (takes,) = shlex.split(inside["takes"])
     by_word = json.loads(cli("compare", CHECKPOINT, foreign(name), *FEW, "--json", "--takes", takes)[1])
     assert by_trial["steps"] == by_word["steps"] and by_trial["input"] == by_word["input"]
-    assert inside["top1_normalised_twice"] < by_trial["steps"][-1]["top1"] - 0.3
+    assert inside["score_normalised_twice"] < by_trial["steps"][-1]["score"] - 30
     assert by_word["normalises_inside"] is None and by_word["input_by"] == "the command line"
 
 
 def test_a_mistake_inside_a_foreign_file_has_its_name(cli, foreign):
     code, out, err = cli("compare", CHECKPOINT, foreign("sign"), *TEXT, "--images", "32", "--json")
     assert code == 0, err
-    found = json.loads(out)
-    assert found["probe"]["named"].startswith("the sign of the bias is wrong")
-    assert found["normalises_inside"]["takes"] == "raw" and found["input"]["range"] == [0.0, 255.0]
-    assert found["probe"]["restored_top1"] > found["probe"]["top1"] + 0.5
+    comparison = json.loads(out)
+    assert comparison["probe"]["named"].startswith("the sign of the bias is wrong")
+    assert comparison["normalises_inside"]["takes"] == "raw" and comparison["input"]["range"] == [0.0, 255.0]
+    assert comparison["probe"]["restored_score"] > comparison["probe"]["score"] + 50
 
 
-@pytest.mark.parametrize("told", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_what_looks_normalised_twice_and_has_no_name_is_told(cli, foreign, told):
+@pytest.mark.parametrize("stated", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_file_that_looks_normalised_twice_has_advice_where_no_mistake_is_named(cli, foreign, stated):
     code, out, err = cli(
-        "compare", CHECKPOINT, foreign("odd"), *TEXT, "--images", "16", *(("--takes", "raw") if told else ())
+        "compare", CHECKPOINT, foreign("odd"), *TEXT, "--images", "16", *(("--takes", "raw") if stated else ())
     )
     assert code == 0 and "Nothing is named." in out, err
-    assert ("the file may take pixels of 0 to 255. Try --takes raw." in out) is not told
+    assert ("the file may take pixels of 0 to 255. Try --takes raw." in out) is not stated
 
 
 def test_a_baseline_that_only_guesses_is_said_and_no_mistake_of_the_files(cli, exported):
@@ -257,7 +259,7 @@ def test_a_baseline_that_only_guesses_is_said_and_no_mistake_of_the_files(cli, e
     assert code == 0, err
     assert "no more than guessing among 10 classes: mean and std" in err
     flat = " ".join(out.split())
-    assert "The float network is no better than guessing" in flat
+    assert "The float baseline has a top-1 of " in flat and "no more than guessing among 10 classes" in flat
     assert "points better than the float network: " in flat and "won at preprocessing" in flat
     assert "Doubt the checkpoint's (--preprocessing)" in flat
     for words in ("that does it right", "mistake", "points lost", "there is nothing to look for"):
@@ -269,8 +271,8 @@ def test_a_file_of_another_checkpoint_that_is_better(cli, exported, tmp_path):
     from safetensors import safe_open
     from safetensors.numpy import save_file
 
-    with safe_open(CHECKPOINT, "np") as held:
-        values, metadata = {name: held.get_tensor(name) for name in held.keys()}, held.metadata()  # noqa: SIM118
+    with safe_open(CHECKPOINT, "np") as file:
+        values, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
     noise = np.random.default_rng(0).normal(size=values["classifier.weight"].shape)
     values["classifier.weight"] += (4 * values["classifier.weight"].std() * noise).astype(np.float32)
     save_file(values, tmp_path / "other.safetensors", metadata)

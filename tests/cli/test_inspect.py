@@ -7,7 +7,7 @@ import pytest
 import vendor_files as vendor
 
 from mobconv import backends
-from mobconv.backends.base import Backend
+from mobconv.backends.base import Auditable
 from mobconv.cli import render
 from mobconv.common import files
 
@@ -157,7 +157,7 @@ class Registered:
 
 def test_a_backend_without_audits(cli, made, monkeypatch):
     monkeypatch.setattr(backends, "for_path", lambda path: Registered())
-    cli.refuses(4, "theirs does not say", "`audit`", arguments=["inspect", made["onnx"]])
+    cli.refuses(4, "theirs does not account for its files", "`size_audit`", arguments=["inspect", made["onnx"]])
 
 
 def test_a_backend_that_is_not_installed(cli, made, monkeypatch):
@@ -166,4 +166,4 @@ def test_a_backend_that_is_not_installed(cli, made, monkeypatch):
 
 
 def test_every_backend_has_audits():
-    assert "audit" in dir(Backend) and all(hasattr(backends.get(name), "audit") for name in backends.BUILT_IN)
+    assert all(isinstance(backends.get(name), Auditable) for name in backends.BUILT_IN)

@@ -67,10 +67,10 @@ def test_plots_as_files(cli, changed):
 @pytest.mark.parametrize(
     ("change", "code", "words"),
     [
-        (lambda c: c.update(schema=2), 3, ["results.json: not a results file of schema 1"]),
-        (lambda c: [row.update(status="failed", top1=None) for row in c["cells"]], 3, ["none of its 78 cells was"]),
-        (lambda c: c["cells"][2].update(top1="high"), 3, ["onnx/w8-linear: top1 is 'high'"]),
-        (lambda c: [row.pop("images") for row in c["cells"]] and c["data"].pop("images"), 3, ["on how many images"]),
+        (lambda c: c.update(schema=1), 3, ["results of schema 1, and this mobconv reads schema 2"]),
+        (lambda c: [row.update(status="failed", score=None) for row in c["cells"]], 3, ["none of its 78 cells was"]),
+        (lambda c: c["cells"][2].update(score="high"), 3, ["onnx/w8-linear: score is 'high'"]),
+        (lambda c: [row.pop("samples") for row in c["cells"]] and c["data"].pop("samples"), 3, ["number of samples"]),
         (lambda c: c["cliffs"][0].update(margin="5"), 3, ["cliff of onnx: margin is '5'"]),
         (lambda c: c.update(notes="none"), 3, ["notes is 'none'", "run the sweep again"]),
     ],
@@ -115,12 +115,12 @@ def test_files_that_are_none(cli):
     cli.refuses(3, "torn.json: not a results file", arguments=["report", DEMO, "torn.json"])
 
 
-def test_predictions_of_other_results_are_refused(cli, changed):
+def test_scores_of_other_results_are_refused(cli, changed):
     import numpy as np
 
     folder = changed()
-    np.savez(folder / "predictions.npz", labels=np.zeros(2000, int), float=np.zeros(2000, int))
-    cli.refuses(3, "is not of", "the float baseline's top-1", arguments=["report", folder])
+    np.savez(folder / "scores.npz", float=np.zeros(2000))
+    cli.refuses(3, "does not belong to", "the float baseline has another score there", arguments=["report", folder])
 
 
 def test_a_page_that_cannot_be_written(cli):
@@ -153,7 +153,7 @@ def test_options_of_the_other_kind(cli):
 
 def test_two_results(cli, changed):
     def worse(content):
-        content["cells"][4]["top1"] -= 0.3
+        content["cells"][4]["score"] -= 30
         content["cells"][5]["file_bytes"] *= 2
         content["cells"].pop()
 
@@ -164,7 +164,7 @@ def test_two_results(cli, changed):
     assert lines[1].split()[:6] == ["worse", "onnx/w8-kmeans", "96.35", "→", "66.35", "-30.00"]
     assert lines[2].split()[:3] == ["only", "in", "A"]
     assert any("onnx/w7-linear" in line and "(+100.0 %)" in line for line in lines)
-    assert "no predictions.npz beside A and B: intervals are unpaired" in out
+    assert "no scores.npz beside A and B: intervals are unpaired" in out
     assert lines[-1] == "78 cells: 1 worse, 0 better, 1 only in A, 1 within noise, 75 the same"
     page = (cli.folder / "page.html").read_text()
     assert "1 worse, 0 better, 1 only in A, 1 within noise, 75 the same." in page and page.count("<tr class=") == 78
@@ -172,11 +172,11 @@ def test_two_results(cli, changed):
     found = json.loads(out)
     assert code == 0 and found["counts"]["worse"] == 1 and not found["paired"] and len(found["cells"]) == 78
     first = found["cells"][0]
-    assert first["outcome"] == "worse" and first["top1"] == [0.9635, pytest.approx(0.6635)]
-    assert first["change"]["points"] == pytest.approx(-30) and first["change"]["high"] < 0 and first["p_holm"] < 1e-9
+    assert first["outcome"] == "worse" and first["score"] == [96.35, pytest.approx(66.35)]
+    assert first["change"]["value"] == pytest.approx(-30) and first["change"]["high"] < 0 and first["p_holm"] < 1e-9
 
 
-def test_other_networks_and_other_images_are_told(cli, changed):
+def test_other_networks_and_other_images_are_named(cli, changed):
     _, out, _ = cli("report", DEMO, THESIS)
     assert "two checkpoints: A is of digits-fed-mobilenet-v2-w025.safetensors, B of digits-mobilenet-v2" in out
     other = changed(lambda content: content["data"].update(sha256="0" * 64, source="others.parquet"))
@@ -187,7 +187,7 @@ def test_other_networks_and_other_images_are_told(cli, changed):
 
 @pytest.mark.slow
 def test_of_a_real_sweep(cli):
-    """From a sweep's folder with its predictions: intervals are paired, over scans, and a sweep is its own equal."""
+    """With its scores of samples: intervals are paired, over scans, and a sweep is its own equal."""
     recipe = f"checkpoint: {CHECKPOINT}\ndata: {DATA}\nimages: 256\nthreads: 1\nbackends: [onnx, tflite]\n"
     (cli.folder / "job.yaml").write_text(recipe + "schemes: [fp32, w8-linear, w3-kmeans, w2-linear]\n")
     assert run(["sweep", "job.yaml", "-o", "out"]) == 0
@@ -202,4 +202,4 @@ def test_of_a_real_sweep(cli):
     code, out, _ = cli("report", "out", "again", "--json")
     found = json.loads(out)
     assert found["paired"] and found["groups"] < 256 and found["counts"]["the same"] == 8
-    assert all(cell["change"] == {"points": 0.0, "low": 0.0, "high": 0.0, "p": 1.0} for cell in found["cells"])
+    assert all(cell["change"] == {"value": 0.0, "low": 0.0, "high": 0.0, "p": 1.0} for cell in found["cells"])

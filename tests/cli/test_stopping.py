@@ -19,7 +19,7 @@ class Held:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupt_that_a_callback_loses(monkeypatch, number, raised):
     monkeypatch.setattr(stopping, "_asked", [])
-    with watching(1, "net.pt") as watcher:
+    with watching() as watcher:
         watcher.stage("nobody has asked")
         held = Held()
         weakref.finalize(held, stopping.stop, number, None)  # what is raised in it goes nowhere

@@ -46,12 +46,12 @@ def test_cells_that_fail_are_rows(cli, sweep, monkeypatch):
     real = type(onnx.backend).encode
     errors = {2: BackendError("no room for w2"), 1: RuntimeError("a kernel\nwith a long story")}
 
-    def encode(self, template, weights, cell, path, record=""):
+    def encode(self, template, model, cell, path, record=""):
         if cell.scheme.bits in errors:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b"half of a file")
             raise errors[cell.scheme.bits]
-        return real(self, template, weights, cell, path, record)
+        return real(self, template, model, cell, path, record)
 
     monkeypatch.setattr(type(onnx.backend), "encode", encode)
     code, rows, out, err = sweep("onnx", "w4-linear, w2-linear, w1-linear, w3-linear")
@@ -68,7 +68,7 @@ def test_cells_that_fail_are_rows(cli, sweep, monkeypatch):
 def test_a_conversion_that_fails_is_a_row_for_each_cell(sweep, monkeypatch):
     from mobconv.backends import onnx
 
-    def convert(self, program, compute, directory):
+    def convert(self, program, compute, directory, options=None):
         raise BackendError("no op for this")
 
     monkeypatch.setattr(type(onnx.backend), "convert", convert)
@@ -80,7 +80,7 @@ def test_a_conversion_that_fails_is_a_row_for_each_cell(sweep, monkeypatch):
 def test_a_full_disk_ends_the_sweep(cli, sweep, monkeypatch):
     from mobconv.backends import onnx
 
-    def encode(self, template, weights, cell, path, record=""):
+    def encode(self, template, model, cell, path, record=""):
         raise OutputError(f"{path}: the disk is full")
 
     monkeypatch.setattr(type(onnx.backend), "encode", encode)
@@ -110,7 +110,7 @@ def test_unsupported_cells_are_rows(cli, sweep):
         "tflite/fp32@fp16": "unsupported",
     }
     unsupported = [row for row in rows.values() if row["status"] == "unsupported"]
-    assert all(row["path"] is row["stored_bits"] is row["top1"] is None for row in unsupported)
+    assert all(row["path"] is row["stored_bits"] is row["score"] is None for row in unsupported)
     for cell in ("onnx/w4-kmeans@native", "onnx/w1-linear@native"):
         assert "ONNX has no type for a lookup table" in rows[cell]["reason"]
     assert "4 unsupported" in out and "no type for a lookup table" in " ".join(out.split())
@@ -155,7 +155,7 @@ def without_coremltools(python, code, folder):
     swept = run("sweep", "job.yaml", "-o", "out")
     assert swept.returncode == 0, swept.stderr
     ours, theirs = json.loads((folder / "out" / "results.json").read_text())["cells"]
-    assert ours["status"] == "ok" and ours["top1"] > 0.8
+    assert ours["status"] == "ok" and ours["score"] > 80
     assert theirs["status"] == "unsupported" and hint in theirs["reason"]
     assert hint in " ".join(swept.stdout.split())
     shown = run("backends")

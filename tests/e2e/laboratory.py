@@ -8,14 +8,15 @@ from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from mobconv import backends, recipe
+from mobconv.backends.base import Entry
 from mobconv.data import labelled
 from mobconv.evaluate import inference
 from mobconv.model import checkpoint
-from mobconv.pipeline import network, templates
+from mobconv.pipeline import templates
+from mobconv.pipeline.quantized import quantize_model
 from mobconv.pipeline.reference import reference
 from mobconv.schemes import BITS, Cell, Compute, Granularity, Mode, Scheme, Storage
 
@@ -26,7 +27,7 @@ FAST = 64  # images of the fast suite
 
 def demo_cells(*names):
     """The cells of recipes/demo.yaml, of these backends or of all."""
-    return [cell for cell in recipe.load(RECIPE, backends.names()).cells() if not names or cell.backend in names]
+    return [cell for cell in recipe.load(RECIPE, backends.formats()).cells() if not names or cell.backend in names]
 
 
 def in_fp16(cell):
@@ -74,13 +75,13 @@ class Laboratory:
 
     def __init__(self, out, path=RECIPE):
         self.out = out
-        plan = recipe.load(path, backends.names())
+        plan = recipe.load(path, backends.formats())
         self.checkpoint = checkpoint.load(plan.checkpoint, checkpoint.Options())
         self.source = plan.data
         self.program = self.checkpoint.trace()
         self.names = list(self.program.sites)
         # for methods, functools.cache would keep every laboratory alive; there is one a session
-        self.weights = cache(self._weights)
+        self.model = cache(self._model)
         self.encoded = cache(self._encoded)
         self.expected = cache(self._expected)
 
@@ -91,36 +92,45 @@ class Laboratory:
 
     def template(self, cell):
         """The float template of the cell's backend, converted once."""
-        return templates.template(backends.get(cell.backend), self.program, cell.compute, self.out)
+        return templates.template(backends.get(cell.backend), Entry(self.program), cell.compute, self.out)
 
     def path(self, cell):
         """The cell's artifact, written now unless it is there."""
         self.encoded(cell)
         return self.out / cell.path(backends.get(cell.backend).suffix)
 
-    def logits(self, cell, count=FAST):
-        """What our own runner computes from the cell's file."""
+    def weights(self, scheme):
+        """The network's weights under a scheme, by name."""
+        return self.model(scheme).weights
+
+    def outputs(self, cell, count=FAST):
+        """What our own runner computes from the cell's file: arrays by name."""
         return self.run(cell.backend, self.path(cell), count)
 
     def run(self, backend, path, count=FAST):
         """What our own runner computes from a file."""
         runner = backends.get(backend).open(path, threads=1)
         try:
-            return inference.predict(inference.of_runner(runner), self.images[:count])
+            (spec,) = runner.inputs
+            return inference.predict(inference.of_runner(runner, lambda part: {spec.name: part}), self.images[:count])
         finally:
             runner.close()
 
-    def _weights(self, scheme):
-        return network.quantize_all(self.program, scheme)
+    def _model(self, scheme):
+        return quantize_model(self.program, scheme)
 
     def _encoded(self, cell):
         backend = backends.get(cell.backend)
         path = self.out / cell.path(backend.suffix)
         return backend.encode(
-            self.template(cell), self.weights(cell.scheme), cell, path, record=json.dumps({"cell": "demo"})
+            self.template(cell),
+            self.model(cell.scheme),
+            cell,
+            path,
+            record=json.dumps({"cell": "demo"}),
         )
 
     def _expected(self, scheme, count=FAST):
-        program = reference(self.program, self.weights(scheme), scheme)
-        name, output = next(iter(program.example)), program.outputs[0]
-        return inference.predict(lambda part: np.asarray(program.run({name: part})[output]), self.images[:count])
+        program = reference(self.program, self.model(scheme), scheme)
+        (name,) = program.example
+        return inference.predict(lambda part: program.run({name: part}), self.images[:count])

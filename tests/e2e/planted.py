@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mobconv.backends.coreml.vendor import coremltools, quiet
+from mobconv.backends.apple.vendor import coremltools, quiet
 
 BACKENDS = ("onnx", "tflite", "coreml", "coreml-mlmodel")
 SUFFIX = {"onnx": "onnx", "tflite": "tflite", "coreml": "mlpackage", "coreml-mlmodel": "mlmodel"}

@@ -6,9 +6,11 @@ import torch
 from torch import nn
 
 from mobconv import backends
-from mobconv.evaluate.output_error import closeness
+from mobconv.backends.base import Entry
+from mobconv.evaluate.output_error import output_error
 from mobconv.model.trace import trace
-from mobconv.pipeline import network, templates
+from mobconv.pipeline import templates
+from mobconv.pipeline.quantized import quantize_model
 from mobconv.pipeline.reference import reference
 from mobconv.schemes import Cell, Compute
 
@@ -68,18 +70,19 @@ def test_a_weight_has_its_channels_along_axis_1(layers):
 def test_the_file_computes_the_reference(layers, backend, name, tmp_path):
     program, folder = layers
     cell, writer = Cell.parse(f"{backend}/{name}"), backends.get(backend)
-    weights = network.quantize_all(program, cell.scheme)
-    template = templates.template(writer, program, Compute.FP32, folder)
+    model = quantize_model(program, cell.scheme)
+    template = templates.template(writer, Entry(program), Compute.FP32, folder)
     path = tmp_path / f"layers.{writer.suffix}"
-    writer.encode(template, weights, cell, path)
+    writer.encode(template, model, cell, path)
     image = np.random.default_rng(0).normal(size=(1, 3, 8, 8)).astype(np.float32)
-    ((output, expected),) = reference(program, weights, cell.scheme).run({"image": image}).items()
+    expected = reference(program, model, cell.scheme).run({"image": image})
     runner = writer.open(path, threads=1)
     try:
-        found = runner.run({runner.inputs[0].name: image})[output]
+        found = runner.run({runner.inputs[0].name: image})
     finally:
         runner.close()
-    near = closeness(found, expected)
+    assert list(found) == list(expected) and len(expected) == 1
+    near = output_error(found, expected)
     assert near.max_error <= 1e-4 and (
         near.snr_db is None or near.snr_db >= 80
     )  # as for every cell, see test_conversion

@@ -11,7 +11,9 @@ import pytest
 from laboratory import demo_cells, in_fp16, native_cells, oc16_cells, some
 
 from mobconv import backends
-from mobconv.evaluate.output_error import closeness
+from mobconv.evaluate import tasks
+from mobconv.evaluate.output_error import output_error
+from mobconv.quantize.model import QuantizedModel
 from mobconv.schemes import Cell
 
 LARGEST_ERROR = 1e-4  # of the image's largest |logit|
@@ -19,15 +21,16 @@ LOWEST_SNR = 80.0  # dB
 
 
 def assert_nothing_lost(found, expected):
-    near = closeness(found, expected)
-    assert np.isfinite(found).all()
+    assert list(found) == list(expected)
+    assert all(np.isfinite(values).all() for values in found.values())
+    near = output_error(found, expected)
     assert near.max_error <= LARGEST_ERROR
     assert near.snr_db is None or near.snr_db >= LOWEST_SNR  # None: exact
 
 
 @pytest.mark.parametrize("cell", [*demo_cells(), *some(oc16_cells()), *some(native_cells())], ids=str)
 def test_conversion_loses_nothing(lab, cell):
-    assert_nothing_lost(lab.logits(cell), lab.expected(cell.scheme))
+    assert_nothing_lost(lab.outputs(cell), lab.expected(cell.scheme))
 
 
 @pytest.mark.slow
@@ -35,7 +38,7 @@ def test_conversion_loses_nothing(lab, cell):
 def test_conversion_loses_nothing_on_any_image(lab, cell):
     count = len(lab.images)
     assert count == 2000
-    assert_nothing_lost(lab.logits(cell, count), lab.expected(cell.scheme, count))
+    assert_nothing_lost(lab.outputs(cell, count), lab.expected(cell.scheme, count))
 
 
 @pytest.mark.parametrize("backend", ["onnx", "tflite", "coreml"])
@@ -48,7 +51,7 @@ def test_one_wrong_scale_is_a_loss(lab, backend, tmp_path):
     scale[0] = np.nextafter(np.float16(scale[0]), np.float16(np.inf))
     weights[last.name] = replace(last, scale=scale)
     path = tmp_path / f"wrong.{backends.get(backend).suffix}"
-    backends.get(backend).encode(lab.template(cell), weights, cell, path)
+    backends.get(backend).encode(lab.template(cell), QuantizedModel(weights), cell, path)
     with pytest.raises(AssertionError):
         assert_nothing_lost(lab.run(backend, path), lab.expected(cell.scheme))
 
@@ -63,8 +66,9 @@ FP16_CELLS += [in_fp16(Cell.parse(f"coreml/{name}")) for name in ("w8-linear-oc1
 
 @pytest.mark.parametrize("cell", FP16_CELLS, ids=str)
 def test_compute_in_fp16_agrees_with_the_reference(lab, cell, record_property):
-    near = closeness(lab.logits(cell), lab.expected(cell.scheme))
+    found, expected = lab.outputs(cell), lab.expected(cell.scheme)
+    near = output_error(found, expected)
     record_property("snr_db", near.snr_db)
     record_property("max_error", near.max_error)
-    assert near.agreement >= FP16_AGREEMENT
+    assert tasks.get("classification").agreement(found, expected) >= FP16_AGREEMENT
     assert near.max_error > LARGEST_ERROR, "as near as fp32: nothing was computed in fp16"

@@ -9,16 +9,18 @@ import pytest
 import yaml
 from laboratory import RECIPE, demo_cells
 
+from mobconv import results
 from mobconv.cli.app import run
 from mobconv.common.files import sha256, size
 from mobconv.schemes import Mode
 
-# The results contract, as DESIGN.md has it: fields are added, not renamed.
-TOP = "schema model data tools float_top1 cells cliffs"
+# The results contract, as docs/results.md has it: fields are added, not renamed.
+TOP = "schema model data tools task float_score cells cliffs notes"
 CELL = """cell backend scheme bits mode granularity algorithm storage compute stored_bits status reason requires
-    verified path sha256 file_bytes weight_bytes effective_bits parameters images top1 top5 reference_top1
-    quantization_loss conversion_loss agreement snr_db max_error latency_ms latency_ratio load_ms seconds"""
-CLIFF = "backend mode granularity storage algorithm bits margin top1"
+    verified path sha256 file_bytes weight_bytes effective_bits parameters samples metric score float_score
+    reference_score metrics quantization_loss conversion_loss agreement snr_db max_error
+    latency_ms latency_ratio load_ms seconds"""
+CLIFF = "backend mode granularity storage algorithm compute bits margin score"
 FEW = 256  # images of the small sweep
 STAGES = {"convert", "quantize", "reference", "encode", "load", "run", "latency"}
 
@@ -26,7 +28,7 @@ STAGES = {"convert", "quantize", "reference", "encode", "load", "run", "latency"
 def assert_files_agree(out, cells, images):
     """results.json has every field of the contract, and .csv, .md and .npz say the same; returns the JSON."""
     found = json.loads((out / "results.json").read_text())
-    assert set(TOP.split()) <= set(found) and found["schema"] == 1
+    assert set(TOP.split()) <= set(found) and found["schema"] == 2
     assert re.fullmatch("[0-9a-f]{64}", found["model"]["sha256"])
     assert re.fullmatch("[0-9a-f]{64}", found["data"]["sha256"])
     assert [row["cell"] for row in found["cells"]] == [cell.name for cell in cells]
@@ -37,16 +39,29 @@ def assert_files_agree(out, cells, images):
         table = list(csv.DictReader(stream))
     assert [row["cell"] for row in table] == [cell.name for cell in cells]
     assert set(CELL.split()) - {"seconds"} <= set(table[0])
-    assert [float(row["top1"]) for row in table] == [row["top1"] for row in found["cells"]]
+    for column in ("score", "float_score", "reference_score"):
+        assert [float(row[column]) for row in table] == [row[column] for row in found["cells"]]
+    top5 = [row["metrics"]["top-5"] for row in found["cells"]]
+    assert [row["metrics"] for row in table] == [f"top-5={share:g}" for share in top5]
     text = (out / "results.md").read_text()
     assert all(re.search(rf"\b{re.escape(cell.scheme.name)}\b", text) for cell in cells)
-    with np.load(out / "predictions.npz") as predictions:
-        labels = predictions["labels"]
-        assert set(predictions) == {"labels", "float", "groups", *(cell.name for cell in cells)}
-        for row in found["cells"]:
-            assert row["top1"] == pytest.approx((predictions[row["cell"]] == labels).mean(), abs=1e-12)
-        assert found["float_top1"] == pytest.approx((predictions["float"] == labels).mean(), abs=1e-12)
+    with np.load(out / "scores.npz") as archive:
+        assert set(archive) == {"float", "groups", *(cell.name for cell in cells)}
+        assert {archive[name].shape for name in archive} == {(images,)}
+    whole = results.read(out / "results.json")
+    scores = results.read_scores(out / "results.json", whole)
+    for row in whole.cells:
+        assert_mean(scores.of(row), row.score)
+        assert row.float_score == found["float_score"]
+    assert_mean(scores.float_baseline, found["float_score"])
+    assert scores.groups.shape == (images,)
     return found
+
+
+def assert_mean(scores, score):
+    """Every image is right, 100, or wrong, 0, and the score is the percentage of right ones."""
+    assert set(scores.tolist()) <= {0.0, 100.0}
+    assert score == pytest.approx(scores.mean(), abs=1e-10)
 
 
 def assert_row(out, row, images):
@@ -59,10 +74,11 @@ def assert_row(out, row, images):
     assert (row["sha256"], row["file_bytes"]) == (sha256(path), size(path))
     assert row["effective_bits"] == pytest.approx(8 * row["weight_bytes"] / row["parameters"], abs=1e-4)
     assert row["effective_bits"] >= row["bits"]
-    assert row["images"] == images and 0 <= row["top1"] <= row["top5"] <= 1
+    assert (row["samples"], row["metric"]) == (images, "top-1")
+    assert 0 <= row["score"] <= row["metrics"]["top-5"] <= 100
     # a tenth of a point is two images of all 2,000
     assert abs(row["conversion_loss"]) <= 0.1
-    assert row["conversion_loss"] == pytest.approx(100 * (row["reference_top1"] - row["top1"]), abs=1e-3)
+    assert row["conversion_loss"] == pytest.approx(row["reference_score"] - row["score"], abs=1e-3)
     assert row["max_error"] <= 1e-4 and (row["snr_db"] is None or row["snr_db"] >= 80)
     assert row["verified"] in (("emulated", "macos") if row["backend"] == "coreml" else ("runtime",))
     timed = row["verified"] != "emulated"
@@ -92,7 +108,7 @@ def test_the_whole_demo(tmp_path):
     cells = demo_cells()
     assert len(cells) == 78
     found = assert_files_agree(tmp_path, cells, 2000)
-    assert found["float_top1"] >= 0.95
+    assert found["float_score"] >= 95
     backends = ("onnx", "tflite", "coreml")
     assert [(cliff["backend"], cliff["mode"]) for cliff in found["cliffs"]] == [
         (backend, mode.value) for backend in backends for mode in Mode
@@ -102,9 +118,9 @@ def test_the_whole_demo(tmp_path):
         # 1 bit is beyond this network in every mode, so there is a cliff; above it no width falls so far
         assert cliff["bits"] is not None
         for bits in range(1, 9):
-            fall = 100 * (found["float_top1"] - by_cell[f"{cliff['backend']}/w{bits}-{cliff['mode']}"]["top1"])
+            fall = found["float_score"] - by_cell[f"{cliff['backend']}/w{bits}-{cliff['mode']}"]["score"]
             assert bits <= cliff["bits"] or fall <= 5
             assert bits != cliff["bits"] or fall > 5
     # one quantizer, so three files of a scheme have one reference
     for row in found["cells"]:
-        assert row["reference_top1"] == by_cell[f"onnx/{row['scheme']}"]["reference_top1"]
+        assert row["reference_score"] == by_cell[f"onnx/{row['scheme']}"]["reference_score"]

@@ -24,7 +24,7 @@ RECIPE = ROOT / "recipes" / "thesis.yaml"
 FAST = ("tflite/w3-kmeans", "tflite/w5-linear", "tflite/w4-symmetric", "onnx/w3-linear")
 SUPPORTED = [
     cell
-    for cell in recipe.load(RECIPE, backends.names()).cells()
+    for cell in recipe.load(RECIPE, backends.formats()).cells()
     if backends.get(cell.backend).support(cell).stored_bits is not None
 ]
 CELLS = [pytest.param(c, id=str(c), marks=[] if str(c) in FAST else pytest.mark.slow) for c in SUPPORTED]
@@ -67,7 +67,7 @@ def test_a_file_holds_the_quantizers_weights(wide, cell):
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_conversion_loses_nothing(wide, cell):
-    assert_nothing_lost(wide.logits(cell), wide.expected(cell.scheme))
+    assert_nothing_lost(wide.outputs(cell), wide.expected(cell.scheme))
 
 
 def test_the_row_says_which_weights_are_wider(wide):

@@ -11,11 +11,15 @@ import numpy as np
 import pytest
 
 from mobconv import backends
+from mobconv.backends.base import Entry
 from mobconv.data.preprocessing import Preprocessing
 from mobconv.errors import InputError
-from mobconv.evaluate import input_spec
+from mobconv.evaluate.input_spec import image_feed
 from mobconv.model import checkpoint, image_input
-from mobconv.pipeline import network, templates
+from mobconv.pipeline import templates
+from mobconv.pipeline.artifact import open_artifact
+from mobconv.pipeline.build import record
+from mobconv.pipeline.quantized import quantize_model
 from mobconv.schemes import Cell, Compute, Scheme
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -33,6 +37,10 @@ FORMS = [
 CLOSE = {"fp32": 1e-3, "fp16": 2e-2}
 
 
+def baseline(checkpoint, inputs):
+    return checkpoint.run({"image": inputs})["logits"]
+
+
 @pytest.fixture(scope="module")
 def small():
     return checkpoint.load(FIXTURES / "digits-fed-mobilenet-v2-w025.safetensors")
@@ -47,13 +55,13 @@ def made(small, tmp_path_factory):
         key = (name, kind, compute, preprocessing)
         if key not in known:
             backend, held = backends.get(name), replace(small, preprocessing=preprocessing or small.preprocessing)
-            entered, takes = image_input.entrance(program, held.preprocessing, held.labels, backend, kind)
+            entry = backend.image_entry(program, held.preprocessing, held.labels, kind, None)
             cell = Cell(name, Scheme(32), compute=Compute(compute))
             out = folder / str(len(known))
-            template = templates.template(backend, entered, cell.compute, out)
-            weights = network.quantize_all(program, cell.scheme)
+            template = templates.template(backend, entry, cell.compute, out)
+            model = quantize_model(program, cell.scheme)
             path = out / cell.path(backend.suffix)
-            backend.encode(template, weights, cell, path, network.record(cell, held, takes))
+            backend.encode(template, model, cell, path, record(cell, held, entry.preprocessing))
             known[key] = path
         return known[key]
 
@@ -61,20 +69,16 @@ def made(small, tmp_path_factory):
 
 
 def outputs(path, images):
-    runner = backends.for_path(path).open(path)
-    try:
-        takes = input_spec.expected(runner, path)
-        feed = input_spec.feed(takes.preprocessing, runner.inputs[0])
-        return runner.run({runner.inputs[0].name: feed(images)})["logits"], takes, runner.inputs[0]
-    finally:
-        runner.close()
+    with open_artifact(path) as artifact:
+        takes, (spec,) = artifact.image_input(), artifact.inputs
+        return artifact.run(image_feed(takes.preprocessing, spec)(images))["logits"], takes, spec
 
 
 @pytest.mark.parametrize(("backend", "kind", "compute"), FORMS)
 def test_logits_on_pixels_equal_pytorch_on_normalised_ones(small, made, digits, backend, kind, compute):
     images = digits.pixels[:64]
     found, takes, spec = outputs(made(backend, kind, compute), images)
-    expected = small.run(small.preprocessing(images))
+    expected = baseline(small, small.preprocessing(images))
     assert np.abs(found - expected).max() <= CLOSE[compute] * np.abs(expected).max()
     assert takes.source == "its record"
     assert takes.preprocessing.mean == (0.0, 0.0, 0.0)
@@ -89,7 +93,7 @@ def test_a_network_of_bgr_channels_is_still_fed_rgb_pixels(small, made, digits, 
     path = made(backend, "image", "fp32", turned)
     images = digits.pixels[:16]
     found, takes, spec = outputs(path, images)
-    expected = small.run(turned(images))
+    expected = baseline(small, turned(images))
     assert np.abs(found - expected).max() <= CLOSE["fp32"] * np.abs(expected).max()
     # Core ML says so in the type of its input; others turn the channels around inside
     native = backend.startswith("coreml")
@@ -102,7 +106,7 @@ def test_one_std_for_all_channels_is_not_folded_into_the_first_layer(small, made
     same = Preprocessing((mean,) * 3, (std,) * 3)
     images = digits.pixels[:16]
     found, _, _ = outputs(made("tflite", "image", "fp32", same), images)
-    expected = small.run(same(images))
+    expected = baseline(small, same(images))
     assert np.abs(found - expected).max() <= CLOSE["fp32"] * np.abs(expected).max()
 
 
@@ -110,7 +114,7 @@ def test_one_std_for_all_channels_is_not_folded_into_the_first_layer(small, made
 def test_core_ml_declares_image_and_classifier_as_coremltools_does(small, made, tmp_path, backend):
     import torch
 
-    from mobconv.backends.coreml.vendor import coremltools, quiet
+    from mobconv.backends.apple.vendor import coremltools, quiet
 
     ct = coremltools()
     with quiet():
@@ -207,15 +211,15 @@ def test_onnx_holds_labels_and_preprocessing_in_its_metadata_properties(small, m
 
 def test_tensor_input_stays_what_it_was(small, made, digits):
     found, takes, _ = outputs(made("onnx", "tensor", "fp32"), digits.pixels[:8])
-    expected = small.run(small.preprocessing(digits.pixels[:8]))
+    expected = baseline(small, small.preprocessing(digits.pixels[:8]))
     assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
     assert takes.preprocessing == small.preprocessing
 
 
 def test_a_network_that_takes_no_images_is_refused_as_one(small):
     program = small.trace()
-    with pytest.raises(InputError, match="--input tensor"):
+    with pytest.raises(InputError, match="input='tensor'"):
         image_input.taking_pixels(program, Preprocessing((0.5,), (0.5,)))
-    same, left = image_input.entrance(program, Preprocessing((0.5,), (0.5,)), (), backends.get("onnx"), "image")
-    assert same is program
-    assert left == Preprocessing((0.5,), (0.5,))
+    gray = Preprocessing((0.5,), (0.5,))
+    for name in backends.BUILT_IN:
+        assert backends.get(name).image_entry(program, gray, (), "image", None) == Entry(program, gray)

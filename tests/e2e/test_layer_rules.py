@@ -9,8 +9,8 @@ from laboratory import FAST
 from stored import differences
 
 from mobconv import backends, recipe
-from mobconv.evaluate import output_error
-from mobconv.pipeline import network
+from mobconv.evaluate.output_error import output_error
+from mobconv.pipeline.quantized import counts, quantize_model
 from mobconv.pipeline.reference import reference
 from mobconv.schemes import Cell
 
@@ -25,21 +25,20 @@ RULES = [
 
 @pytest.fixture(scope="module")
 def ruled(lab):
-    """The weights of w4-kmeans and w4-linear under the rules, and what their references compute."""
+    """The models of w4-kmeans and w4-linear under the rules, and what their references compute."""
     plan = recipe.Recipe.model_validate(
         {"checkpoint": "-", "data": "-", "backends": "onnx", "schemes": "w4-kmeans", "layers": RULES}
     )
     made = {}
     for name in ("w4-kmeans", "w4-linear"):
         scheme = Cell.parse(f"onnx/{name}").scheme
-        weights = network.quantize_all(lab.program, scheme, plan)
-        program = reference(lab.program, weights, scheme)
-        made[name] = (weights, program.run({"image": lab.images[:FAST]})["logits"])
+        model = quantize_model(lab.program, scheme, plan.scheme_for)
+        made[name] = (model, reference(lab.program, model, scheme).run({"image": lab.images[:FAST]}))
     return made
 
 
 def test_rules_give_the_widths_that_they_say(ruled):
-    weights, _ = ruled["w4-kmeans"]
+    weights = ruled["w4-kmeans"][0].weights
     assert weights["features.0.weight"].bits == 32
     assert weights["classifier.weight"].bits == 16
     assert weights["features.3.layers.0.weight"].bits == 8
@@ -49,11 +48,12 @@ def test_rules_give_the_widths_that_they_say(ruled):
 @pytest.mark.parametrize("name", ["w4-kmeans", "w4-linear"])
 @pytest.mark.parametrize("backend", ["onnx", "tflite", "coreml"])
 def test_files_hold_and_compute_them(lab, ruled, tmp_path, backend, name):
-    weights, expected = ruled[name]
+    model, expected = ruled[name]
+    weights = model.weights
     cell = Cell.parse(f"{backend}/{name}")
     writer = backends.get(backend)
     path = tmp_path / f"ruled.{writer.suffix}"
-    encoded = writer.encode(lab.template(cell), weights, cell, path)
+    encoded = writer.encode(lab.template(cell), model, cell, path)
     # ONNX tables need no padding: a Gather takes a table of any length
     entries = "used" if backend == "onnx" else "all"
     wrong = {
@@ -62,9 +62,9 @@ def test_files_hold_and_compute_them(lab, ruled, tmp_path, backend, name):
         if (found := differences(stored, weight, entries))
     }
     assert wrong == {}
-    close = output_error.closeness(lab.run(backend, path), expected)
+    close = output_error(lab.run(backend, path), expected)
     assert close.max_error <= 1e-4  # as for every cell that computes in fp32
     # float layers are not the quantized weights': what is left of the file is no more than 8-bit ones take
-    quantized = network.describe(weights, cell.scheme)["parameters"]
+    quantized = counts(model, cell.scheme)["parameters"]
     assert quantized == sum(np.prod(lab.program.sites[key].shape) for key in weights if weights[key].bits <= 8)
     assert encoded.weight_bytes < 1.6 * quantized

@@ -16,16 +16,16 @@ def test_the_listing_loses_to_preprocessing_and_the_probe_names_the_sign_of_the_
     file = tmp_path / "listing" / "coreml" / "fp32.mlpackage"
     code, out, err = cli("compare", FIXTURES / "digits-mobilenet-v2.safetensors", file, "--data", DATA, "--json")
     assert code == 0, err
-    found = json.loads(out)
-    lost = {step["name"]: step["lost"] for step in found["steps"]}
-    assert lost["preprocessing"] > 50
-    assert lost["preprocessing"] >= 0.9 * found["total"]["lost"]
+    comparison = json.loads(out)
+    losses = {step["name"]: step["loss"] for step in comparison["steps"]}
+    assert losses["preprocessing"] > 50
+    assert losses["preprocessing"] >= 0.9 * comparison["total"]["loss"]
     # every step after quantization but the last: at most 2 of 2,000 images
-    assert max(abs(lost["graph"]), abs(lost["precision"])) <= 0.1
-    probe = found["probe"]
+    assert max(abs(losses["graph"]), abs(losses["precision"])) <= 0.1
+    probe = comparison["probe"]
     assert probe["named"].startswith("the sign of the bias")
-    assert abs(probe["restored_top1"] - probe["reference_top1"]) <= 2 / found["images"]
+    assert abs(probe["restored_score"] - probe["reference_score"]) <= 100 * 2 / comparison["images"]
     assert "bias=[-1.0, -1.0, -1.0]" in probe["corrected_call"]
     # the file that the README shows is this one, as it was printed
     shown = (ROOT / "docs" / "listing.txt").read_text()
-    assert f"{lost['preprocessing']:.2f} are lost to preprocessing" in shown
+    assert f"{losses['preprocessing']:.2f} are lost to preprocessing" in shown

@@ -20,7 +20,8 @@ from test_weights import with_one_changed
 
 from mobconv import backends
 from mobconv.cli.app import run
-from mobconv.evaluate import output_error
+from mobconv.evaluate.output_error import output_error
+from mobconv.quantize.model import QuantizedModel
 from mobconv.schemes import Cell, Mode, Storage
 
 NAME = "coreml-mlmodel"
@@ -45,7 +46,7 @@ def compare(lab, cell, path):
 
 def snapped(table, wanted):
     """A second value of a channel that is off by a rounding of fp32 in place of it: all that bias + scale can give
-    where the two are no fp16 numbers (see `mobconv.backends.mlmodel.params`)."""
+    where the two are not fp16 numbers (see `mobconv.backends.mlmodel.params`)."""
     limit = 2.0**-23 * np.abs(wanted[:, 1:] - wanted[:, :1])
     near = np.abs(table[:, 1:].astype(np.float64) - wanted[:, 1:]) <= limit
     return np.concatenate([table[:, :1], np.where(near, wanted[:, 1:], table[:, 1:])], axis=1)
@@ -85,7 +86,7 @@ def test_one_changed_number_is_noticed(lab, cell, tmp_path):
             weights[name] = one
     assert len(changed) >= 2
     path = tmp_path / "changed.mlmodel"
-    backends.get(NAME).encode(lab.template(cell), weights, cell, path)
+    backends.get(NAME).encode(lab.template(cell), QuantizedModel(weights), cell, path)
     found = compare(lab, cell, path)
     assert set(found) == set(changed.values())
     for part, name in changed.items():
@@ -123,21 +124,21 @@ def test_codes_stored_wider_than_asked_are_noticed(lab, tmp_path):
     weights = dict(lab.weights(cell.scheme))
     narrow = weights[WIDEST]
     weights[WIDEST] = replace(narrow, bits=5, table=np.pad(narrow.table, ((0, 0), (0, 16)), mode="edge"))
-    backends.get(NAME).encode(lab.template(cell), weights, cell, tmp_path / "wide.mlmodel")
+    backends.get(NAME).encode(lab.template(cell), QuantizedModel(weights), cell, tmp_path / "wide.mlmodel")
     found = compare(lab, cell, tmp_path / "wide.mlmodel")
     assert list(found) == [WIDEST] and found[WIDEST][0] == "5 bits in place of 4"
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=str)
 def test_conversion_loses_nothing(lab, cell):
-    assert_nothing_lost(lab.logits(cell), lab.expected(cell.scheme))
+    assert_nothing_lost(lab.outputs(cell), lab.expected(cell.scheme))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cell", CELLS, ids=str)
 def test_conversion_loses_nothing_on_any_image(lab, cell):
     count = len(lab.images)
-    assert_nothing_lost(lab.logits(cell, count), lab.expected(cell.scheme, count))
+    assert_nothing_lost(lab.outputs(cell, count), lab.expected(cell.scheme, count))
 
 
 def test_one_wrong_scale_is_a_loss(lab, tmp_path):
@@ -145,7 +146,7 @@ def test_one_wrong_scale_is_a_loss(lab, tmp_path):
     weights = dict(lab.weights(cell.scheme))
     weights[lab.names[-1]] = with_one_changed(weights[lab.names[-1]], "scales")
     path = tmp_path / "wrong.mlmodel"
-    backends.get(NAME).encode(lab.template(cell), weights, cell, path)
+    backends.get(NAME).encode(lab.template(cell), QuantizedModel(weights), cell, path)
     with pytest.raises(AssertionError):
         assert_nothing_lost(lab.run(NAME, path), lab.expected(cell.scheme))
 
@@ -192,7 +193,7 @@ def test_native_is_the_same_file(lab, tmp_path):
     cell = Cell.parse(f"{NAME}/w5-linear")
     native = replace(cell, storage=Storage.NATIVE)
     packed, told = (
-        backends.get(NAME).encode(lab.template(each), lab.weights(cell.scheme), each, tmp_path / f"{i}.mlmodel")
+        backends.get(NAME).encode(lab.template(each), lab.model(cell.scheme), each, tmp_path / f"{i}.mlmodel")
         for i, each in enumerate((cell, native))
     )
     assert (tmp_path / "0.mlmodel").read_bytes() == (tmp_path / "1.mlmodel").read_bytes()
@@ -203,15 +204,16 @@ def test_native_is_the_same_file(lab, tmp_path):
 @pytest.mark.parametrize("name", ["w4-kmeans", "w4-linear"])
 def test_layer_rules_reach_the_file(lab, ruled, tmp_path, name):  # noqa: F811
     """Some layers at another width, one fp32, and one fp16, whose 32-bit bias has to stand beside it."""
-    weights, expected = ruled[name]
+    model, expected = ruled[name]
+    weights = model.weights
     cell, path = Cell.parse(f"{NAME}/{name}"), tmp_path / "ruled.mlmodel"
-    encoded = backends.get(NAME).encode(lab.template(cell), weights, cell, path)
+    encoded = backends.get(NAME).encode(lab.template(cell), model, cell, path)
     assert {rule.get("keep") for rule in RULES} >= {"fp16", "fp32"}
     held = read_mlmodel.read(path)
     assert {
         key: w for one, (key, weight) in zip(held, weights.items(), strict=True) if (w := differences(one, weight))
     } == {}
-    assert output_error.closeness(lab.run(NAME, path), expected).max_error <= 1e-4
+    assert output_error(lab.run(NAME, path), expected).max_error <= 1e-4
     narrow = [weight for weight in weights.values() if weight.bits <= 8]
     assert codes_bytes(narrow) < encoded.weight_bytes <= bound(narrow)
 
@@ -233,4 +235,4 @@ def test_a_sweep_has_rows_for_what_the_format_cannot_hold(tmp_path, capsys):
         run(["evaluate", str(tmp_path / "alone.mlmodel"), "--data", plan["data"], "--images", str(FAST), "--json"]) == 0
     )
     found = json.loads(capsys.readouterr().out)
-    assert (found["cell"], found["top1"]) == (held["cell"], held["top1"])
+    assert (found["cell"], found["score"]) == (held["cell"], held["score"])

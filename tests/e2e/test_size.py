@@ -14,8 +14,8 @@ import read_onnx
 from laboratory import demo_cells, in_fp16
 from stored import used_entries
 
+from mobconv.backends.apple.vendor import proto as coreml_proto
 from mobconv.backends.coreml import mil
-from mobconv.backends.coreml.vendor import proto as coreml_proto
 from mobconv.common.files import size
 from mobconv.schemes import Cell, Compute, Mode, Scheme
 

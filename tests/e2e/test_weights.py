@@ -20,6 +20,7 @@ from stored import differences
 
 from mobconv import backends
 from mobconv.quantize import FloatWeight
+from mobconv.quantize.model import QuantizedModel
 from mobconv.schemes import Cell, Compute, Storage
 
 READERS = {"onnx": read_onnx.read, "tflite": read_tflite.read, "coreml": read_coreml.read}
@@ -85,7 +86,7 @@ def test_one_changed_number_is_noticed_in_every_form(lab, cell, tmp_path):
             del changed[part]
     assert len(changed) >= 2
     path = tmp_path / f"changed.{backends.get(cell.backend).suffix}"
-    backends.get(cell.backend).encode(lab.template(cell), weights, cell, path)
+    backends.get(cell.backend).encode(lab.template(cell), QuantizedModel(weights), cell, path)
     found = compare(lab, cell, path)
     assert set(found) == set(changed.values())
     for part, name in changed.items():
@@ -153,7 +154,7 @@ def test_codes_stored_wider_than_asked_are_noticed(lab, backend, tmp_path):
     narrow = weights[WIDEST]
     weights[WIDEST] = replace(narrow, bits=5, table=np.pad(narrow.table, ((0, 0), (0, 16)), mode="edge"))
     path = tmp_path / f"wide.{backends.get(backend).suffix}"
-    backends.get(backend).encode(lab.template(cell), weights, cell, path)
+    backends.get(backend).encode(lab.template(cell), QuantizedModel(weights), cell, path)
     found = compare(lab, cell, path)
     assert list(found) == [WIDEST]
     # (ONNX tells by the stream alone: its tables hold the entries in use)

@@ -92,14 +92,14 @@ def stamps(out, cells):
 
 
 def outcome(out):
-    """All that a sweep says, timings aside: results, hashes of artifacts, predictions."""
+    """Results of a sweep without timings, hashes of its artifacts, scores of samples."""
     found = json.loads((out / "results.json").read_text())
     for row in found["cells"]:
         for name in TIMINGS:
             row.pop(name)
-    with np.load(out / "predictions.npz") as archive:
-        predictions = {name: archive[name].tolist() for name in archive.files}
-    return found, {cell: sha256(path) for cell, path in sorted(artifacts(out).items())}, predictions
+    with np.load(out / "scores.npz") as archive:
+        scores = {name: archive[name].tolist() for name in archive.files}
+    return found, {cell: sha256(path) for cell, path in sorted(artifacts(out).items())}, scores
 
 
 def partial(out):

@@ -10,7 +10,7 @@ from killing import artifacts, outcome, partial, stamps
 from safetensors.torch import save_file
 from support import DATA
 
-from mobconv import results
+from mobconv import backends, results
 from mobconv.common.files import sha256
 
 PLAN = {
@@ -26,7 +26,7 @@ PLAN = {
     "schemes": ["fp32", "w4-kmeans"],
 }
 ALL = ["onnx/fp32", "onnx/w4-kmeans", "coreml-mlmodel/fp32", "coreml-mlmodel/w4-kmeans"]
-KEPT = "4 of 4 cells are as they were; nothing to make (--fresh makes everything anew)"
+KEPT = "4 of 4 cells are as they were; nothing to make (--fresh rebuilds everything)"
 
 
 def checkpoint(folder, seed=0):
@@ -49,12 +49,12 @@ class Folder:
             monkeypatch.setattr(kind, "encode", self._counting(kind.encode))
 
     def _counting(self, real):
-        def encode(backend, template, weights, cell, path, record=""):
+        def encode(backend, template, model, cell, path, record=""):
             if record:  # else the float file of a template
                 self.encoded.append(cell.name)
                 if cell.name in self.broken:
                     raise RuntimeError(self.broken[cell.name])
-            return real(backend, template, weights, cell, path, record)
+            return real(backend, template, model, cell, path, record)
 
         return encode
 
@@ -133,31 +133,30 @@ def test_what_a_key_is_made_of(there):
     from mobconv.sweep.store import Store
 
     (there.path / "job.yaml").write_text(json.dumps(PLAN))
-    network = Store(there.out).network(
-        keys.inputs(Job.of(recipe.load(there.path / "job.yaml", ["onnx", "coreml-mlmodel"]))).network
-    )
-    assert network is not None and network.sites == ["0.weight", "5.weight"]
+    job = Job.of(recipe.load(there.path / "job.yaml", backends.formats()))
+    baseline = Store(there.out).baseline(keys.inputs(job).baseline)
+    assert baseline is not None and baseline.sites == ["0.weight", "5.weight"]
 
-    def key(seen=network, name="onnx/w4-kmeans", **changed):
+    def key(seen=baseline, name="onnx/w4-kmeans", **changed):
         (there.path / "job.yaml").write_text(json.dumps(PLAN | changed))
-        job = Job.of(recipe.load(there.path / "job.yaml", ["onnx", "coreml-mlmodel", "coreml"]))
-        made = keys.inputs(job)
-        return keys.cell(made, seen, job, Cell.parse(name))
+        job = Job.of(recipe.load(there.path / "job.yaml", backends.formats()))
+        return keys.cell(keys.inputs(job), seen, job, Cell.parse(name))
 
     assert key() == key() == key(margin=9) == key(schemes=["w4-kmeans"])
-    image_type = {"image_type": {"scale": "2/255", "bias": [-1, -1, -1]}, "backends": ["coreml"]}
+    options = {"coreml": {"image_type": {"scale": "2/255", "bias": [-1, -1, -1]}}}
     found = [
         key(),
         key(name="onnx/w4-linear"),
         key(name="coreml-mlmodel/w4-kmeans"),
-        key(seen=replace(network, pixels="of other images")),
+        key(seen=replace(baseline, data_sha256="of other images")),
         key(arguments={"classes": 10, "width": 8}),
         key(model="user_nets:other"),
         key(input_shape=[1, 3, 16, 16]),
         key(preprocessing={"mean": [0.5] * 3, "std": [0.5] * 3}),
         key(layers=LAYERS),
         key(input="tensor"),
-        key(**image_type),
+        key(name="coreml/w4-kmeans", backends=["coreml"]),
+        key(name="coreml/w4-kmeans", backends=["coreml"], options=options),
         key(threads=2),
     ]
     content = bytearray((there.path / "net.safetensors").read_bytes())
@@ -253,13 +252,13 @@ def test_rows_that_no_longer_hold_are_told(there):
     there.sweep()
     encoded, said, rows = there.sweep("--only", "onnx/fp32", images=8)
     assert encoded == ["onnx/fp32"] and list(rows) == ["onnx/fp32"]
-    assert "rows of 3 other cells do not hold any more and are left out: onnx/w4-kmeans, coreml-mlmodel/fp32" in said
+    assert "rows of 3 other cells are no longer valid and are left out: onnx/w4-kmeans, coreml-mlmodel/fp32" in said
 
 
 def test_files_of_another_recipe_are_told(there):
     there.sweep()
     _, said, rows = there.sweep(schemes=["fp32", "w3-kmeans@native"], backends=["onnx"])
-    assert "has 3 files of another recipe, in no row of these: coreml-mlmodel/fp32, coreml-mlmodel/w4-kmeans" in said
+    assert "has 3 files of another recipe, in no row of this one: coreml-mlmodel/fp32, coreml-mlmodel/w4-kmeans" in said
     assert set(rows) == {"onnx/fp32", "onnx/w3-kmeans@native"}
 
 
@@ -364,7 +363,7 @@ def test_a_whole_module_is_never_taken_for_the_same(there):
     changed = {"checkpoint": "whole.pt", "model": None, "arguments": {}, "backends": ["onnx"], "schemes": ["fp32"]}
     for _ in range(2):
         encoded, said, _ = there.sweep("--trust-pickle", **changed)
-        assert encoded == ["onnx/fp32"] and "whose code cannot be followed" in said
+        assert encoded == ["onnx/fp32"] and "its code cannot be followed" in said
 
 
 def test_a_factory_beside_the_recipe(there):
@@ -381,7 +380,7 @@ def test_a_factory_beside_the_recipe(there):
     assert code == 0, err
 
     def code_of():
-        return keys.inputs(Job.of(recipe.load(folder / "job.yaml", ["onnx"]), beside=folder)).code
+        return keys.inputs(Job.of(recipe.load(folder / "job.yaml", backends.formats()), beside=folder)).code
 
     before = code_of()
     assert before == code_of()
@@ -389,10 +388,10 @@ def test_a_factory_beside_the_recipe(there):
     assert code_of() != before
 
 
-def test_predictions_are_those_of_the_files(there):
+def test_scores_are_those_of_the_files(there):
     there.sweep("--only", "onnx/*")
-    with np.load(there.out / "predictions.npz") as archive:
-        assert archive.files == ["labels", "groups", "float", *ALL]
+    with np.load(there.out / "scores.npz") as archive:
+        assert archive.files == ["groups", "float", *ALL]
 
 
 def test_data_of_the_hub_is_told_by_its_pixels(there, monkeypatch):
@@ -416,7 +415,7 @@ def test_data_of_the_hub_is_told_by_its_pixels(there, monkeypatch):
 
 def test_a_baseline_that_only_guesses_is_said_each_time(there):
     _, err, _ = there.sweep()
-    told = "no more than guessing among 10 classes: mean and std"
-    assert told in err and told in (there.out / "results.md").read_text()
+    warning = "no more than guessing among 10 classes: mean and std"
+    assert warning in err and warning in (there.out / "results.md").read_text()
     (note,) = json.loads((there.out / "results.json").read_text())["notes"]
-    assert told in note
+    assert warning in note

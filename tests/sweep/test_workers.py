@@ -15,7 +15,7 @@ from killing import outcome, partial, records
 from safetensors.torch import save_file
 from support import DATA
 
-from mobconv import results
+from mobconv import backends, results
 
 NETS = """
 import os, pathlib, signal
@@ -33,12 +33,12 @@ def tiny(classes=10, width=4):
 from mobconv.backends import onnx
 real = type(onnx.backend).encode
 
-def encode(self, template, weights, cell, path, record=""):
+def encode(self, template, model, cell, path, record=""):
     planted = HERE / f"kills {cell.name.replace('/', ' ')}"
     if record and planted.exists() and (held := planted.read_bytes()):
         planted.write_bytes(held[1:])
         os.kill(os.getpid(), signal.SIGKILL)
-    return real(self, template, weights, cell, path, record)
+    return real(self, template, model, cell, path, record)
 
 type(onnx.backend).encode = encode
 """
@@ -232,10 +232,10 @@ def test_a_worker_that_does_not_see_the_folder(tmp_path):
     from mobconv import recipe
     from mobconv.errors import InputError
     from mobconv.sweep import Job, keys, workers
-    from mobconv.sweep.tasks import Prepare, Task
+    from mobconv.sweep.parts import Chunk, Prepare
 
     (tmp_path / "job.yaml").write_text(json.dumps(RECIPE))
-    job = Job.of(recipe.load(tmp_path / "job.yaml", ["onnx", "coreml-mlmodel"]))
-    place = workers.Place(job, keys.Inputs("", "", ""), Path("/nowhere/at all"), "0123", [], 1, 0)
+    job = Job.of(recipe.load(tmp_path / "job.yaml", backends.formats()))
+    assignment = workers.Assignment(job, keys.Inputs("", "", ""), Path("/nowhere/at all"), "0123", [], 1, 0)
     with pytest.raises(InputError, match=r"does not see this sweep's folder.*on a file system that all share"):
-        workers.work(place, Task((Prepare(True),)))
+        workers.work(assignment, Chunk((Prepare(True),)))

@@ -1,5 +1,8 @@
 """What a factory and mobconv are made of, told from files alone."""
 
+import ast
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -81,20 +84,54 @@ def test_a_factory_that_only_the_recipes_folder_has(package, tmp_path_factory, m
 
 
 def test_what_lies_above_a_sweep_has_no_part_in_it():
-    """Every module but those above is imported, as a sweep may: none of those above comes along."""
+    """The packages of a key follow from imports; a process that imports all of them has none of the others."""
+    shared = source_hash.shared_packages()
     code = f"""
 import importlib, pathlib, sys
 root = pathlib.Path({str(Path(mobconv.__file__).parent)!r})
-above = {source_hash.ABOVE!r}
 for path in sorted(root.rglob("*.py")):
     parts = path.relative_to(root).with_suffix("").parts
-    if path.relative_to(root).parts[0] not in above and parts != ("sweep", "run"):
+    if parts[0] in {shared!r}:
         importlib.import_module(".".join(("mobconv", *parts)).removesuffix(".__init__"))
-stems = {{name.removesuffix(".py") for name in above}}
-print([m for m in sys.modules if m.startswith("mobconv.") and m.split(".")[1] in stems])
+print(sorted({{m.split(".")[1] for m in sys.modules if m.startswith("mobconv.")}}))
 """
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout == "['mobconv.report', 'mobconv.report.tables']\n"  # it writes results.md
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == f"{list(shared)}\n"
+    assert not {"cli", "report", "compare", "gate", "testing"} & set(shared)
+    assert {"sweep", "pipeline", "evaluate", "backends", "quantize", "schemes", "zoo"} <= set(shared)
+
+
+@pytest.mark.parametrize(
+    ("changed", "seen"),
+    [
+        ("evaluate/tasks/classification.py", [None]),
+        ("backends/base.py", [None]),
+        ("backends/onnx/encode.py", ["onnx"]),
+        ("backends/apple/executor.py", ["coreml", "coreml-mlmodel"]),
+        ("zoo/mobilenet_v2.py", [None]),
+        ("report/overview.py", []),
+        ("compare/probe.py", []),
+        ("cli/app.py", []),
+        ("gate/judge.py", []),
+    ],
+)
+def test_a_changed_file_is_in_the_hashes_of_its_package(changed, seen, tmp_path):
+    package = tmp_path / "mobconv"
+    shutil.copytree(Path(mobconv.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    names = [None, "onnx", "tflite", "coreml", "coreml-mlmodel"]
+    code = f"from mobconv.sweep import source_hash; print([source_hash.of_mobconv(name) for name in {names}])"
+
+    def hashes():
+        environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+        run = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment, cwd=tmp_path
+        )
+        return dict(zip(names, ast.literal_eval(run.stdout), strict=True))
+
+    before = hashes()
+    (package / changed).write_text((package / changed).read_text() + "# changed\n")
+    after = hashes()
+    assert [name for name in names if before[name] != after[name]] == seen
 
 
 def test_each_backend_has_a_hash_of_its_own():

@@ -1,0 +1,130 @@
+"""The one way that a file is measured: run on data, scored by the task, compared with a reference, timed.
+
+`export`, `evaluate`, `sweep` and `compare` all call `measure`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from numpy.typing import NDArray
+
+from mobconv.backends.base import Runner
+from mobconv.data.labelled import Images
+from mobconv.data.preprocessing import Preprocessing
+from mobconv.evaluate.inference import Feed, Outputs, of_runner, predict_in_torch, predict_side_by_side, single
+from mobconv.evaluate.input_spec import image_feed
+from mobconv.evaluate.latency import Latency, latency
+from mobconv.evaluate.tasks import Scores, Task
+from mobconv.pipeline.artifact import EMULATED, Artifact
+
+
+@dataclass
+class Seconds:
+    """Seconds spent, by stage."""
+
+    spent: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def of(self, stage: str) -> Iterator[None]:
+        """Add the time of the block to a stage."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.spent[stage] = round(self.spent.get(stage, 0.0) + time.perf_counter() - start, 4)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Outputs and their scores on data.
+
+    scores   of each sample, (N,), in the metric's unit; score: the metric of all of them
+    metrics  further metrics by name
+    """
+
+    outputs: Outputs
+    scores: Scores
+    score: float
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A file, measured. scored: None without data; latency: None where it was not timed (emulated, or not asked)."""
+
+    scored: Scored | None
+    latency: Latency | None
+
+
+def score(task: Task, outputs: Outputs, data: Images) -> Scored:
+    """Score outputs by a task. Raises InputError where they do not fit the data."""
+    task.check(outputs, data)
+    scores = task.scores(outputs, data)
+    return Scored(outputs, scores, task.aggregate(scores), task.more(outputs, data))
+
+
+def measure(
+    artifact: Artifact,
+    task: Task | None = None,
+    data: Images | None = None,
+    preprocessing: Preprocessing | None = None,
+    example: Mapping[str, NDArray[Any]] | None = None,
+    baseline: Runner | None = None,
+    timing: bool = True,
+    seconds: Seconds | None = None,
+) -> Measurement:
+    """Run a file on data, score its outputs, and time it.
+
+    data: with its task, and with what the caller of the file does to pixels; None only to time it. example: one sample
+    at the file's inputs, to be timed where there is no data. baseline: the runner that latency is a ratio to; None for
+    the file itself. Raises InputError where data and file do not fit.
+    """
+    seconds = seconds or Seconds()
+    feed = None if preprocessing is None else feed_of(artifact, preprocessing)
+    scored = None
+    if data is not None and task is not None and feed is not None:
+        with seconds.of("run"):
+            outputs = run_on(artifact, data, feed)
+        scored = score(task, outputs, data)
+        example = feed(data.pixels[:1])
+    if not timing or artifact.verified == EMULATED or example is None:
+        return Measurement(scored, None)
+    with seconds.of("latency"):
+        return Measurement(scored, _time(artifact, example, baseline))
+
+
+def run_on(artifact: Artifact, data: Images, feed: Feed) -> Outputs:
+    """Outputs for all samples of data, in their order; closes the artifact's runner."""
+    threads = artifact.threads
+    if artifact.verified == EMULATED:
+        # predict_in_torch has `threads` batches at a time, and each would use as many threads again
+        runner = artifact.reopen(1) if threads > 1 or artifact.runner is None else artifact.runner
+        try:
+            return predict_in_torch(of_runner(runner, feed), data.pixels, threads)
+        finally:
+            if runner is not artifact.runner:
+                runner.close()
+            artifact.close()
+    artifact.close()
+    workers = threads or os.cpu_count() or 1
+    return predict_side_by_side(lambda: artifact.reopen(1), data.pixels, workers, feed)
+
+
+def feed_of(artifact: Artifact, preprocessing: Preprocessing) -> Feed:
+    """Pixels (n, H, W, C) uint8 -> the file's only input. Raises InputError for a file with several."""
+    return image_feed(preprocessing, single(artifact.inputs, str(artifact.path), "input"))
+
+
+def _time(artifact: Artifact, example: Mapping[str, NDArray[Any]], baseline: Runner | None) -> Latency:
+    """On one thread: some kernels leave a second one idle, and a busy machine then decides the ratio."""
+    runner = artifact.reopen(1)
+    try:
+        return latency(runner, baseline or runner, example)
+    finally:
+        runner.close()

@@ -1,0 +1,103 @@
+"""A process's share of a sweep: the lazily loaded inputs of its cells, some of them from an earlier sweep's records."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from mobconv.common import files
+from mobconv.data.labelled import Images
+from mobconv.errors import InputError
+from mobconv.model.checkpoint import Checkpoint
+from mobconv.pipeline.context import Context, Plan, Stage
+from mobconv.sweep import keys
+from mobconv.sweep.job import Job
+from mobconv.sweep.store import FloatBaseline, Store
+
+
+class SweepContext(Context):
+    """The context of a sweep's cells, in its own process or in one of its workers.
+
+    threads: of runtimes, PyTorch and quantizer; 0 for all cores. stage: called with a line when a long step begins.
+    """
+
+    def __init__(
+        self, job: Job, inputs: keys.Inputs, store: Store, threads: int = 0, stage: Stage | None = None
+    ) -> None:
+        recipe = job.recipe
+        plan = Plan(
+            data=recipe.data,
+            limit=recipe.images,
+            task=recipe.task,
+            input=recipe.input,
+            options=recipe.options,
+            scheme_for=recipe.scheme_for,
+            threads=threads,
+        )
+        super().__init__(self._load_checkpoint, plan, store.out, stage)
+        self.job, self.inputs, self.store, self.threads = job, inputs, store, threads
+
+    def _load_checkpoint(self) -> Checkpoint:
+        checkpoint = self.job.load()
+        if checkpoint.sha256 != self.inputs.checkpoint:
+            raise InputError(f"{self.job.recipe.checkpoint} changed while the sweep ran; run the same command again")
+        return checkpoint
+
+    def load_data(self) -> Images:
+        """Read and decode the data set, or what another process of this sweep decoded."""
+        if self._pixels.exists():
+            baseline = self.baseline
+            pixels = np.load(self._pixels, mmap_mode="r")
+            return Images(baseline.source, pixels, baseline.labels, (), baseline.data_sha256, baseline.groups)
+        images = super().load_data()
+        recipe = self.job.recipe
+        if keys.data(recipe.data, recipe.images) not in (None, self.inputs.data):
+            raise InputError(f"{recipe.data} changed while the sweep ran; run the same command again")
+        return images
+
+    @property
+    def _pixels(self) -> Path:
+        return self.store.making / "pixels.npy"
+
+    def share_data(self) -> None:
+        """Write the pixels where the sweep's other processes look for them."""
+        images = self.data
+        with files.aside(self._pixels) as partial, partial.open("wb") as stream:
+            np.save(stream, images.pixels)
+
+    @property
+    def baseline_key(self) -> str:
+        """The key of the float baseline's record."""
+        if self.inputs.data is None:  # from the hub: known once it is loaded
+            return replace(self.inputs, data=self.data.sha256).baseline
+        return self.inputs.baseline
+
+    @cached_property
+    def baseline(self) -> FloatBaseline:
+        """The float baseline, from a record or run now. Raises InputError where data and network do not fit."""
+        recorded = self.store.baseline(self.baseline_key)
+        if recorded is not None:
+            return recorded
+        checkpoint, scored, sites = self.checkpoint, self.run_baseline(), self.program.sites
+        notes = list(checkpoint.notes)
+        if warning := self.task.warning(scored.score, scored.outputs):
+            notes.append(warning)
+        baseline = FloatBaseline(
+            name=checkpoint.name,
+            sha256=checkpoint.sha256,
+            parameters=sum(int(p.numel()) for p in checkpoint.module.parameters()),
+            quantizable_weights=sum(int(np.prod(site.shape)) for site in sites.values()),
+            sites=list(sites),
+            notes=notes,
+            score=scored.score,
+            source=Path(self.data.source).name,
+            data_sha256=self.data.sha256,
+            scores=scored.scores,
+            labels=self.data.labels,
+            groups=self.data.groups,
+        )
+        self.store.put_baseline(self.baseline_key, baseline)
+        return baseline
