@@ -5,9 +5,11 @@ import itertools
 import numpy as np
 import pytest
 
-from mobconv.compare.mistakes import plausible, right
+from mobconv.compare.mistakes import no_mistake, plausible_mistakes
 from mobconv.compare.probe import probe
+from mobconv.data.labelled import Images
 from mobconv.data.preprocessing import Preprocessing
+from mobconv.evaluate import tasks
 
 DISTINCT = Preprocessing((0.4099, 0.3856, 0.3616), (0.3219, 0.2675, 0.2838))
 HALF = Preprocessing((0.5,) * 3, (0.5,) * 3)
@@ -17,9 +19,9 @@ UNIT = PIXELS.astype(np.float64) / 255
 
 
 def named(preprocessing, start):
-    found = plausible(preprocessing)
-    return next((each for each in found if each.name.startswith(start)), None) or next(
-        each for each in found if start in each.name
+    mistakes = plausible_mistakes(preprocessing)
+    return next((mistake for mistake in mistakes if mistake.name.startswith(start)), None) or next(
+        mistake for mistake in mistakes if start in mistake.name
     )
 
 
@@ -29,18 +31,19 @@ def nchw(values):
 
 @pytest.mark.parametrize("preprocessing", [DISTINCT, HALF, BGR])
 def test_no_mistake_is_the_preprocessing_itself(preprocessing):
-    np.testing.assert_allclose(right(preprocessing).seen(PIXELS), preprocessing(PIXELS), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(no_mistake(preprocessing).seen(PIXELS), preprocessing(PIXELS), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("preprocessing", [DISTINCT, HALF, BGR])
 def test_every_mistake_shows_the_network_something_else_and_can_be_undone(preprocessing):
     wanted = preprocessing(PIXELS)
-    found = plausible(preprocessing)
-    assert len(found) > 15
-    for each in found:
-        assert np.abs(each.seen(PIXELS) - wanted).max() > 1e-3, each.name
-        np.testing.assert_allclose(each.seen(each.undone(wanted)), wanted, rtol=1e-4, atol=1e-4, err_msg=each.name)
-    for one, other in itertools.combinations(found, 2):
+    mistakes = plausible_mistakes(preprocessing)
+    assert len(mistakes) > 15
+    for mistake in mistakes:
+        assert np.abs(mistake.seen(PIXELS) - wanted).max() > 1e-3, mistake.name
+        seen = mistake.seen(mistake.undone(wanted))
+        np.testing.assert_allclose(seen, wanted, rtol=1e-4, atol=1e-4, err_msg=mistake.name)
+    for one, other in itertools.combinations(mistakes, 2):
         assert np.abs(one.seen(PIXELS) - other.seen(PIXELS)).max() > 1e-4, (one.name, other.name)
 
 
@@ -68,19 +71,19 @@ def test_what_some_names_say():
 
 def test_nhwc_read_as_nchw_is_a_reshape():
     values = np.ascontiguousarray((UNIT - DISTINCT.mean) / DISTINCT.std)
-    late = [each for each in plausible(DISTINCT) if each.axes == "nhwc as nchw" and each.late]
+    late = [each for each in plausible_mistakes(DISTINCT) if each.axes == "nhwc as nchw" and each.late]
     np.testing.assert_allclose(late[0].seen(PIXELS), values.reshape(2, 3, 6, 6), rtol=1e-4, atol=1e-4)
 
 
 def test_a_single_std_is_no_mistake_where_all_are_equal():
-    assert not any("one std" in each.name for each in plausible(HALF))
-    assert any("one std" in each.name for each in plausible(DISTINCT))
+    assert not any("one std" in each.name for each in plausible_mistakes(HALF))
+    assert any("one std" in each.name for each in plausible_mistakes(DISTINCT))
 
 
 def test_what_comes_to_the_same_is_one_under_both_names():
     imagenet = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    assert not any("ImageNet" in each.name for each in plausible(imagenet))
-    doubled = [each.name for each in plausible(Preprocessing((0.0,) * 3, (1.0,) * 3))]
+    assert not any("ImageNet" in each.name for each in plausible_mistakes(imagenet))
+    doubled = [each.name for each in plausible_mistakes(Preprocessing((0.0,) * 3, (1.0,) * 3))]
     assert not any("mean missing" in name for name in doubled)
 
 
@@ -88,7 +91,8 @@ def test_what_is_only_like_a_mistake_is_not_named_where_the_file_is_exact():
     """Another network's constants in units of pixels: nearly 'divided by 255 twice', and not it."""
     own = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     rng = np.random.default_rng(0)
-    pixels, labels = rng.integers(0, 256, (64, 8, 8, 3), np.uint8), rng.integers(0, 10, 64)
+    images = Images("random", rng.integers(0, 256, (64, 8, 8, 3), np.uint8), rng.integers(0, 10, 64), (), "")
+    task = tasks.get("classification")
     matrix = rng.normal(size=(192, 10)).astype(np.float32)
 
     def network(seen):
@@ -97,9 +101,9 @@ def test_what_is_only_like_a_mistake_is_not_named_where_the_file_is_exact():
     def off(values):  # mean 118, std 60 of pixels over 255, each channel alike
         return network(((values.astype(np.float32) / 255 - 118) / 60).transpose(0, 3, 1, 2))
 
-    loose = probe(off, network, own, pixels, labels)
+    loose = probe(off, network, own, images, task)
     assert loose.named is not None and 15 < loose.trials[0].forwards_db < 35
-    assert probe(off, network, own, pixels, labels, own_db=128.0).named is None
-    twice = next(each for each in plausible(own) if each.name.startswith("divided by 255 twice"))
-    exact = probe(lambda values: network(twice.seen(values)), network, own, pixels, labels, own_db=128.0)
+    assert probe(off, network, own, images, task, arithmetic_db=128.0).named is None
+    twice = next(each for each in plausible_mistakes(own) if each.name.startswith("divided by 255 twice"))
+    exact = probe(lambda values: network(twice.seen(values)), network, own, images, task, arithmetic_db=128.0)
     assert exact.named is not None and exact.named.mistake.name == twice.name

@@ -1,31 +1,31 @@
-"""Where a file's loss comes from, all of it: the steps with their intervals, the layers, and the mistake in
-preprocessing where there is one."""
+"""Compare a file with its checkpoint: the steps with their intervals, the layers, and the mistake in preprocessing."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mobconv import backends
-from mobconv.backends.size_audit import record_of
-from mobconv.compare import Injections, Step, corrected_call, layers, waterfall
-from mobconv.compare.diagnosis import File, Inside, better, diagnose, difference
-from mobconv.compare.probe import Finding
-from mobconv.data.labelled import Images
+from mobconv.compare import corrected_call
+from mobconv.compare.diagnosis import Diagnosis, NormalisesInside, diagnose, is_gain
+from mobconv.compare.layer_errors import LayerErrors, layer_errors
+from mobconv.compare.probe import ProbeResult
+from mobconv.compare.waterfall import LossStep, preprocessing_of, run_waterfall
+from mobconv.data import labelled
 from mobconv.data.preprocessing import Preprocessing
-from mobconv.errors import BackendError, UsageError
-from mobconv.evaluate import inference, input_spec
-from mobconv.evaluate.tasks import classification
+from mobconv.evaluate import input_spec, tasks
+from mobconv.evaluate.tasks import Metric
+from mobconv.evaluate.tasks.classification import check_class_names
 from mobconv.model.checkpoint import Checkpoint
+from mobconv.model.loading import load
+from mobconv.pipeline.artifact import Artifact, open_artifact
+from mobconv.pipeline.measure import feed_of
 from mobconv.stats.paired import Difference
 
-Floats = NDArray[np.float32]
 Range = tuple[float, float, float]
 
 LAYER_IMAGES = 32
@@ -33,170 +33,204 @@ LAYER_IMAGES = 32
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `mobconv compare` tells.
+    """Where the loss of a file comes from.
 
-    steps, lost   of the waterfall, and per step the points lost against the step before (None for the first)
+    expected      preprocessing of the file's caller; input_text: the same in words
+    differences   of each step against the step before, None for the first
     total         from the float baseline to the whole file
-    injections    layers, worst first; None where they cannot be told apart
-    finding       of the probe; None: there was nothing to explain, or no mistake to look for in a `better` file
-    inside        of a file that does not say what it takes, and was found to normalise inside
-    off           whether the file's input is not what the network wants
-    guessing      a warning where the float baseline is no better than guessing; or ''
-    call          the corrected call, where a mistake is named
-    sees, wants   least, mean and greatest value in front of the first layer, on the first images: in the file, and in
+    layer_errors  worst first
+    probe_result  None where nothing is to be explained, or in a file that is better than the float baseline
+    inside        of a file that does not say what it takes, and normalises inside; else None
+    wrong_input   whether the file's input is not what the network wants
+    corrected     code or command to paste, where a mistake is named; else ''
+    seen, wanted  least, mean and greatest value in front of the first layer, on the first images: in the file, and in
                   the checkpoint
-    doubt         what to warn of: classes that data and file call by other names
-    other_checkpoint  whether the file's record says that it was made from another checkpoint
+    verified      how the file was run, see pipeline.artifact.Artifact; run_by: the same in words
+    other_checkpoint  whether the file was made from another checkpoint, by its record
+    baseline_warning  what makes the float baseline doubtful, '' for nothing
+    names_warning     doubts that classes of data and file are the same, '' for none
     """
 
     artifact: str
-    takes: input_spec.Expected
-    told: str
+    expected: input_spec.Expected
+    input_text: str
     images: int
-    steps: tuple[Step, ...]
-    lost: tuple[Difference | None, ...]
+    metric: Metric
+    steps: tuple[LossStep, ...]
+    differences: tuple[Difference | None, ...]
     total: Difference
-    injections: Injections
-    finding: Finding | None
-    inside: Inside | None
-    off: bool
-    guessing: str
-    call: str
-    sees: Range
-    wants: Range
+    layer_errors: LayerErrors
+    probe_result: ProbeResult | None
+    inside: NormalisesInside | None
+    wrong_input: bool
+    corrected: str
+    seen: Range
+    wanted: Range
     verified: str
+    run_by: str
     other_checkpoint: bool
-    doubt: str
+    baseline_warning: str
+    names_warning: str
 
     @property
-    def better(self) -> bool:
+    def is_gain(self) -> bool:
         """Whether the file is better than the float baseline, beyond noise."""
-        return better(self.total)
+        return is_gain(self.total)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Doubts about the figures."""
+        return tuple(text for text in (self.baseline_warning, self.names_warning) if text)
 
     def to_json(self) -> dict[str, Any]:
-        """All figures; predictions and outputs left out."""
-        kept = ("name", "measures", "top1", "lost", "agreement_float", "agreement", "snr_db", "note")
-        steps = []
-        for step, lost in zip(self.steps, self.lost, strict=True):
-            steps.append({key: getattr(step, key) for key in kept} | {"interval": _interval(lost)})
-        found = self.finding
+        """All figures; outputs and scores of samples left out."""
+        names = ("name", "measures", "score", "loss", "agreement_float", "agreement", "snr_db", "note")
+        inside = self.inside
         return {
             "artifact": self.artifact,
             "images": self.images,
+            "metric": asdict(self.metric),
             "verified": self.verified,
-            "input": self.takes.preprocessing.to_json(),
-            "input_by": self.takes.source,
+            "input": self.expected.preprocessing.to_json(),
+            "input_by": self.expected.source,
             "normalises_inside": None
-            if self.inside is None
+            if inside is None
             else {
-                "takes": self.inside.option,
-                "snr_db": _finite(self.inside.snr_db),
-                "top1_normalised_twice": self.inside.top1,
+                "takes": inside.option,
+                "snr_db": _finite(inside.snr_db),
+                "score_normalised_twice": inside.score,
             },
             "other_checkpoint": self.other_checkpoint,
-            "warnings": [text for text in (self.guessing, self.doubt) if text],
-            "steps": steps,
-            "total": {"lost": self.total.points, "interval": _interval(self.total)},
-            "layers": [asdict(each) for each in self.injections.layers],
-            "between_layers": [asdict(each) for each in self.injections.between],
-            "layer_images": self.injections.images,
-            "not_compared": list(self.injections.skipped),
-            "sees": [_finite(value) for value in self.sees],
-            "wants": [_finite(value) for value in self.wants],
-            "probe": None
-            if found is None
-            else {
-                "named": found.named.mistake.name if found.named else None,
-                "tried": found.tried,
-                "images": found.images,
-                "top1": found.top1,
-                "reference_top1": found.reference_top1,
-                "restored_top1": found.named.restored if found.named else None,
-                "clean_db": _finite(found.clean_db),
-                "trials": [{"name": t.mistake.name, "snr_db": _finite(t.forwards_db)} for t in found.trials],
-                "corrected_call": self.call or None,
-            },
+            "warnings": list(self.warnings),
+            "steps": [
+                {name: getattr(step, name) for name in names} | {"interval": _interval(difference)}
+                for step, difference in zip(self.steps, self.differences, strict=True)
+            ],
+            "total": {"loss": self.total.loss, "interval": _interval(self.total)},
+            "layers": [asdict(error) for error in self.layer_errors.layers],
+            "between_layers": [asdict(error) for error in self.layer_errors.between],
+            "layer_images": self.layer_errors.images,
+            "not_compared": list(self.layer_errors.skipped),
+            "sees": [_finite(value) for value in self.seen],
+            "wants": [_finite(value) for value in self.wanted],
+            "probe": None if self.probe_result is None else _probe_json(self.probe_result, self.corrected),
         }
 
 
 def compare(
-    checkpoint: Checkpoint,
-    path: Path,
-    load: Callable[[Preprocessing], Images],
-    told: Preprocessing | None = None,
+    checkpoint: Checkpoint | Path | str,
+    artifact: Path | str,
+    data: str,
+    *,
+    takes: Preprocessing | None = None,
+    samples: int | None = None,
+    task: str = "classification",
     say: Callable[[str], None] = lambda text: None,
-    options: Sequence[str] = (),
+    checkpoint_options: Sequence[str] = (),
 ) -> Comparison:
-    """Compare a file with its checkpoint on the images that `load` gives for the network's preprocessing.
+    """Find out where the loss of one artifact comes from, and which mistake in preprocessing explains it.
 
-    told: what the file's caller does (--takes), where the file does not say; options: of the command line, that say how
-    the checkpoint is loaded, for a command to paste. Raises UsageError for a checkpoint without
-    preprocessing, and what input_spec.expected and compare.waterfall raise.
+    checkpoint: that the file was made from, loaded or a reference; artifact: of any tool; data: a parquet file, a
+    folder of images by class, or a name on the hub; takes: what the file's caller does to pixels, where the file does
+    not say it; samples: how many are taken, the first ones, None for all; task: a name of evaluate.tasks.TASKS; say:
+    called with a line when a long step begins; checkpoint_options: words of the command line that say how the
+    checkpoint is loaded, for the command to paste.
+
+    Raises UsageError for a checkpoint without preprocessing, and for `takes` where the file normalises inside;
+    InputError for a file or data that cannot be read, or do not fit, and for a file of another network; BackendError
+    where a runtime is missing, or the format's files cannot be cut.
     """
-    network = checkpoint.preprocessing
-    if network is None:
-        raise UsageError(f"{checkpoint.path} does not say how images are preprocessed; say --preprocessing")
-    backend = backends.for_path(path)
-    missing = backend.missing()
-    if missing:
-        raise BackendError(missing)
-    runner = backend.open(path)
-    try:
-        takes = input_spec.expected(runner, path, told, network, "--takes")
-        spec, verified, labels = runner.inputs[0], runner.verified, runner.labels
-        record = record_of(runner.record, path)
-        named = labels or tuple(record.get("labels", ()))
+    path, the_task = Path(artifact), tasks.get(task)
+    with open_artifact(path) as opened:
+        loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load(checkpoint)
+        network = preprocessing_of(loaded)
+        expected = opened.image_input(takes, network, "takes")
         say("data")
-        images = load(network)
-        input_spec.check_shape(images.pixels, images.source, takes.preprocessing, spec, str(path))
-        doubt = classification.check_names(images, named or checkpoint.labels, str(path))
-        fall = waterfall(checkpoint, path, images, input_spec.feed(takes.preprocessing, spec), say=say)
+        images = labelled.load(data, samples, network.fit)
+        input_spec.check_image_size(images, expected.preprocessing, opened.inputs[0], str(path))
+        labels = opened.labels or loaded.labels
+        doubt = check_class_names(images, labels, str(path)) if task == "classification" else ""
+        feed = feed_of(opened, expected.preprocessing)
+        waterfall = run_waterfall(loaded, path, images, feed, the_task, say=say)
         try:
             say("layers")
-            injections = layers(fall.subject, network(images.pixels[:LAYER_IMAGES]))
-            found = diagnose(fall, takes, File(inference.of_runner(runner), spec, network, images), say)
+            errors = layer_errors(waterfall.alignment, network(images.pixels[:LAYER_IMAGES]))
+            diagnosis = diagnose(waterfall, opened, expected, say)
         finally:
-            fall.subject.close()
-    finally:
-        runner.close()
-    fall, takes, finding = found.fall, found.takes, found.finding
-    guessing = classification.guessing(fall.steps[0].top1, fall.steps[0].outputs.shape[1])
-    call = ""
-    if finding and finding.named:
-        if takes.preprocessing.untouched:
-            call = corrected_call.exported_again(record, spec, checkpoint.path, network, options)
-        call = call or corrected_call.corrected(backend.name, spec, network, takes.preprocessing)
+            waterfall.alignment.close()
+    return _comparison(opened, loaded, diagnosis, errors, doubt, checkpoint_options)
+
+
+def _comparison(
+    artifact: Artifact,
+    checkpoint: Checkpoint,
+    diagnosis: Diagnosis,
+    errors: LayerErrors,
+    names_warning: str,
+    checkpoint_options: Sequence[str],
+) -> Comparison:
+    waterfall, expected = diagnosis.waterfall, diagnosis.expected
+    steps, spec = waterfall.steps, artifact.inputs[0]
     return Comparison(
-        str(path),
-        takes,
-        input_spec.told(takes.preprocessing, spec),
-        len(images),
-        fall.steps,
-        _differences(fall.steps, images),
-        difference(fall.steps[0], fall.steps[-1], images),
-        injections,
-        finding,
-        found.inside,
-        found.off,
-        guessing,
-        call,
-        _range(fall.at_cut),
-        _range(fall.reference),
-        verified,
-        record.get("checkpoint", checkpoint.sha256) != checkpoint.sha256,
-        doubt,
+        str(artifact.path),
+        expected,
+        input_spec.described(expected.preprocessing, spec),
+        len(waterfall.images),
+        waterfall.task.metric,
+        steps,
+        (None, *(waterfall.difference(position, position + 1) for position in range(len(steps) - 1))),
+        waterfall.total(),
+        errors,
+        diagnosis.probe_result,
+        diagnosis.inside,
+        diagnosis.wrong_input,
+        _corrected(artifact, checkpoint, diagnosis, checkpoint_options),
+        _range(waterfall.seen),
+        _range(waterfall.wanted),
+        artifact.verified,
+        artifact.backend.runtime_label(artifact.verified),
+        artifact.record.get("checkpoint", checkpoint.sha256) != checkpoint.sha256,
+        waterfall.task.warning(steps[0].score, {"output": steps[0].outputs}),
+        names_warning,
     )
 
 
-def _differences(steps: tuple[Step, ...], images: Images) -> tuple[Difference | None, ...]:
-    return (None, *(difference(before, after, images) for before, after in pairwise(steps)))
+def _corrected(
+    artifact: Artifact, checkpoint: Checkpoint, diagnosis: Diagnosis, checkpoint_options: Sequence[str]
+) -> str:
+    """Code or command that does it right, where a mistake is named: the export of a file of ours, else Python."""
+    result, network = diagnosis.probe_result, preprocessing_of(checkpoint)
+    if result is None or result.named is None:
+        return ""
+    spec, preprocessing = artifact.inputs[0], diagnosis.expected.preprocessing
+    command = ""
+    if preprocessing.untouched:
+        command = corrected_call.exported_again(
+            artifact.record, spec, checkpoint.reference, network, checkpoint_options
+        )
+    return command or corrected_call.corrected(artifact.backend, spec, network, preprocessing)
 
 
-def _interval(found: Difference | None) -> dict[str, Any] | None:
-    return None if found is None else asdict(found) | {"within_noise": found.within_noise}
+def _probe_json(result: ProbeResult, corrected: str) -> dict[str, Any]:
+    named = result.named
+    return {
+        "named": named.mistake.name if named else None,
+        "tried": result.tried,
+        "images": result.images,
+        "score": result.score,
+        "reference_score": result.reference_score,
+        "restored_score": named.restored if named else None,
+        "clean_db": _finite(result.clean_db),
+        "trials": [{"name": trial.mistake.name, "snr_db": _finite(trial.forwards_db)} for trial in result.trials],
+        "corrected_call": corrected or None,
+    }
 
 
-def _range(values: Floats) -> Range:
+def _interval(difference: Difference | None) -> dict[str, Any] | None:
+    return None if difference is None else asdict(difference) | {"within_noise": difference.within_noise}
+
+
+def _range(values: NDArray[np.float32]) -> Range:
     return float(values.min()), float(values.mean()), float(values.max())
 
 

@@ -1,9 +1,9 @@
-"""The mistakes that people make between pixels and a network, as functions: what the network sees under each.
+"""Mistakes in preprocessing that people make, as functions: pixels -> what the network sees.
 
-Every one is linear in the pixels, a factor and an offset for each channel, perhaps on other channels or with axes
-read in another order; so it can be undone, too: which pixels make a network that is fed by mistake see what it should.
-The list is that of converters' trackers: coremltools issues on ImageType's scale and bias, TFLite's mean and std in
-units of 0..255 or 0..1, OpenCV's BGR, ImageNet's constants out of habit.
+Every mistake is linear in the pixels: a factor and an offset for each channel, perhaps of other channels, or with axes
+read in another order. So it can be undone as well: there are pixels for which a network with the mistake in front of it
+sees the right values. The list is that of the converters' issue trackers: scale and bias of an image input, mean and
+std in units of 0..255 or 0..1, OpenCV's BGR, ImageNet's constants by habit.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of most networks of t
 
 @dataclass(frozen=True, eq=False)
 class Mistake:
-    """What a network sees in place of what it should: factor * pixel + offset, for each channel.
+    """A wrong preprocessing: the network sees factor * pixel + offset, for each channel.
 
     name     in a few words
     factor, offset  (channels,), by the channel as the network sees it
-    turned   the channels stand in the opposite order, so that the network's first sees the last of the pixels'
-    axes     how the axes are mixed up; see _mixed
+    turned   the channels are in the opposite order: the network's first channel sees the last of the pixels'
+    axes     how the axes are mixed up, a key of `_AXES`; '' where they are right
     late     whether axes are mixed up after factor and offset, not before
-    pair     two mistakes at once
+    pair     whether it is two mistakes at once
     """
 
     name: str
@@ -43,7 +43,7 @@ class Mistake:
     pair: bool = False
 
     def seen(self, pixels: NDArray[np.uint8] | Floats) -> Floats:
-        """Pixels (N, H, W, C) -> what the network sees, (N, C, H, W)."""
+        """Pixels (N, H, W, C) -> the values that the network sees, (N, C, H, W)."""
         values = pixels.astype(np.float64)
         if not self.late:
             values = self._mix(values)
@@ -53,7 +53,7 @@ class Mistake:
         return np.ascontiguousarray(values.transpose(0, 3, 1, 2), np.float32)
 
     def undone(self, wanted: Floats) -> Floats:
-        """Pixels (N, H, W, C), perhaps beyond 0 to 255, under which the network sees `wanted` (N, C, H, W)."""
+        """Pixels (N, H, W, C), perhaps beyond 0 to 255, for which the network sees `wanted` (N, C, H, W)."""
         values = wanted.transpose(0, 2, 3, 1).astype(np.float64)
         if self.late:
             values = self._unmix(values)
@@ -63,7 +63,7 @@ class Mistake:
         return np.ascontiguousarray(values, np.float32)
 
     def same_as(self, other: Mistake) -> bool:
-        """Whether both always come to the same."""
+        """Whether both give the same values for all pixels."""
         mixed = (self.turned, self.axes) == (other.turned, other.axes)
         flat = all(_even(each.factor) and _even(each.offset) for each in (self, other))
         near = 1e-3 * float(np.abs(self.factor).max()) * 255
@@ -82,58 +82,59 @@ class Mistake:
         return back[..., ::-1] if self.turned else back
 
 
-def right(preprocessing: Preprocessing) -> Mistake:
-    """No mistake: what the network should see of RGB pixels."""
+def no_mistake(preprocessing: Preprocessing) -> Mistake:
+    """The right preprocessing of RGB pixels, in the form of a mistake."""
     shift, scale = (part.astype(np.float64) for part in preprocessing.constants())
     return Mistake("as it should be", 1 / scale, -shift / scale, preprocessing.colour == "bgr")
 
 
-def plausible(preprocessing: Preprocessing) -> list[Mistake]:
-    """All that differ from each other and from no mistake at all, simple ones first.
+def plausible_mistakes(preprocessing: Preprocessing) -> list[Mistake]:
+    """Mistakes that differ from each other and from the right preprocessing, single ones before pairs.
 
-    Those that come to the same with these constants are one, under both names.
+    Those that are equal with these constants are one mistake with both names.
     """
-    none = right(preprocessing)
+    none = no_mistake(preprocessing)
     singles: list[Mistake] = []
-    for each in _single(preprocessing, none):
-        _add(singles, each, none)
-    found = list(singles)
+    for mistake in _single(preprocessing, none):
+        _add(singles, mistake, none)
+    mistakes = list(singles)
     other = "BGR" if preprocessing.colour == "rgb" else "RGB"
-    for each in singles:
-        if not each.axes and each.turned == none.turned:
-            both = f"{each.name}; and {other} channels"
-            _add(found, replace(each, name=both, turned=not none.turned, pair=True), none)
-    return found
+    for mistake in singles:
+        if not mistake.axes and mistake.turned == none.turned:
+            both = f"{mistake.name}; and {other} channels"
+            _add(mistakes, replace(mistake, name=both, turned=not none.turned, pair=True), none)
+    return mistakes
 
 
-def _add(found: list[Mistake], each: Mistake, none: Mistake) -> None:
-    if each.same_as(none) or not np.all(np.isfinite(each.factor)) or np.any(each.factor == 0):
+def _add(mistakes: list[Mistake], mistake: Mistake, none: Mistake) -> None:
+    """Add a mistake to the list, or its name to the mistake that is equal; none: the right preprocessing."""
+    if mistake.same_as(none) or not np.all(np.isfinite(mistake.factor)) or np.any(mistake.factor == 0):
         return
-    for place, known in enumerate(found):
-        if known.same_as(each):
-            if each.name not in known.name:
-                found[place] = replace(known, name=f"{known.name} (or: {each.name})")
+    for place, known in enumerate(mistakes):
+        if known.same_as(mistake):
+            if mistake.name not in known.name:
+                mistakes[place] = replace(known, name=f"{known.name} (or: {mistake.name})")
             return
-    found.append(each)
+    mistakes.append(mistake)
 
 
 def _single(preprocessing: Preprocessing, none: Mistake) -> Iterator[Mistake]:
-    """One mistake each. In units: u = pixel / 255 on the network's range; it should see (u - mean) / std."""
+    """Single mistakes. With u = pixel / 255 on the network's range, the right value is (u - mean) / std."""
     low, high = preprocessing.range
     unit = (high - low) / 255
     mean, std = np.asarray(preprocessing.mean, np.float64), np.asarray(preprocessing.std, np.float64)
     one = np.ones_like(mean)
     other = "BGR" if preprocessing.colour == "rgb" else "RGB"
-    own = preprocessing.colour.upper()
+    colour = preprocessing.colour.upper()
 
     def linear(name: str, factor: Doubles, offset: Doubles) -> Mistake:
         return replace(none, name=name, factor=factor, offset=offset)
 
     yield linear("the sign of the bias is wrong: mean is added, not subtracted", unit / std, (low + mean) / std)
-    yield replace(none, name=f"{other} channels where the network wants {own}", turned=not none.turned)
-    # turned around after each was normalised as it should be: the constants are turned around with the channels
+    yield replace(none, name=f"{other} channels where the network wants {colour}", turned=not none.turned)
+    # channels turned around after normalising them rightly: the constants are turned around with them
     late = replace(none, turned=not none.turned, factor=none.factor[::-1].copy(), offset=none.offset[::-1].copy())
-    yield replace(late, name=f"{other} channels where the network wants {own}, turned around after normalising")
+    yield replace(late, name=f"{other} channels where the network wants {colour}, turned around after normalising")
     yield linear("pixels of 0 to 255 where mean and std are in units of 0 to 1", one / std, -mean / std)
     yield linear("pixels of 0 to 255, not normalised at all", one, 0 * one)
     yield linear("pixels of 0 to 1, mean and std missing", one / 255, 0 * one)
@@ -161,9 +162,12 @@ def _single(preprocessing: Preprocessing, none: Mistake) -> Iterator[Mistake]:
         mixed = f"one std for all channels, {how}, in the scale but not in the bias"
         yield linear(mixed, unit / value * one, (low - mean) / std)
     for axes, what in _AXES.items():
-        for late_too in (False, True) if axes != "hw" else (False,):  # to swap the sides, it is all one
+        for late_axes in (False, True) if axes != "hw" else (False,):  # swapped sides are the same before and after
             yield replace(
-                none, name=what if late_too or axes == "hw" else f"{what} before normalising", axes=axes, late=late_too
+                none,
+                name=what if late_axes or axes == "hw" else f"{what} before normalising",
+                axes=axes,
+                late=late_axes,
             )
 
 
@@ -179,7 +183,7 @@ _AXES = {
 
 
 def _mixed(values: Doubles, axes: str) -> Doubles:
-    """(N, H, W, C) as it should be -> as it is seen, in the same order of axes."""
+    """Values (N, H, W, C) -> the same values read in the wrong order of axes, (N, H, W, C)."""
     n, height, width, channels = values.shape
     if axes == "nhwc as nchw":
         return np.ascontiguousarray(values).reshape(n, channels, height, width).transpose(0, 2, 3, 1)

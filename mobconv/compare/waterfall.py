@@ -5,13 +5,13 @@
 | float         | the checkpoint's module, in PyTorch                             |                                   |
 | weights       | its program with the weights decoded from the file, in PyTorch  | by quantization of weights        |
 | graph         | the file behind its own preprocessing, in fp32                  | by conversion: ops, biases, axes  |
-| precision     | the same, as the file computes                                  | by fp16                           |
-| preprocessing | the whole file, fed as it is in use                             | by what it makes of its input     |
+| precision     | the same, at the file's own compute precision                   | by fp16                           |
+| preprocessing | the whole file, fed as its caller feeds it                      | by what it does to its input      |
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,38 +19,43 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mobconv.backends.graph_view import Anatomy
-from mobconv.compare.subject import Floats, Subject, prepare
-from mobconv.compare.traced import Reference
+from mobconv.backends.graph_view import GraphView
+from mobconv.compare.alignment import Alignment, Floats, align
+from mobconv.compare.program_view import ProgramView
 from mobconv.data.labelled import Images
-from mobconv.errors import InputError, UsageError
-from mobconv.evaluate import inference, input_spec, output_error
-from mobconv.evaluate.tasks import classification
+from mobconv.data.preprocessing import Preprocessing
+from mobconv.errors import InputError, UsageError, setting
+from mobconv.evaluate.inference import Feed, predict
+from mobconv.evaluate.input_spec import check_network_input
+from mobconv.evaluate.output_error import output_error
+from mobconv.evaluate.tasks import Scores, Task
 from mobconv.model.checkpoint import Checkpoint
-from mobconv.model.trace import Program
+from mobconv.model.program import Program
+from mobconv.pipeline.measure import score
+from mobconv.stats import paired
 
-_TRIED = 4  # images on which corresponding tensors are told apart
-_AT_CUT = 8  # images whose tensor at the cut is returned
-Feed = Callable[[NDArray[np.uint8]], NDArray[Any]]
+_TRIED = 4  # images on which tensors are checked to correspond
+_AT_CUT = 8  # images whose values at the cut are kept
 
 
 @dataclass(frozen=True)
-class Step:
-    """One run.
+class LossStep:
+    """One run on all samples.
 
-    outputs          (N, classes); predictions: their top-1, (N,) int64
-    lost             points of top-1 lost against the step before; negative: won
-    agreement_float  fraction of images with the float baseline's top-1; agreement: with the step before's
-    snr_db           against the outputs of the step before; None: equal, or undefined
-    note             what to know of this step in this file, empty for nothing
+    outputs          (N, ...), the network's first output
+    scores           of each sample, (N,), in the metric's unit; score: the metric of all
+    loss             against the step before, in the metric's unit; negative for a gain
+    agreement_float  fraction of samples that mean the same as in the float baseline; agreement: as in the step before
+    snr_db           of the outputs against those of the step before; None where they are equal, or it is undefined
+    note             how this step was run for this file, empty for nothing to say
     """
 
     name: str
     measures: str
     outputs: Floats
-    predictions: NDArray[np.int64]
-    top1: float
-    lost: float
+    scores: Scores
+    score: float
+    loss: float
     agreement_float: float
     agreement: float
     snr_db: float | None
@@ -59,137 +64,162 @@ class Step:
 
 @dataclass(frozen=True)
 class Waterfall:
-    """All steps, and what a look at the file's preprocessing needs.
+    """All steps, and what the diagnosis of the file's preprocessing needs.
 
-    at_cut     (n, C, H, W) what the file itself makes of the first images at the cut, in the reference's layout
-    reference  the same of the checkpoint: its own preprocessing
+    seen    values of the first images at the cut, (n, C, H, W) in the program's layout, as the file computes them
+    wanted  the same behind the checkpoint's own preprocessing
     """
 
-    steps: tuple[Step, ...]
-    subject: Subject
-    at_cut: Floats
-    reference: Floats
+    steps: tuple[LossStep, ...]
+    alignment: Alignment
+    task: Task
+    images: Images
+    seen: Floats
+    wanted: Floats
 
     @property
-    def lost(self) -> float:
-        """Points of top-1 from the first step to the last: the sum of all `lost`."""
-        return 100 * (self.steps[0].top1 - self.steps[-1].top1)
+    def loss(self) -> float:
+        """From the first step to the last: the sum of all losses."""
+        return self.task.metric.loss(self.steps[0].score, self.steps[-1].score)
+
+    def difference(self, before: int, after: int) -> paired.Difference:
+        """How much worse one step is than another, by their positions, with its interval."""
+        scores = self.steps[before].scores, self.steps[after].scores
+        return paired.difference(*scores, self.images.groups, self.task.metric.higher_is_better)
+
+    def total(self) -> paired.Difference:
+        """From the float baseline to the whole file."""
+        return self.difference(0, -1)
 
 
-def waterfall(
+def run_waterfall(
     checkpoint: Checkpoint,
     path: Path,
     images: Images,
     feed: Feed,
+    task: Task,
     threads: int = 0,
     say: Callable[[str], None] = lambda text: None,
     program: Program | None = None,
 ) -> Waterfall:
     """Run all steps on all images.
 
-    feed: pixels (n, H, W, 3) uint8 -> what goes into the file's input for them; say: told of each step; program: the
-    checkpoint's, where it is traced already. Raises InputError for a damaged file,
-    one of another network or with other outputs, and for data that does not fit; BackendError where a file cannot be
-    cut; UsageError for a checkpoint without preprocessing.
+    feed: pixels (n, H, W, C) uint8 -> the file's input; say: called with the name of each step when it begins; program:
+    the checkpoint's, where it is traced already. The alignment of the result is open: the caller closes it. Raises
+    InputError for a damaged file, one of another network or with other outputs, and for data that does not fit;
+    BackendError for a format whose files cannot be cut; UsageError for a checkpoint without preprocessing.
     """
-    preprocessing = checkpoint.preprocessing
-    if preprocessing is None:
-        raise UsageError(f"{checkpoint.path} does not say how images are preprocessed: give its mean and std")
-    input_spec.check_network_shape(images, next(iter(checkpoint.example.values())).shape, "the checkpoint")
+    preprocessing = preprocessing_of(checkpoint)
+    check_network_input(images, next(iter(checkpoint.example.values())).shape, checkpoint.reference)
     pixels = images.pixels
     say("read the file")
-    subject = prepare(checkpoint, path, preprocessing(pixels[:_TRIED]), feed(pixels[:1]), threads, program)
+    alignment = align(checkpoint, path, preprocessing(pixels[:_TRIED]), feed(pixels[:1]), threads, program)
     try:
-        return _run(subject, images, feed, say)
+        return _run(alignment, preprocessing, images, feed, task, say)
     except BaseException:
-        subject.close()
+        alignment.close()
         raise
 
 
-def _run(subject: Subject, images: Images, feed: Feed, say: Callable[[str], None]) -> Waterfall:
-    anatomy, pixels = subject.anatomy, images.pixels
-    preprocessing = subject.checkpoint.preprocessing
-    assert preprocessing is not None
+def preprocessing_of(checkpoint: Checkpoint) -> Preprocessing:
+    """The network's preprocessing. Raises UsageError where it is not known."""
+    if checkpoint.preprocessing is None:
+        raise UsageError(
+            f"{checkpoint.reference} does not say how pixels are normalised; give {setting('preprocessing')} with "
+            "mean and std"
+        )
+    return checkpoint.preprocessing
+
+
+def _run(
+    alignment: Alignment,
+    preprocessing: Preprocessing,
+    images: Images,
+    feed: Feed,
+    task: Task,
+    say: Callable[[str], None],
+) -> Waterfall:
+    graph_view, pixels = alignment.graph_view, images.pixels
     inputs = preprocessing(pixels)
-
-    def program(part: Floats) -> Floats:
-        return np.asarray(decoded.run(part, {decoded.output})[decoded.output], np.float32)
-
-    decoded = Reference(subject.weights)
-    precise = anatomy.precise()
+    decoded = ProgramView(alignment.decoded)
+    precise = graph_view.precise()
+    steps = _Steps(task, images, _notes(alignment, precise is not None))
     say("float")
-    runs = [inference.predict(subject.checkpoint.run, _channels_last(subject.checkpoint, inputs))]
-    classification.check_labels(images, runs[0].shape[1])
+    steps.add(predict(lambda part: _baseline(alignment.checkpoint, part), _channels_last(alignment.checkpoint, inputs)))
     say("weights")
-    runs.append(inference.predict(program, inputs))
+    steps.add(predict(lambda part: np.asarray(decoded.run(part, {decoded.output})[decoded.output], np.float32), inputs))
     say("graph")
-    own = from_cut(subject, anatomy, inputs) if precise is None else None
-    runs.append(from_cut(subject, precise, inputs) if precise is not None else own)  # type: ignore[arg-type]
+    outputs = outputs_from_cut(alignment, precise or graph_view, inputs)
+    steps.add(outputs)
     if precise is not None:
         say("precision")
         precise.close()
-        own = from_cut(subject, anatomy, inputs)
-    runs.append(own)  # type: ignore[arg-type]
+        outputs = outputs_from_cut(alignment, graph_view, inputs)
+    steps.add(outputs)
     say("preprocessing")
-    runs.append(_whole(subject, pixels, feed))
-    steps = _steps(runs, images, _notes(subject, precise))
-    node = subject.frontier[0].node
-    wanted = subject.reference.run(inputs[:_AT_CUT], {node})[node]
-    return Waterfall(steps, subject, _at_cut(subject, feed(pixels[:_AT_CUT])), wanted)
+    steps.add(_whole(alignment, pixels, feed))
+    node = alignment.cut[0].node
+    wanted = alignment.program_view.run(inputs[:_AT_CUT], {node})[node]
+    return Waterfall(steps.steps, alignment, task, images, _at_cut(alignment, feed(pixels[:_AT_CUT])), wanted)
 
 
-def refed(found: Waterfall, images: Images, feed: Feed) -> Waterfall:
-    """The same with the last step, which alone depends on it, run with another feed; images: all of them again."""
-    kept = found.steps[:-1]
-    runs = [*(step.outputs for step in kept), _whole(found.subject, images.pixels, feed)]
-    steps = _steps(runs, images, {step.name: step.note for step in found.steps})
-    at_cut = _at_cut(found.subject, feed(images.pixels[:_AT_CUT]))
-    return replace(found, steps=steps, at_cut=at_cut)
+def refeed(waterfall: Waterfall, feed: Feed) -> Waterfall:
+    """The waterfall with another feed: the last step, which alone depends on it, is run again."""
+    alignment, images = waterfall.alignment, waterfall.images
+    notes = {step.name: step.note for step in waterfall.steps}
+    steps = _Steps(waterfall.task, images, notes, waterfall.steps[:-1])
+    steps.add(_whole(alignment, images.pixels, feed))
+    return replace(waterfall, steps=steps.steps, seen=_at_cut(alignment, feed(images.pixels[:_AT_CUT])))
 
 
-def _at_cut(subject: Subject, fed: NDArray[Any]) -> Floats:
-    anatomy, cut = subject.anatomy, subject.frontier[0]
-    made = fed if cut.tensor in anatomy.inputs else anatomy.run({anatomy.inputs[0]: fed}, [cut.tensor])[cut.tensor]
-    return cut.to_reference(np.asarray(made))
+def _at_cut(alignment: Alignment, feeds: Mapping[str, NDArray[Any]]) -> Floats:
+    """What the file makes of its input at the first tensor of the cut, in the program's layout."""
+    match, fed = alignment.cut[0], _at_input(alignment, feeds)
+    values = fed if match.tensor in fed else alignment.graph_view.run(fed, [match.tensor])
+    return match.to_program(np.asarray(values[match.tensor]))
+
+
+def _at_input(alignment: Alignment, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The file's only input under its name in the graph, which may differ from that of the runtime's signature."""
+    return {alignment.graph_view.inputs[0]: next(iter(feeds.values()))}
+
+
+def _baseline(checkpoint: Checkpoint, inputs: Floats) -> Floats:
+    """First output of the untouched module."""
+    outputs = checkpoint.run({next(iter(checkpoint.example)): inputs})
+    return np.asarray(next(iter(outputs.values())), np.float32)
 
 
 def _channels_last(checkpoint: Checkpoint, inputs: Floats) -> Floats:
-    """The same values with channels next to each other in memory, half the time for convolutions on CPUs.
+    """The same values with channels next to each other in memory, which takes convolutions on CPUs half the time.
 
-    Not for networks that take their tensors apart by `view`, which then fails.
+    Unchanged for networks that reshape their tensors by `view`, which then fails.
     """
     moved = np.ascontiguousarray(inputs.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
     try:
-        checkpoint.run(moved[:2])
+        _baseline(checkpoint, moved[:2])
     except InputError:
         return inputs
     return moved
 
 
-def from_cut(subject: Subject, anatomy: Anatomy, inputs: Floats) -> Floats:
-    """Outputs (N, classes) of the file fed the reference's tensors in front of its first layers."""
-    nodes = {cut.node for cut in subject.frontier}
+def outputs_from_cut(alignment: Alignment, view: GraphView, inputs: Floats) -> Floats:
+    """Outputs (N, ...) of the file fed the program's tensors in front of its first layers."""
+    nodes = {match.node for match in alignment.cut}
 
     def run(part: Floats) -> Floats:
-        values = subject.reference.run(part, nodes)
-        feeds = {cut.tensor: cut.to_file(values[cut.node]) for cut in subject.frontier}
-        found = anatomy.run(feeds, [subject.output])[subject.output]
-        return np.asarray(found, np.float32).reshape(len(part), -1)
+        values = alignment.program_view.run(part, nodes)
+        feeds = {match.tensor: match.to_file(values[match.node]) for match in alignment.cut}
+        return alignment.run(view, feeds, len(part))
 
-    return inference.predict(run, inputs)
+    return predict(run, inputs)
 
 
-def _whole(subject: Subject, pixels: NDArray[np.uint8], feed: Feed) -> Floats:
-    anatomy = subject.anatomy
-
-    def run(part: Any) -> Floats:
-        fed = feed(part)
-        if len(fed) != len(part):
-            raise InputError(f"{subject.path}: {len(fed)} inputs were made of {len(part)} images")
-        found = anatomy.run({anatomy.inputs[0]: fed}, [subject.output])[subject.output]
-        return np.asarray(found, np.float32).reshape(len(part), -1)
-
-    return inference.predict(run, pixels)
+def _whole(alignment: Alignment, pixels: NDArray[np.uint8], feed: Feed) -> Floats:
+    """Outputs (N, ...) of the whole file."""
+    return predict(
+        lambda part: alignment.run(alignment.graph_view, _at_input(alignment, feed(part)), len(part)), pixels
+    )
 
 
 _MEASURES = {
@@ -201,42 +231,49 @@ _MEASURES = {
 }
 
 
-def _steps(runs: list[Floats], images: Images, notes: dict[str, str]) -> tuple[Step, ...]:
-    steps: list[Step] = []
-    for (name, measures), outputs in zip(_MEASURES.items(), runs, strict=True):
-        top1 = classification.accuracy(outputs, images.labels).top1
-        before = steps[-1] if steps else None
-        near = output_error.closeness(outputs, before.outputs if before else outputs)
-        predictions = np.where(np.isnan(outputs), -np.inf, outputs).argmax(axis=1).astype(np.int64)
-        steps.append(
-            Step(
-                name,
-                measures,
-                outputs,
-                predictions,
-                top1,
-                100 * (before.top1 - top1) if before else 0.0,
-                float((predictions == (steps[0].predictions if steps else predictions)).mean()),
-                float((predictions == (before.predictions if before else predictions)).mean()),
-                near.snr_db,
-                notes.get(name, ""),
-            )
+class _Steps:
+    """Steps in the order of `_MEASURES`, scored as they are added. notes: by step."""
+
+    def __init__(self, task: Task, images: Images, notes: Mapping[str, str], steps: Sequence[LossStep] = ()) -> None:
+        self._task, self._images, self._notes = task, images, notes
+        self.steps = tuple(steps)
+
+    def add(self, outputs: Floats) -> None:
+        """Score the outputs (N, ...) of the next step. Raises InputError where they do not fit the data."""
+        name, measures = list(_MEASURES.items())[len(self.steps)]
+        scored = score(self._task, {"output": outputs}, self._images)
+        before = self.steps[-1] if self.steps else None
+        first = {"output": self.steps[0].outputs if self.steps else outputs}
+        previous = {"output": before.outputs if before else outputs}
+        step = LossStep(
+            name,
+            measures,
+            outputs,
+            scored.scores,
+            scored.score,
+            self._task.metric.loss(before.score, scored.score) if before else 0.0,
+            self._task.agreement(scored.outputs, first),
+            self._task.agreement(scored.outputs, previous),
+            output_error(scored.outputs, previous).snr_db,
+            self._notes.get(name, ""),
         )
-    return tuple(steps)
+        self.steps = (*self.steps, step)
 
 
-def _notes(subject: Subject, precise: Anatomy | None) -> dict[str, str]:
-    matches, said = subject.matches, []
+def _notes(alignment: Alignment, precise: bool) -> dict[str, str]:
+    """Notes by step. precise: whether the file was run in fp32 although it declares fp16."""
+    matches, remarks = alignment.matches, []
     if matches.uses:
-        said.append(f"not found in the file, and left as in the checkpoint: {', '.join(u.name for u in matches.uses)}")
+        missing = ", ".join(use.name for use in matches.uses)
+        remarks.append(f"not found in the file, and left as in the checkpoint: {missing}")
     if matches.ops:
         extra = ", ".join(f"{op.kind} {op.name or op.outputs[0]}" for op in matches.ops)
-        said.append(f"in the file, with weights of no layer of the checkpoint: {extra}")
-    placed = [pair.use.name for pair in matches.pairs if pair.by == "place"]
-    if placed:
-        said.append(f"told by their place, with weights unlike the checkpoint's: {', '.join(placed)}")
-    own = subject.anatomy.note
-    notes = {"weights": "; ".join(said), "precision": own if precise else f"{own}: the same run"}
-    if precise is None and "integer" in own:
-        notes["graph"] = own
+        remarks.append(f"in the file, with weights of no layer of the checkpoint: {extra}")
+    by_place = [pair.use.name for pair in matches.pairs if pair.by == "place"]
+    if by_place:
+        remarks.append(f"matched by their place, with weights unlike the checkpoint's: {', '.join(by_place)}")
+    note = alignment.graph_view.note
+    notes = {"weights": "; ".join(remarks), "precision": note if precise else f"{note}: the same run"}
+    if not precise and "integer" in note:
+        notes["graph"] = note
     return notes

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from mobconv.data.preprocessing import Preprocessing
-from mobconv.model.checkpoint import Checkpoint
+from mobconv.model.sources.in_memory import load as in_memory
 
 
 class Mixed(nn.Module):
@@ -59,37 +59,33 @@ class Attention(nn.Module):
         return self.head(x.mean(1))
 
 
-def bench_of(network, out):
+def bench_of(network, out, images):
     torch.manual_seed(0)
     module = network().eval()
     for each in module.modules():
         if isinstance(each, nn.BatchNorm2d):
             each.running_mean.normal_()
             each.running_var.uniform_(0.5, 2)
-    example = {"image": np.zeros((1, 3, 32, 32), np.float32)}
-    found = Bench.__new__(Bench)
-    found.out, found._weights = out, {}
-    found.checkpoint = Checkpoint(out, "", module, example, Preprocessing((0.5,) * 3, (0.5,) * 3), (), [])
-    found.program = found.checkpoint.trace()
-    return found
+    example = {"x": np.zeros((1, 3, 32, 32), np.float32)}
+    return Bench(out, in_memory(module, example, Preprocessing((0.5,) * 3, (0.5,) * 3), ()), images=images)
 
 
 @pytest.fixture(scope="module")
 def benches(bench, tmp_path_factory):
-    found = {each: bench_of(each, tmp_path_factory.mktemp(each.__name__)) for each in (Mixed, Attention)}
-    for each in found.values():
-        each.images = bench.images
-    return found
+    return {
+        network: bench_of(network, tmp_path_factory.mktemp(network.__name__), bench.images)
+        for network in (Mixed, Attention)
+    }
 
 
 def check(bench, path, layers, quantized):
-    found = bench.waterfall(path, 16)
-    assert [layer.use.name for layer in found.subject.layers] == list(layers)
-    for step in found.steps[1 + quantized :]:
+    waterfall = bench.waterfall(path, 16)
+    assert [layer.use.name for layer in waterfall.alignment.layers] == list(layers)
+    for step in waterfall.steps[1 + quantized :]:
         assert step.snr_db is None or step.snr_db > 80, (step.name, step.snr_db)
-    injected = bench.layers(found.subject, 8)
-    assert injected.skipped == () and len(injected.layers) == len(layers)
-    assert all(each.graph < 1e-3 for each in injected.layers)
+    errors = bench.layer_errors(waterfall.alignment, 8)
+    assert errors.skipped == () and len(errors.layers) == len(layers)
+    assert all(error.graph < 1e-3 for error in errors.layers)
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,11 @@ CASES = [
 @pytest.mark.parametrize(("name", "scheme", "place"), CASES)
 def test_it_is_ranked_first(bench, name, scheme, place):
     site = list(bench.program.sites)[PLACES[place]]
-    subject = bench.subject(bench.file(f"{name}/{scheme}", site))
-    found = bench.layers(subject)
-    worst = found.layers[0]
+    alignment = bench.align(bench.file(f"{name}/{scheme}", site))
+    errors = bench.layer_errors(alignment)
+    worst = errors.layers[0]
     assert (worst.name, worst.channel) == (site.removesuffix(".weight"), 1)
-    assert worst.worst > 0.4 and worst.worst > 1.2 * found.layers[1].worst
+    assert worst.worst > 0.4 and worst.worst > 1.2 * errors.layers[1].worst
     assert worst.graph < 1e-4  # the weights are wrong, not what is done with them
-    assert all(each.worst < 1e-4 for each in found.between)
-    subject.close()
+    assert all(error.worst < 1e-4 for error in errors.between)
+    alignment.close()

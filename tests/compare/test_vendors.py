@@ -9,6 +9,8 @@ import pytest
 from conftest import Bench, assert_sums_up
 from support import FIXTURES
 
+from mobconv.model.checkpoint import load
+
 SLOW = pytest.mark.slow
 
 
@@ -130,20 +132,20 @@ def check(bench, name, layers):
     path = bench.out / name
     with hushed():
         make(bench, path)
-    found = bench.waterfall(path, 64)
-    assert_sums_up(found)
-    subject = found.subject
-    assert len(subject.layers) == layers and all(layer.before and layer.after for layer in subject.layers)
-    assert subject.matches.ops == subject.matches.uses == ()
-    for step, limit in zip(found.steps[1:], least, strict=True):
+    waterfall = bench.waterfall(path, 64)
+    assert_sums_up(waterfall)
+    alignment = waterfall.alignment
+    assert len(alignment.layers) == layers and all(layer.input and layer.output for layer in alignment.layers)
+    assert alignment.matches.ops == alignment.matches.uses == ()
+    for step, limit in zip(waterfall.steps[1:], least, strict=True):
         assert step.snr_db is None or (limit is not None and step.snr_db > limit), (step.name, step.snr_db)
-    injected = bench.layers(subject, 8)
-    assert len(injected.layers) == layers and injected.skipped == ()
-    assert injected.layers[0].worst < 0.5
+    errors = bench.layer_errors(alignment, 8)
+    assert len(errors.layers) == layers and errors.skipped == ()
+    assert errors.layers[0].worst < 0.5
     if least[1] == 80:  # computed in fp32: all that a layer loses is its weights' doing
-        assert all(each.graph < 1e-4 for each in injected.layers)
-        assert all(each.worst < 1e-4 for each in injected.between)
-    assert np.isfinite([each.worst for each in injected.layers]).all()
+        assert all(error.graph < 1e-4 for error in errors.layers)
+        assert all(error.worst < 1e-4 for error in errors.between)
+    assert np.isfinite([error.worst for error in errors.layers]).all()
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -153,7 +155,7 @@ def test_of_the_small_fixture(bench, name):
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
-    return Bench(tmp_path_factory.mktemp("large"), FIXTURES / "digits-mobilenet-v2.safetensors")
+    return Bench(tmp_path_factory.mktemp("large"), load(FIXTURES / "digits-mobilenet-v2.safetensors"))
 
 
 @pytest.mark.slow

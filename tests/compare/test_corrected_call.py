@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from mobconv import backends
 from mobconv.backends.base import TensorSpec
 from mobconv.compare import corrected_call
 from mobconv.data.preprocessing import Preprocessing, raw
@@ -22,19 +23,20 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (1, 4, 5, 3)).astype(np.uint8
 
 @pytest.mark.parametrize("backend", ["onnx", "tflite", "coreml"])
 def test_a_vendors_call_puts_the_networks_preprocessing_into_the_file(backend):
-    text = corrected_call.corrected(backend, FLOATS, DISTINCT, raw())
-    made = ast.parse(text).body[0]
-    held = {"torch": torch}
-    exec(compile(ast.Module([made], []), "advice", "exec"), held)
-    found = held["Normalised"](torch.nn.Identity())(torch.from_numpy(PIXELS.transpose(0, 3, 1, 2).astype(np.float32)))
-    np.testing.assert_allclose(found.numpy(), DISTINCT(PIXELS), rtol=1e-5, atol=1e-5)
+    text = corrected_call.corrected(backends.get(backend), FLOATS, DISTINCT, raw())
+    definition = ast.parse(text).body[0]
+    names = {"torch": torch}
+    exec(compile(ast.Module([definition], []), "suggested", "exec"), names)
+    pixels = torch.from_numpy(PIXELS.transpose(0, 3, 1, 2).astype(np.float32))
+    output = names["Normalised"](torch.nn.Identity())(pixels)
+    np.testing.assert_allclose(output.numpy(), DISTINCT(PIXELS), rtol=1e-5, atol=1e-5)
 
 
 def test_core_ml_has_a_scale_and_a_bias_where_one_scale_will_do():
-    text = corrected_call.corrected("coreml", IMAGE, HALF, raw())
+    text = corrected_call.corrected(backends.get("coreml"), IMAGE, HALF, raw())
     ast.parse(text)
     assert "scale=2.0 / 255" in text and "bias=[-1.0, -1.0, -1.0]" in text
-    assert "class Normalised" in corrected_call.corrected("coreml", IMAGE, DISTINCT, raw())
+    assert "class Normalised" in corrected_call.corrected(backends.get("coreml"), IMAGE, DISTINCT, raw())
 
 
 @pytest.mark.parametrize(
@@ -42,7 +44,7 @@ def test_core_ml_has_a_scale_and_a_bias_where_one_scale_will_do():
     [
         ("onnx/w4-kmeans", FLOATS, ["--to onnx --scheme w4-kmeans"]),
         ("tflite/w4-linear@native", BYTES, ["--to tflite --scheme w4-linear@native --input image-uint8"]),
-        ("coreml/fp16", IMAGE, ["--to coreml --scheme fp16 --compute fp32"]),
+        ("coreml/fp16", IMAGE, ["--to coreml --scheme fp16 "]),
         ("coreml/fp32@fp16", IMAGE, ["--to coreml --scheme fp32@fp16 "]),
     ],
 )
@@ -54,10 +56,9 @@ def test_a_file_of_ours_is_exported_again(cell, spec, words):
     assert text.startswith("mobconv export net.pt --model 'my nets:net' \\\n")
     assert all(word in text for word in words)
     given = shlex.split(text.replace("\\\n", ""))
-    told = {name: given[given.index(name) + 1] for name in ("--to", "--scheme", "--preprocessing")}
-    assert Preprocessing.from_json(json.loads(told["--preprocessing"])) == DISTINCT
-    compute = "fp32" if "--compute" in given else None
-    assert [found.name for found in cells(told["--to"], told["--scheme"], compute)] == [cell]
+    options = {name: given[given.index(name) + 1] for name in ("--to", "--scheme", "--preprocessing")}
+    assert Preprocessing.from_json(json.loads(options["--preprocessing"])) == DISTINCT
+    assert [again.name for again in cells([options["--to"]], options["--scheme"], None)] == [cell]
 
 
 @pytest.mark.parametrize(
