@@ -14,7 +14,7 @@ from support import FIXTURES
 
 from mobconv.backends.base import Backend
 from mobconv.cli.app import app
-from mobconv.gate.budget import Entry
+from mobconv.gate.budget import BudgetEntry
 from mobconv.recipe import Recipe
 
 ROOT = FIXTURES.parent
@@ -82,7 +82,7 @@ def test_every_command_and_option_is_in_the_reference(site):
                 assert spelled in text, (name, spelled)
 
 
-@pytest.mark.parametrize(("page", "model"), [("recipe", Recipe), ("budget", Entry)])
+@pytest.mark.parametrize(("page", "model"), [("recipe", Recipe), ("budget", BudgetEntry)])
 def test_every_key_is_in_the_reference(site, page, model):
     text = Page(site / f"{page}.html").text
     for name, field in model.model_fields.items():
@@ -101,7 +101,16 @@ def test_every_method_of_a_backend_is_in_the_how_to():
 
 @pytest.mark.slow
 def test_a_link_to_nowhere_fails_the_build(tmp_path):
-    for name in ("docs", "recipes", "benchmarks", "fixtures", "mkdocs.yml", "CHANGELOG.md", "action.yml"):
+    for name in (
+        "docs",
+        "recipes",
+        "benchmarks",
+        "fixtures",
+        "mkdocs.yml",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "action.yml",
+    ):
         path = ROOT / name
         (shutil.copytree if path.is_dir() else shutil.copy)(path, tmp_path / name)
     page = Path(tmp_path / "docs" / "support.md")
