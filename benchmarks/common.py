@@ -1,8 +1,8 @@
-"""What all benchmarks share: arguments, timing in turn, verdicts, and the section that each one writes.
+"""Shared by all benchmarks: arguments, timing in turn, verdicts, and the section that each benchmark writes.
 
-Times are only ever compared within one run, and in turn: A, B, A, B. What is reported is the median of the ratios of
-the rounds and, as its spread, the range of their middle half (quartiles), so that a busy minute of the machine hits
-both sides and shows.
+Times are only compared within one run, and in turn: A, B, A, B. The report has the median of the rounds' ratios and, as
+spread, the range of their middle half (quartiles). A busy minute of the machine then slows both sides, and shows in the
+spread.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ DATA = FIXTURES / "digits-test.parquet"
 
 @dataclass
 class Verdict:
-    """A figure beside its limit. Without a limit it is only told."""
+    """A figure and its limit. Without a limit the figure is only printed."""
 
     what: str
     value: float
@@ -54,13 +54,13 @@ class Verdict:
 
     @property
     def met(self) -> bool | None:
-        """Whether the limit is met; None where there is none. Not-a-number meets nothing."""
+        """Whether the limit is met; None without a limit. NaN meets no limit."""
         if self.limit is None:
             return None
         return self.value >= self.limit if self.at_least else self.value <= self.limit
 
     def cells(self) -> list[str]:
-        """Figure, spread, limit and verdict, as a row of a table."""
+        """Figure, spread, limit and verdict, as cells of a table's row."""
         spread = "" if self.spread is None else f"{figure(self.spread[0])} to {figure(self.spread[1])}"
         limit = "" if self.limit is None else f"{'at least' if self.at_least else 'at most'} {figure(self.limit)}"
         word = {True: "met", False: "**missed**", None: ""}[self.met]
@@ -69,23 +69,23 @@ class Verdict:
 
 @dataclass
 class Table:
-    """Headers and rows of text; `caption` is a line above."""
+    """Headers and rows of text; `caption` is a line above the table."""
 
     headers: Sequence[str]
     rows: list[Sequence[str]] = field(default_factory=list)
     caption: str = ""
 
     def markdown(self) -> str:
-        """Columns of figures are set to the right."""
+        """The table in Markdown; columns of figures are aligned right."""
         columns = list(zip(*self.rows, strict=True)) if self.rows else [()] * len(self.headers)
-        rules = ["---:" if held and all(_numeric(cell) for cell in held) else "---" for held in columns]
+        rules = ["---:" if column and all(_numeric(cell) for cell in column) else "---" for column in columns]
         lines = ["| " + " | ".join(cells) + " |" for cells in (self.headers, rules, *self.rows)]
         return "\n".join(([self.caption, ""] if self.caption else []) + lines)
 
 
 @dataclass
 class Section:
-    """One benchmark's part of RESULTS.md. notes: what a reader must know to trust the figures."""
+    """One benchmark's part of RESULTS.md. notes: the conditions under which the figures were measured."""
 
     title: str
     verdicts: list[Verdict]
@@ -94,7 +94,7 @@ class Section:
     subject: str = ""
 
     def markdown(self, command: str) -> str:
-        """Verdicts on top, then tables and notes."""
+        """The section in Markdown: verdicts on top, then tables and notes."""
         missed = sum(verdict.met is False for verdict in self.verdicts)
         limits = sum(verdict.met is not None for verdict in self.verdicts)
         summary = f"{limits - missed} of {limits} limits met." if limits else "No limits here."
@@ -113,7 +113,7 @@ def _numeric(cell: str) -> bool:
 
 
 def figure(value: float | None) -> str:
-    """Three significant digits; whole numbers from 1000 on; a dash for nothing."""
+    """A figure with three significant digits; without decimals from 1000 on; a dash for None and NaN."""
     if value is None or math.isnan(value):
         return "—"
     if isinstance(value, int):
@@ -131,11 +131,11 @@ class Times:
     seconds: dict[str, list[float]]
 
     def median(self, name: str) -> float:
-        """Seconds of one contender."""
+        """Median seconds of one contender."""
         return float(np.median(self.seconds[name]))
 
     def ratios(self, name: str, to: str) -> np.ndarray:
-        """Of each round."""
+        """Ratios of two contenders' seconds, (rounds,)."""
         return np.asarray(self.seconds[name]) / np.asarray(self.seconds[to])
 
     def ratio(self, name: str, to: str) -> float:
@@ -149,6 +149,7 @@ class Times:
 
     @property
     def rounds(self) -> int:
+        """Number of rounds."""
         return len(next(iter(self.seconds.values())))
 
 
@@ -159,10 +160,10 @@ def in_turn(
     warm: int = 1,
     least: int = 1,
 ) -> Times:
-    """Run all contenders once a round, in order, `rounds` times.
+    """Run all contenders once a round, in order, for `rounds` rounds.
 
-    Ends earlier after the round in which `seconds` pass, but not before `least` rounds. warm: rounds before that are
-    not counted. Garbage is collected before, never within, what is timed.
+    After `seconds` no round begins, except that there are at least `least` rounds. warm: number of rounds before, which
+    are not timed. Garbage is collected before the first timed round, and never during one.
     """
     import gc
 
@@ -196,7 +197,7 @@ def timed(run: Callable[[], object]) -> float:
 
 @contextlib.contextmanager
 def hushed() -> Iterator[None]:
-    """Without the progress bars, logs and warnings of vendors. What is timed on both sides runs within."""
+    """Silence the progress bars, logs and warnings of vendors. Both sides of a ratio run inside."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
@@ -209,22 +210,22 @@ def hushed() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _stderr_to_nowhere() -> Iterator[None]:
-    """Of the process, not of Python alone: the runtimes log from C++."""
+    """Silence the stderr of the process, not only of Python: the runtimes log from C++."""
     sys.stderr.flush()
-    held = os.dup(2)
+    terminal = os.dup(2)
     with open(os.devnull, "w") as nowhere:  # noqa: PTH123 - a device
         os.dup2(nowhere.fileno(), 2)
         try:
             with contextlib.redirect_stderr(nowhere):
                 yield
         finally:
-            os.dup2(held, 2)
-            os.close(held)
+            os.dup2(terminal, 2)
+            os.close(terminal)
 
 
 @dataclass
 class Options:
-    """The arguments that all benchmarks take."""
+    """Arguments of all benchmarks, and of `overhead` its recipe and keep."""
 
     checkpoint: Path
     data: Path
@@ -235,20 +236,20 @@ class Options:
     scratch: Path = Path()
 
     def load(self, input_shape: tuple[int, ...] | None = None) -> Checkpoint:
-        """The trained network, for another input shape than its own if one is given."""
+        """Load the trained network; input_shape: in place of the checkpoint's."""
         from mobconv.model import checkpoint
 
         return checkpoint.load(self.checkpoint, checkpoint.Options(input_shape=input_shape))
 
     def images(self) -> Images:
-        """Test images: all 2,000, with --quick the first 200."""
+        """Load the test images: all 2,000, with --quick the first 200."""
         from mobconv.data import labelled
 
         return labelled.load(str(self.data), 200 if self.quick else None)
 
     @property
     def subject(self) -> str:
-        """The checkpoint and how many weights it has."""
+        """The checkpoint's name, and its numbers of parameters and of weights to quantize."""
         from math import prod
 
         network = self.load()
@@ -261,15 +262,15 @@ class Options:
 
 
 def main(description: str | None, build: Callable[[Options], Section], *more: Callable[[Any], None]) -> int:
-    """The command line of one benchmark: prints its section and, for run.py, writes it to --write.
+    """Run one benchmark as a command: print its section, or write it to the file of --write, for run.py.
 
-    more: functions that add arguments. Exit code 0 also where a limit is missed: the table says so.
+    more: functions that add arguments. The exit code is 0 also for a missed limit: the table says so.
     """
     parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="trained network (%(default)s)")
     parser.add_argument("--data", type=Path, default=DATA, help="test images (%(default)s)")
     parser.add_argument("--quick", action="store_true", help="fewer rounds, cells and images: to try the script")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of both sides (%(default)s)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads of both sides (%(default)s)")
     parser.add_argument("--write", type=Path, help="write the section as JSON, for run.py")
     for add in more:
         add(parser)
@@ -277,8 +278,8 @@ def main(description: str | None, build: Callable[[Options], Section], *more: Ca
     if not given.checkpoint.exists():
         parser.error(f"{given.checkpoint}: no such file; fixtures/train.py makes it, or name another")
     with tempfile.TemporaryDirectory(prefix="mobconv-bench-") as scratch:
-        own = {name: getattr(given, name, None) for name in ("recipe", "keep")}  # of overhead alone
-        options = Options(given.checkpoint, given.data, given.quick, given.threads, **own)
+        paths = {name: getattr(given, name, None) for name in ("recipe", "keep")}  # arguments of overhead only
+        options = Options(given.checkpoint, given.data, given.quick, given.threads, **paths)
         options.scratch = Path(scratch)
         start = time.perf_counter()
         section = build(options)
@@ -297,7 +298,7 @@ def main(description: str | None, build: Callable[[Options], Section], *more: Ca
 
 
 def _command() -> str:
-    """This command as someone else would type it, without what run.py adds and where files were kept."""
+    """This command as a reader would type it: paths relative to the repository, without --write and --keep."""
     arguments = iter(sys.argv[1:])
     kept = []
     for argument in arguments:
@@ -311,5 +312,5 @@ def _command() -> str:
 
 
 def progress(text: str) -> None:
-    """A line on stderr: what is being measured now."""
+    """Print on stderr what is being measured now."""
     print(f"  {text}", file=sys.stderr, flush=True)

@@ -1,9 +1,9 @@
 """mobconv's executor of Core ML packages against PyTorch eager: the same network, batch and threads.
 
 Eager is the network as loaded, in eval mode and under inference_mode. It is timed in both memory layouts, and the
-faster one counts. The executor runs the fp32 package in fp32, and the fp16 package as it emulates it: each operation
-in fp32, its result rounded to fp16. All run in turn, from numpy arrays to numpy arrays. A package has its batch norms
-folded, which is part of why it is faster: the folded network in eager mode is timed too, and told without a limit.
+faster one counts. The executor runs the fp32 package in fp32. It emulates the fp16 package: each operation in fp32, its
+result rounded to fp16. All run in turn, from numpy arrays to numpy arrays. A package has its batch norms folded, which
+is one reason why it is faster: the folded network in eager mode is timed too, without a limit.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import common
 import numpy as np
 
 from mobconv import backends
+from mobconv.backends.base import Entry
 from mobconv.pipeline import templates
 from mobconv.schemes import Compute
 
@@ -34,7 +35,7 @@ FOLDED = "folded in eager, channels last"
 
 
 def eager(network: nn.Module, images: np.ndarray, channels_last: bool) -> Callable[[], np.ndarray]:
-    """A network in one of torch's memory layouts."""
+    """A function that runs a network on images (N, 3, H, W), in one of torch's memory layouts."""
     import torch
 
     layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -42,38 +43,38 @@ def eager(network: nn.Module, images: np.ndarray, channels_last: bool) -> Callab
 
     def run() -> np.ndarray:
         with torch.inference_mode():
-            found: torch.Tensor = module(torch.from_numpy(images).contiguous(memory_format=layout))
-            return found.numpy()
+            outputs: torch.Tensor = module(torch.from_numpy(images).contiguous(memory_format=layout))
+            return outputs.numpy()
 
     return run
 
 
 def contenders(options: common.Options, side: int, batch: int) -> dict[str, Callable[[], Any]]:
-    """Everything that runs, checked to compute the same."""
+    """The functions to time, by name. Raises ValueError where one does not compute what eager computes."""
     network = options.load((1, 3, side, side))
     program = network.trace()
     images = np.random.default_rng(0).normal(size=(batch, 3, side, side)).astype(np.float32)
-    found: dict[str, Callable[[], Any]] = {
+    runs: dict[str, Callable[[], Any]] = {
         "eager": eager(network.module.eval(), images, channels_last=False),
         "eager, channels last": eager(network.module.eval(), images, channels_last=True),
         FOLDED: eager(program.module, images, channels_last=True),
     }
-    expected = found["eager"]()
+    expected = runs["eager"]()
     backend = backends.get("coreml")
     for compute, name, tolerance in ((Compute.FP32, "executor, fp32", 1e-3), (Compute.FP16, "executor, fp16", 5e-2)):
-        folder = templates.template(backend, program, compute, options.scratch / f"{side}")
+        folder = templates.template(backend, Entry(program), compute, options.scratch / f"{side}")
         # threads are torch's, one pool for the process: set once, for both sides
         runner = backend.open(templates.float_artifact(backend, folder, program, compute))
         feeds = {runner.inputs[0].name: images}
-        found[name] = lambda runner=runner, feeds=feeds: runner.run(feeds)[runner.outputs[0].name]  # type: ignore[misc]
-        error = np.abs(found[name]() - expected).max() / np.abs(expected).max()
+        runs[name] = lambda runner=runner, feeds=feeds: runner.run(feeds)[runner.outputs[0].name]  # type: ignore[misc]
+        error = np.abs(runs[name]() - expected).max() / np.abs(expected).max()
         if not error <= tolerance:
-            raise ValueError(f"{name} at {side}x{side} computes something else than eager: {error:.2g}")
-    return found
+            raise ValueError(f"{name} at {side}x{side} does not compute what eager does: relative error {error:.2g}")
+    return runs
 
 
 def build(options: common.Options) -> common.Section:
-    """Ratios at every size."""
+    """Time all contenders at every size."""
     import torch
 
     torch.set_num_threads(options.threads)

@@ -1,11 +1,11 @@
-"""The whole grid of cells: mobconv's way, each backend converted once, against one conversion for each cell.
+"""The whole grid of cells: mobconv, which converts once to each format, against one conversion for each cell.
 
 mobconv: trace, convert once to each format, quantize each scheme once, encode each cell. One by one, as the vendors'
-documentation has it: for each cell convert the PyTorch module again, then compress and save. Neither side evaluates.
+documentation shows it: for each cell convert the PyTorch module again, then compress and save. Neither side evaluates.
 
-Of the grid's cells the vendors' tools can make some. Those are all made, every one from the module on. Where a vendor
-has no tool for a cell (no k-means in TFLite, no 5 bits anywhere), one by one is counted as that format's conversion
-alone, which any way to that cell must begin with: too little rather than too much. Both totals are given.
+The vendors' tools can make some of the grid's cells. One by one makes all of those, each from the module on. Where a
+vendor has no tool for a cell (no k-means in TFLite, no 5 bits anywhere), one by one counts that format's conversion
+only: every way to that cell begins with it, so this is an underestimate. The table has both totals.
 """
 
 from __future__ import annotations
@@ -21,18 +21,22 @@ import with_ai_edge
 import with_coremltools
 import with_onnxruntime
 
-from mobconv import backends, sweep
+from mobconv import backends
+from mobconv.backends.base import Entry
 from mobconv.model.checkpoint import Checkpoint
 from mobconv.pipeline import templates
+from mobconv.pipeline.measure import Seconds
+from mobconv.pipeline.quantized import quantize_model
 from mobconv.schemes import Cell, Compute, Mode, Scheme
 
 LIMIT = 8.0
 ROUNDS = 1  # some four minutes each
 BACKENDS = ("onnx", "tflite", "coreml")
+NO_TOOL = "the vendor has no tool: conversion alone"
 
 
 def grid(quick: bool) -> list[Cell]:
-    """fp32, fp16 and every width in every mode; Core ML computes in fp16, its converter's default, and has no fp32."""
+    """Cells of fp32, fp16 and every width in every mode; Core ML only in fp16, coremltools' default precision."""
     schemes = [Scheme(32), Scheme(16)]
     schemes += [Scheme.parse(f"w{bits}-{mode}") for bits in ((8, 4) if quick else range(8, 0, -1)) for mode in Mode]
     compute = {"coreml": Compute.FP16}
@@ -45,28 +49,28 @@ def grid(quick: bool) -> list[Cell]:
 
 
 def ours(network: Checkpoint, cells: list[Cell], scratch: Path) -> dict[str, float]:
-    """Seconds by stage of all cells, quantizing by scheme and encoding by cell, from the loaded module on."""
+    """Make all cells from the loaded module. Seconds by stage: quantizing by scheme, encoding by cell."""
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
-    seconds = sweep.Seconds()
+    seconds = Seconds()
     with seconds.of("trace"):
         program = network.trace()
     for scheme in dict.fromkeys(cell.scheme for cell in cells):
         with seconds.of(f"quantize {scheme}"):
-            weights = network.quantize_all(program, scheme)
+            model = quantize_model(program, scheme)
         for cell in (each for each in cells if each.scheme == scheme):
             backend = backends.get(cell.backend)
-            with seconds.of("convert"):  # the first time; afterwards the template is found
-                template = templates.template(backend, program, cell.compute, scratch)
+            with seconds.of("convert"):  # only the first time; later cells reuse the template
+                template = templates.template(backend, Entry(program), cell.compute, scratch)
             with seconds.of(f"encode {cell}"):
-                backend.encode(template, weights, cell, scratch / cell.path(backend.suffix))
+                backend.encode(template, model, cell, scratch / cell.path(backend.suffix))
     return seconds.spent
 
 
 def only(spent: dict[str, float], cells: list[Cell]) -> dict[str, float]:
-    """What these cells took of it: tracing and conversion in full, and their own quantizing and encoding."""
-    own = {f"quantize {cell.scheme}" for cell in cells} | {f"encode {cell}" for cell in cells} | {"trace", "convert"}
-    return {stage: seconds for stage, seconds in spent.items() if stage in own}
+    """Seconds of these cells' stages: tracing and conversion in full, and quantizing and encoding of these cells."""
+    stages = {f"quantize {cell.scheme}" for cell in cells} | {f"encode {cell}" for cell in cells}
+    return {stage: seconds for stage, seconds in spent.items() if stage in stages | {"trace", "convert"}}
 
 
 class OneByOne:
@@ -80,7 +84,7 @@ class OneByOne:
         self.example = tuple(torch.from_numpy(np.ascontiguousarray(value)) for value in network.example.values())
 
     def ways(self, cell: Cell) -> Callable[[], None] | None:
-        """Conversion and compression to a cell; None where the vendor has none."""
+        """A function that converts and compresses to a cell; None where the vendor has no tool for it."""
         scheme, kmeans = cell.scheme, cell.scheme.mode is Mode.KMEANS
         if cell.backend == "onnx":
             known = scheme.bits == 32 or (scheme.bits == 8 and not kmeans)
@@ -92,7 +96,7 @@ class OneByOne:
         return (lambda: self.coreml(scheme, target)) if target else None
 
     def onnx(self, scheme: Scheme) -> None:
-        """torch.onnx.export, then quantize_dynamic."""
+        """Run torch.onnx.export, then quantize_dynamic."""
         import torch
 
         path = self.scratch / "float.onnx"
@@ -103,12 +107,12 @@ class OneByOne:
         else:
             kind = "QInt8" if scheme.mode is Mode.SYMMETRIC else "QUInt8"
             model = exported.model_proto
-            # it transposes a Gemm's weight, and then finds the exporter's shape of it wrong
+            # quantize_dynamic transposes a Gemm's weight, and then refuses the exporter's shape of it
             del model.graph.value_info[:]
             with_onnxruntime.compress(model, kind, path)
 
     def tflite(self, scheme: Scheme) -> None:
-        """litert_torch.convert, then ai-edge-quantizer's weight-only recipe."""
+        """Run litert_torch.convert, then ai-edge-quantizer's weight-only recipe."""
         import litert_torch
 
         path = self.scratch / "float.tflite"
@@ -117,7 +121,7 @@ class OneByOne:
             with_ai_edge.compress(path, scheme.bits, with_ai_edge.ALGORITHMS[0], self.scratch / "quantized.tflite")
 
     def coreml(self, scheme: Scheme, target: str) -> None:
-        """coremltools.convert of an exported program, then coremltools.optimize with one configuration for all."""
+        """Run coremltools.convert on an exported program, then coremltools.optimize with one configuration for all."""
         import coremltools as ct
         import coremltools.optimize.coreml as cto
         import torch
@@ -137,14 +141,13 @@ class OneByOne:
 
 
 def build(options: common.Options) -> common.Section:
-    """Rounds of both sides, in turn."""
+    """Time both sides, in turn."""
     cells = grid(options.quick)
-    common.progress("imports, and one conversion each that does not count")
+    common.progress("imports, and one conversion to each format, not counted")
     with common.hushed():
         network = options.load()
         one_by_one = OneByOne(network, options.scratch / "theirs")
-        found = {cell: one_by_one.ways(cell) for cell in cells}
-        ways = {cell: way for cell, way in found.items() if way is not None}
+        ways = {cell: way for cell in cells if (way := one_by_one.ways(cell)) is not None}
         plain = {name: next(c for c in ways if c.backend == name and c.scheme.mode is None) for name in BACKENDS}
         for cell in plain.values():
             ways[cell]()
@@ -176,20 +179,22 @@ def section(
     whole: list[float],
     same: list[float],
 ) -> common.Section:
-    """Totals, and what they consist of."""
+    """The section: totals, and seconds by format and stage."""
     made = theirs[0]
     table = common.Table(["one by one", "cells", "seconds a cell", "seconds"])
     for name in BACKENDS:
-        own = [float(np.median([each[cell] for each in theirs])) for cell in made if cell.backend == name]
+        whole_ways = [float(np.median([spent[cell] for spent in theirs])) for cell in made if cell.backend == name]
         without = sum(cell.backend == name and cell not in made for cell in cells)
-        alone = float(np.median([each[plain[name]] for each in theirs]))
-        figures = ([f"{min(own):.1f} to {max(own):.1f}", f"{sum(own):.1f}"], [f"{alone:.1f}", f"{without * alone:.1f}"])
-        table.rows.append([f"{name}, converted and compressed", str(len(own)), *figures[0]])
-        table.rows.append([f"{name}, the vendor has no tool: conversion alone", str(without), *figures[1]])
-    own_table = common.Table(["mobconv, the whole grid", "seconds"])
+        alone = float(np.median([spent[plain[name]] for spent in theirs]))
+        extent = f"{min(whole_ways):.1f} to {max(whole_ways):.1f}"
+        table.rows += [
+            [f"{name}, converted and compressed", str(len(whole_ways)), extent, f"{sum(whole_ways):.1f}"],
+            [f"{name}, {NO_TOOL}", str(without), f"{alone:.1f}", f"{without * alone:.1f}"],
+        ]
+    stage_table = common.Table(["mobconv, the whole grid", "seconds"])
     for stage in ("trace", "convert", "quantize", "encode"):
-        totals = [sum(held for name, held in each.items() if name.split()[0] == stage) for each in stages]
-        own_table.rows.append([stage, f"{np.median(totals):.1f}"])
+        totals = [sum(seconds for name, seconds in spent.items() if name.split()[0] == stage) for spent in stages]
+        stage_table.rows.append([stage, f"{np.median(totals):.1f}"])
 
     def verdict(what: str, ratios: list[float], limit: float | None, detail: str) -> common.Verdict:
         low, high = np.percentile(ratios, (25, 75))
@@ -203,7 +208,7 @@ def section(
             ),
             verdict("the same, only cells that the vendors make", same, None, f"{len(made)} cells"),
         ],
-        [table, own_table],
+        [table, stage_table],
         [
             "Where a vendor has no tool for a cell, its conversion alone is counted for one by one.",
             "Both sides run in a process that has imported everything and converted once; one by one from a shell "

@@ -11,13 +11,13 @@ import common
 import packed
 
 LIMIT = 1.05
-THREADS = 1  # on more, the threads of a network this small wait for each other, and noise decides
+THREADS = 1  # with more, the threads of a network this small wait for each other, and noise decides
 ROUNDS, SECONDS, LOADS = 2000, 2.5, 7
 
 
 def build(options: common.Options) -> common.Section:
-    """All widths and modes."""
-    found = []
+    """Time all widths and modes."""
+    measured = []
     table = common.Table(
         [
             "bits",
@@ -35,9 +35,9 @@ def build(options: common.Options) -> common.Section:
         with common.hushed():
             times = pair.latency(THREADS, ROUNDS, 0.5 if options.quick else SECONDS)
             load = pair.load(THREADS, 3 if options.quick else LOADS)
-        found.append((pair.cell, times))
+        measured.append((pair.cell, times))
         milliseconds = [
-            common.figure(each.median(name) * 1e3) for each in (times, load) for name in ("float", "packed")
+            common.figure(what.median(name) * 1e3) for what in (times, load) for name in ("float", "packed")
         ]
         ratio = common.figure(times.ratio("packed", "float"))
         table.rows.append(
@@ -52,7 +52,7 @@ def build(options: common.Options) -> common.Section:
         )
     return common.Section(
         "Packed ONNX against float ONNX",
-        [packed.largest("largest latency, packed / float", found, LIMIT)],
+        [packed.largest("largest latency, packed / float", measured, LIMIT)],
         [table],
         [f"One image, {THREADS} thread, both files in turn in ONNX Runtime. A session opens from a file on disk."],
     )

@@ -1,4 +1,4 @@
-"""What onnx_packed.py and tflite_packed.py share: every packed cell of a backend, timed in turn with its float file."""
+"""Shared by onnx_packed.py and tflite_packed.py: every packed cell of a backend, timed in turn with its float file."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import common
 import numpy as np
 
 from mobconv import backends
-from mobconv.backends.base import Runner
-from mobconv.pipeline import network, templates
+from mobconv.backends.base import Entry, Runner
+from mobconv.pipeline import templates
+from mobconv.pipeline.quantized import quantize_model
 from mobconv.schemes import Cell, Compute, Mode, Scheme
 
 BITS = range(8, 0, -1)
@@ -27,10 +28,11 @@ class Pair:
     plain: Path
 
     def open(self, path: Path, threads: int) -> Runner:
+        """Open one of the two files."""
         return backends.get(self.cell.backend).open(path, threads)
 
     def latency(self, threads: int, rounds: int, seconds: float) -> common.Times:
-        """One image on both files, in turn, on so many threads."""
+        """Time one image in both files, in turn."""
         packed, plain = self.open(self.packed, threads), self.open(self.plain, threads)
         try:
             spec = plain.inputs[0]
@@ -45,7 +47,7 @@ class Pair:
             plain.close()
 
     def load(self, threads: int, rounds: int) -> common.Times:
-        """Opening both files, in turn: reading them and all that the runtime does before the first image."""
+        """Time opening both files, in turn: reading, and the runtime's work before the first image."""
 
         def opening(path: Path) -> Callable[[], None]:
             return lambda: self.open(path, threads).close()
@@ -54,19 +56,19 @@ class Pair:
 
 
 def pairs(options: common.Options, name: str, input_shape: tuple[int, ...] | None = None) -> Iterator[Pair]:
-    """Every width in every mode; with --quick two of them. One conversion."""
+    """Every width in every mode, with --quick two widths; all from one conversion."""
     program = options.load(input_shape).trace()
     backend = backends.get(name)
     with common.hushed():
-        folder = templates.template(backend, program, Compute.FP32, options.scratch)
+        folder = templates.template(backend, Entry(program), Compute.FP32, options.scratch)
         plain = templates.float_artifact(backend, folder, program, Compute.FP32)
     for bits in (4, 3) if options.quick else BITS:
         for mode in Mode:
-            cell = Cell.parse(f"{name}/w{bits}-{mode}")
+            cell = backends.cell(f"{name}/w{bits}-{mode}")
             common.progress(str(cell))
             path = options.scratch / cell.path(backend.suffix)
             with common.hushed():
-                backend.encode(folder, network.quantize_all(program, cell.scheme), cell, path)
+                backend.encode(folder, quantize_model(program, cell.scheme), cell, path)
             yield Pair(cell, path, plain)
 
 
@@ -81,10 +83,10 @@ def spread(times: common.Times) -> str:
     return f"{common.figure(low)} to {common.figure(high)}"
 
 
-def largest(what: str, found: list[tuple[Cell, common.Times]], limit: float | None) -> common.Verdict:
-    """The cell that is furthest above float."""
-    cell, times = max(found, key=lambda each: each[1].ratio("packed", "float"))
+def largest(what: str, measured: list[tuple[Cell, common.Times]], limit: float | None) -> common.Verdict:
+    """Verdict on the cell with the largest ratio to float."""
+    cell, times = max(measured, key=lambda pair: pair[1].ratio("packed", "float"))
     ratio = times.ratio("packed", "float")
     return common.Verdict(
-        what, ratio, limit, spread=times.spread("packed", "float"), detail=f"`{cell}`, of {len(found)}"
+        what, ratio, limit, spread=times.spread("packed", "float"), detail=f"`{cell}`, of {len(measured)}"
     )

@@ -1,4 +1,4 @@
-"""A cell as a vendor's tool makes it, beside the cell of ours that it is compared with."""
+"""A vendor's tool for a cell, and mobconv's cell that it is compared with."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ Weights = dict[str, NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Rival:
-    """compress: from the vendor's float model, converted once and not timed, to a file on disk, which is timed.
+    """A vendor's way to a file that compares with a cell of mobconv.
 
     tool, how  the vendor's package and the call, as the tables name them
     ours       the cell of mobconv with the same width, mode, granularity and precision of compute
-    decode     the vendor's file -> the weights that it computes with, by our names, in PyTorch's layout
-    note       where the two are not alike
-    may_skip   the tool leaves weights float as it sees fit; ours then leaves the same ones
+    suffix     of the vendor's file
+    compress   writes the file from the vendor's float model; this is timed, the conversion to the float model is not
+    decode     the vendor's file -> the weights that it computes with, by mobconv's names, in PyTorch's layout
+    note       the difference between the two, where there is one
+    may_skip   the tool leaves some weights float by its own choice; mobconv's file then leaves the same ones
     """
 
     tool: str
@@ -36,7 +38,7 @@ class Rival:
 
     @property
     def name(self) -> str:
-        """A file name of its own."""
+        """Name of the vendor's file, different for each cell, tool and call."""
         return (
             "".join(c if c.isalnum() else "-" for c in f"{self.tool}-{self.how}-{self.ours.name}") + f".{self.suffix}"
         )

@@ -1,8 +1,8 @@
-"""Runs the benchmarks, one process each and one after the other, and writes benchmarks/RESULTS.md.
+"""Run the benchmarks, each in a process of its own, one after the other, and write benchmarks/RESULTS.md.
 
-    python benchmarks/run.py [--only NAME]... [arguments that every benchmark takes]
+    python benchmarks/run.py [--only NAME]... [arguments of every benchmark]
 
-With --only, the sections of the others stay as they are, if they were measured on the same machine with the same tools.
+With --only, the other sections stay as they are, if they were measured on the same machine with the same tools.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ Limits stand beside the figures, met or missed. What each script measures, and h
 
 
 def machine() -> str:
-    """The CPU, its cores, and versions, as a part of RESULTS.md."""
+    """The CPU, its cores, and versions of the tools, as a part of RESULTS.md."""
     tools = []
     for name in TOOLS:
         try:
@@ -58,18 +58,18 @@ def machine() -> str:
 
 
 def cpu() -> str:
-    """Model name, with family and model number, which tell generations apart where names are bare."""
+    """Name of the CPU, with family and model number: some names alone do not identify a generation."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
         return platform.processor() or platform.machine()
-    found = dict(re.findall(r"^([\w ]+?)\s*: (.*)$", text, re.MULTILINE))
-    numbers = ", ".join(f"{key} {found[key]}" for key in ("cpu family", "model") if key in found)
-    return f"{found.get('model name', platform.machine())} ({numbers})"
+    entries = dict(re.findall(r"^([\w ]+?)\s*: (.*)$", text, re.MULTILINE))
+    numbers = ", ".join(f"{key} {entries[key]}" for key in ("cpu family", "model") if key in entries)
+    return f"{entries.get('model name', platform.machine())} ({numbers})"
 
 
 def kept(text: str, about: str) -> dict[str, str]:
-    """The sections of an earlier RESULTS.md, if it is of this machine and these tools."""
+    """Sections of an earlier RESULTS.md by name; none if it is of another machine or other tools."""
     if about not in text:
         return {}
     parts = re.findall(r"<!-- (\w+) -->\n(.*?)<!-- end -->", text, re.DOTALL)
@@ -77,7 +77,7 @@ def kept(text: str, about: str) -> dict[str, str]:
 
 
 def assemble(about: str, sections: dict[str, str]) -> str:
-    """RESULTS.md, sections in their order."""
+    """Text of RESULTS.md, sections in the order of NAMES."""
     parts = [f"{_INTRO}\n\n{about}\n"]
     for name in NAMES:
         if name in sections:
@@ -86,7 +86,7 @@ def assemble(about: str, sections: dict[str, str]) -> str:
 
 
 def measure(name: str, arguments: list[str], folder: Path) -> dict | None:
-    """One benchmark in a process of its own; None where it fails, its own words on stderr."""
+    """Run one benchmark in a process of its own; None where it fails, with its messages on stderr."""
     written = folder / f"{name}.json"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])}
     command = [sys.executable, str(HERE / f"{name}.py"), *arguments, "--write", str(written)]
@@ -95,11 +95,11 @@ def measure(name: str, arguments: list[str], folder: Path) -> dict | None:
 
 
 def main() -> int:
-    """Exit code 1 where a benchmark failed to run; a limit that is missed is a result."""
+    """Run the command. The exit code is 1 where a benchmark failed to run; a missed limit is a result."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", action="append", choices=NAMES, help="one benchmark; may be given again")
-    parser.add_argument("--recipe", type=Path, help="of overhead")
-    parser.add_argument("-o", "--out", type=Path, default=RESULTS, help="where to write (%(default)s)")
+    parser.add_argument("--recipe", type=Path, help="recipe of the benchmark overhead")
+    parser.add_argument("-o", "--out", type=Path, default=RESULTS, help="file to write (%(default)s)")
     options, arguments = parser.parse_known_args()
     console, about = Console(stderr=True), machine()
     sections = kept(options.out.read_text(), about) if options.out.exists() else {}
@@ -109,16 +109,16 @@ def main() -> int:
         for number, name in enumerate(names, 1):
             console.print(f"[bold]{name}[/] ({number} of {len(names)})")
             more = ["--recipe", str(options.recipe)] if options.recipe and name == "overhead" else []
-            found = measure(name, [*arguments, *more], Path(folder))
-            if found is None:
+            measured = measure(name, [*arguments, *more], Path(folder))
+            if measured is None:
                 failed.append(name)
                 console.print(f"  [red]{name} failed[/]")
                 continue
-            sections[name] = found["markdown"]
+            sections[name] = measured["markdown"]
             options.out.write_text(assemble(about, sections))
-            for verdict in found["verdicts"]:
+            for verdict in measured["verdicts"]:
                 console.print("  " + line(verdict), highlight=False)
-            console.print(f"  {found['took']:.0f} s", highlight=False)
+            console.print(f"  {measured['took']:.0f} s", highlight=False)
     console.print(f"{options.out} has {len(sections)} of {len(NAMES)} benchmarks")
     return 1 if failed else 0
 

@@ -1,6 +1,6 @@
 """Whole files over the ideal: bytes on disk / (n / 8 bytes for each quantized weight), for every packed cell.
 
-Nothing is left out of a file: graph, names, biases, scales, tables, the ops that decode. No time is measured.
+Every byte of a file counts: graph, names, biases, scales, tables, the ops that decode. No time is measured.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from collections.abc import Mapping
 import common
 
 from mobconv import backends
+from mobconv.backends.base import Entry
 from mobconv.common import files
-from mobconv.pipeline import network, templates
+from mobconv.pipeline import templates
+from mobconv.pipeline.quantized import counts, quantize_model
 from mobconv.schemes import Cell, Compute, Mode, Scheme
 
 BITS = range(8, 0, -1)
@@ -31,29 +33,29 @@ BACKENDS = [("onnx", Compute.FP32), ("tflite", Compute.FP32), ("coreml", Compute
 
 
 def ratios(options: common.Options, bits: tuple[int, ...]) -> dict[Cell, tuple[float, float | None]]:
-    """Cell -> whole file over ideal, and its limit if it has one."""
+    """Cell -> whole file over ideal, and its limit or None."""
     program = options.load().trace()
-    found = {}
+    measured = {}
     for mode in Mode:
         for width in bits:
             scheme = Scheme.parse(f"w{width}-{mode}")
             common.progress(str(scheme))
             with common.hushed():
-                weights = network.quantize_all(program, scheme)
-                ideal = network.describe(weights, scheme)["parameters"] * width / 8
+                model = quantize_model(program, scheme)
+                ideal = counts(model, scheme)["parameters"] * width / 8
                 for name, compute in BACKENDS:
                     cell, backend = Cell(name, scheme, compute=compute), backends.get(name)
                     path = options.scratch / cell.path(backend.suffix)
-                    folder = templates.template(backend, program, compute, options.scratch)
-                    backend.encode(folder, weights, cell, path)
-                    found[cell] = (files.size(path) / ideal, LIMITS.get((name, mode), {}).get(width))
-    return found
+                    folder = templates.template(backend, Entry(program), compute, options.scratch)
+                    backend.encode(folder, model, cell, path)
+                    measured[cell] = (files.size(path) / ideal, LIMITS.get((name, mode), {}).get(width))
+    return measured
 
 
 def build(options: common.Options) -> common.Section:
-    """One row for each format, precision and mode."""
+    """Measure all cells: a row for each format, precision of compute and mode."""
     bits = QUICK if options.quick else tuple(BITS)
-    found = ratios(options, bits)
+    measured = ratios(options, bits)
     table = common.Table(["format", "mode", *(f"{width} bit{'s' * (width > 1)}" for width in bits)])
     table.caption = "Whole file / ideal, and its limit where it has one:"
     missed = []
@@ -62,20 +64,20 @@ def build(options: common.Options) -> common.Section:
             row = []
             for width in bits:
                 cell = Cell(name, Scheme.parse(f"w{width}-{mode}"), compute=compute)
-                ratio, limit = found[cell]
+                ratio, limit = measured[cell]
                 over = limit is not None and ratio > limit
                 missed += [f"`{cell}` {ratio:.3f} of {limit}"] * over
                 row.append(f"{'**' * over}{ratio:.3f}{'**' * over}" + (f" ({limit:.2f})" if limit else ""))
             label = f"{name}, computing in {compute}" if name == "coreml" else name
             table.rows.append([label, mode.value, *row])
-    limited = {cell: ratio / limit for cell, (ratio, limit) in found.items() if limit}
+    limited = {cell: ratio / limit for cell, (ratio, limit) in measured.items() if limit}
     nearest = max(limited, key=lambda cell: limited[cell])
     verdicts = [
         common.Verdict(
             "cells above their limit", len(missed), 0, detail=", ".join(missed) or f"of {len(limited)} with one"
         ),
         common.Verdict(
-            "largest share of a limit", limited[nearest], 1.0, detail=f"`{nearest}`, {found[nearest][0]:.3f}"
+            "largest share of a limit", limited[nearest], 1.0, detail=f"`{nearest}`, {measured[nearest][0]:.3f}"
         ),
     ]
     return common.Section(

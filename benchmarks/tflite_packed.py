@@ -1,7 +1,7 @@
 """Packed TFLite files against the float file at 224x224, on one thread and on two: latency at every width and mode.
 
-Both are made of the same checkpoint, for inputs of 1 x 3 x 224 x 224, and run in LiteRT's interpreter with XNNPACK as
-it comes.
+Both come from the same checkpoint, for inputs of 1 x 3 x 224 x 224, and run in LiteRT's interpreter with XNNPACK's
+default settings.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ ROUNDS, SECONDS, LOADS = 500, 2.0, 3
 
 
 def build(options: common.Options) -> common.Section:
-    """All widths and modes, on each number of threads."""
-    found: dict[int, list] = {threads: [] for threads in THREADS}
+    """Time all widths and modes, on each number of threads."""
+    measured: dict[int, list] = {threads: [] for threads in THREADS}
     columns = [
         f"{what}, {threads} thread{'s' * (threads > 1)}" for threads in THREADS for what in ("ms", "to float", "spread")
     ]
@@ -32,7 +32,7 @@ def build(options: common.Options) -> common.Section:
         with common.hushed():
             for threads in THREADS:
                 times = pair.latency(threads, ROUNDS, 0.5 if options.quick else SECONDS)
-                found[threads].append((pair.cell, times))
+                measured[threads].append((pair.cell, times))
                 plain.setdefault(threads, []).append(times.median("float") * 1e3)
                 row += [common.figure(times.median("packed") * 1e3), common.figure(times.ratio("packed", "float"))]
                 row.append(packed.spread(times))
@@ -40,8 +40,8 @@ def build(options: common.Options) -> common.Section:
         table.rows.append([*row, *(common.figure(load.median(name) * 1e3) for name in ("packed", "float"))])
     verdicts = []
     for threads in THREADS:
-        limited = [each for each in found[threads] if each[0].scheme.mode in LIMITED]
-        others = [each for each in found[threads] if each[0].scheme.mode not in LIMITED]
+        limited = [pair for pair in measured[threads] if pair[0].scheme.mode in LIMITED]
+        others = [pair for pair in measured[threads] if pair[0].scheme.mode not in LIMITED]
         words = f"largest latency, packed / float, {threads} thread{'s' * (threads > 1)}"
         verdicts.append(packed.largest(f"{words}, k-means and symmetric", limited, LIMIT))
         verdicts.append(packed.largest(f"{words}, linear", others, None))

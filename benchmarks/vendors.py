@@ -1,11 +1,15 @@
-"""Cell by cell against the vendors' own tools, side by side in one run.
+"""Cell by cell against the vendors' tools, side by side in one run.
 
-The network is converted to each format once, untimed, for both sides. Timed is what each tool does from its float model
-to a file on disk: quantizing and encoding. Both files are then read from disk: their bytes; top-1 of the test images,
-both in the same runtime (ONNX Runtime, LiteRT's interpreter, for Core ML mobconv's executor in the package's own
-precision); and the squared error of the weights, sum (file - float)^2 over all quantized weights, decoded from the
-files. Whether one is less accurate than the other is asked of the images that only one gets right (McNemar's exact
-test, and Holm's correction for as many tests as there are cells).
+The network is converted to each format once, untimed, for both sides. The timed part is quantizing and encoding: from a
+tool's float model to a file on disk. Both files are then read from disk, and compared by
+
+- their bytes;
+- top-1 of the test images, both in the same runtime: ONNX Runtime, LiteRT's interpreter, for Core ML mobconv's executor
+  in the package's precision;
+- the squared error of the weights, sum (file - float)^2 over all quantized weights, decoded from the files.
+
+Whether one file is less accurate is decided by the images that only one of the two gets right: McNemar's exact test,
+with Holm's correction for the number of cells.
 """
 
 from __future__ import annotations
@@ -26,22 +30,26 @@ import with_onnxruntime
 from numpy.typing import NDArray
 from rival import Rival, Weights
 
-from mobconv import backends, recipe
+from mobconv import backends
+from mobconv.backends.base import Entry
 from mobconv.common import files
 from mobconv.data.labelled import Images
-from mobconv.evaluate import inference
+from mobconv.evaluate import tasks
 from mobconv.model.checkpoint import Checkpoint
-from mobconv.model.trace import Program
-from mobconv.pipeline import network, templates
-from mobconv.quantize import Weight
-from mobconv.schemes import Cell, Compute
+from mobconv.pipeline import templates
+from mobconv.pipeline.artifact import open_artifact
+from mobconv.pipeline.measure import measure
+from mobconv.pipeline.quantized import quantize_model
+from mobconv.quantize.model import QuantizedModel
+from mobconv.schemes import Cell, Compute, Scheme
 from mobconv.stats.paired import holm
 
 SIZE_LIMIT = 1.02
 SPEED_LIMIT = 3.0
 NOISE = 0.05  # at most the chance that any cell is called less accurate though none is
-ROUNDS, SECONDS = 5, 8.0  # a cell's rounds end after so many seconds
-SLOW = 4.0  # a first round that takes longer counts; a quicker one warms up
+ROUNDS, SECONDS = 5, 8.0  # after these seconds no round of a cell begins
+SLOW = 4.0  # a first round of more seconds counts; a quicker one warms up
+TASK = tasks.get("classification")  # the score of a sample is 0 or 100 %
 
 CELLS = [
     *(f"coreml/w{bits}-kmeans@fp16" for bits in (8, 6, 4, 3, 2, 1)),
@@ -58,7 +66,7 @@ QUICK = ["coreml/w2-kmeans@fp16", "coreml/w4-linear@fp16", "tflite/w4-symmetric"
 
 @dataclass
 class Measured:
-    """One file. hits: per image, whether its top-1 is right."""
+    """A file's figures. hits: (N,), whether the top-1 of each image is right."""
 
     bytes: int
     hits: NDArray[np.bool_]
@@ -66,12 +74,13 @@ class Measured:
 
     @property
     def top1(self) -> float:
+        """Fraction of images whose top-1 is right."""
         return float(self.hits.mean())
 
 
 @dataclass
 class Row:
-    """A cell of ours and of a vendor's; tensors: how many both quantize, of how many."""
+    """A cell of mobconv beside a vendor's file. tensors: number of weights that both quantize, and of all weights."""
 
     rival: Rival
     ours: Measured
@@ -81,10 +90,12 @@ class Row:
 
     @property
     def size_ratio(self) -> float:
+        """Our bytes over theirs."""
         return self.ours.bytes / self.theirs.bytes
 
     @property
     def error_ratio(self) -> float:
+        """Our squared error over theirs; infinity where theirs is 0."""
         return self.ours.squared_error / self.theirs.squared_error if self.theirs.squared_error else math.inf
 
     @property
@@ -94,7 +105,7 @@ class Row:
 
     @property
     def p(self) -> float:
-        """McNemar's exact test, two-sided."""
+        """Two-sided p of McNemar's exact test."""
         from scipy.stats import binomtest
 
         won, lost = (
@@ -104,39 +115,41 @@ class Row:
 
     @property
     def label(self) -> str:
+        """Cell, tool and call, as the tables name them."""
         return f"`{self.rival.ours}` against {self.rival.tool} ({self.rival.how})"
 
 
 class Bench:
-    """Templates of ours and float models of theirs, made once."""
+    """mobconv's templates and the vendors' float models, each converted once."""
 
     def __init__(self, network: Checkpoint, images: Images, scratch: Path, threads: int) -> None:
         assert network.preprocessing is not None
-        self.program: Program = network.trace()
+        self.program = network.trace()
         self.floats = self.program.floats()
-        self.images, self.inputs = images, network.preprocessing(images.pixels)
+        self.images, self.preprocessing = images, network.preprocessing
         self.scratch, self.threads = scratch, threads
 
     def template(self, cell: Cell) -> Path:
-        """The folder of our template."""
-        return templates.template(backends.get(cell.backend), self.program, cell.compute, self.scratch)
+        """The folder of mobconv's template for a cell."""
+        return templates.template(backends.get(cell.backend), Entry(self.program), cell.compute, self.scratch)
 
     def rivals(self, cells: list[Cell]) -> list[Rival]:
-        """What the vendors have for these cells."""
-        onnx, tflite, coreml = ([c for c in cells if c.backend == name] for name in ("onnx", "tflite", "coreml"))
-        found = []
+        """The vendors' ways to these cells."""
+        names = ("onnx", "tflite", "coreml")
+        onnx, tflite, coreml = ([cell for cell in cells if cell.backend == name] for name in names)
+        rivals = []
         if coreml:
-            found += with_coremltools.rivals(self.program, coreml)
+            rivals += with_coremltools.rivals(self.program, coreml)
         if tflite:
-            found += with_ai_edge.rivals(self.program, tflite, self.scratch)
+            rivals += with_ai_edge.rivals(self.program, tflite, self.scratch)
         if onnx:
             backend, folder = backends.get("onnx"), self.template(onnx[0])
             plain = templates.float_artifact(backend, folder, self.program, Compute.FP32)
-            found += with_onnxruntime.rivals(self.program, onnx, plain)
-        return found
+            rivals += with_onnxruntime.rivals(self.program, onnx, plain)
+        return rivals
 
     def left_float(self, weights: Weights) -> list[str]:
-        """The weights that a tool did not quantize: those that are what they were, or that in fp16."""
+        """Names of the weights that a tool did not quantize: those equal to the float weights, in fp32 or in fp16."""
         rounded = {name: self.floats[name].astype(np.float16).astype(np.float32) for name in weights}
         return [
             name
@@ -144,15 +157,8 @@ class Bench:
             if np.array_equal(values, self.floats[name]) or np.array_equal(values, rounded[name])
         ]
 
-    def rules(self, kept: list[str]) -> recipe.Recipe | None:
-        """Layer rules that keep these weights float on our side too; None for no weight."""
-        if not kept:
-            return None
-        layers = [recipe.Rule(match=name, keep="fp32") for name in kept]
-        return recipe.Recipe(checkpoint=Path(), data="", backends=["-"], schemes=["-"], layers=layers)
-
     def row(self, rival: Rival, rounds: int) -> Row:
-        """Time both in turn, then measure the files that they leave."""
+        """Time both in turn, then measure the files that they write."""
         cell, backend = rival.ours, backends.get(rival.ours.backend)
         ours = self.scratch / "ours" / cell.path(backend.suffix)
         theirs = self.scratch / rival.name
@@ -163,21 +169,24 @@ class Bench:
             with common.hushed():
                 rival.compress(theirs)
                 kept = self.left_float(rival.decode(theirs))
-        rules = self.rules(kept)
-        made: dict[str, Weight] = {}
+        models: list[QuantizedModel] = []
+
+        def scheme_for(name: str, scheme: Scheme) -> Scheme:
+            return Scheme(32) if name in kept else scheme
 
         def make() -> None:
-            weights = network.quantize_all(self.program, cell.scheme, rules)
-            backend.encode(template, weights, cell, ours)
-            made.update(weights)
+            model = quantize_model(self.program, cell.scheme, scheme_for)
+            backend.encode(template, model, cell, ours)
+            models[:] = [model]
 
         with common.hushed():
             times = slow_in_turn({"ours": make, "theirs": lambda: rival.compress(theirs)}, rounds)
-        # Of a package they are read from the file, in its precision; of the others tests hold it to be the same.
+        # A package's weights are read from the file, in its precision; for the other formats tests check that the
+        # file has the model's weights.
         if cell.backend == "coreml":
             weights = with_coremltools.decode(ours, self.program)
         else:
-            weights = {name: weight.dequantize() for name, weight in made.items()}
+            weights = {name: weight.dequantize() for name, weight in models[0].weights.items()}
         total = len(self.program.sites)
         return Row(
             rival,
@@ -188,25 +197,18 @@ class Bench:
         )
 
     def measure(self, cell: Cell, path: Path, weights: Weights) -> Measured:
-        """Bytes, accuracy and error of a file, whoever made it."""
-        backend = backends.get(cell.backend)
-        if cell.backend == "coreml":
-            runner = backend.open(path, self.threads)
-            try:
-                outputs = inference.predict(inference.of_runner(runner), self.inputs)
-            finally:
-                runner.close()
-        else:
-            with common.hushed():
-                outputs = inference.predict_side_by_side(lambda: backend.open(path, 1), self.inputs, self.threads)
+        """Bytes, accuracy and squared error of a file, mobconv's or a vendor's. weights: decoded from it."""
+        with common.hushed(), open_artifact(path, self.threads, backends.get(cell.backend)) as artifact:
+            scored = measure(artifact, TASK, self.images, self.preprocessing, timing=False).scored
+        assert scored is not None
         error = sum(
             float(((weights[name].astype(np.float64) - self.floats[name]) ** 2).sum()) for name in self.program.sites
         )
-        return Measured(files.size(path), outputs.argmax(axis=1) == self.images.labels, error)
+        return Measured(files.size(path), scored.scores > 0, error)
 
 
 def slow_in_turn(contenders: dict[str, Callable[[], object]], rounds: int) -> common.Times:
-    """A first round that is slow counts, for there will be few; a quick one only warms up."""
+    """Time contenders in turn. A slow first round counts, since few follow; a quick one only warms up."""
     first = common.in_turn(contenders, 1, warm=0)
     spent = sum(first.median(name) for name in contenders)
     if spent < SLOW:
@@ -218,9 +220,9 @@ def slow_in_turn(contenders: dict[str, Callable[[], object]], rounds: int) -> co
 
 
 def table(rows: list[Row]) -> common.Table:
-    """Ours, theirs; per row what is compared."""
+    """A row for each cell and tool: our figures, theirs, and their ratios."""
     headers = ["cell", "tool", "bytes", "theirs", "ratio", "top-1 %", "theirs", "p", "squared error", "theirs", "ratio"]
-    found = common.Table([*headers, "s", "theirs", "times faster", "spread", "rounds"])
+    comparison = common.Table([*headers, "s", "theirs", "times faster", "spread", "rounds"])
     for row in rows:
         low, high = row.times.spread("theirs", "ours")
         ours, theirs = row.ours, row.theirs
@@ -228,7 +230,7 @@ def table(rows: list[Row]) -> common.Table:
         notes += [
             f"it leaves all but {row.tensors[0]} of {row.tensors[1]} weights float, and so do both files here"
         ] * (row.tensors[0] < row.tensors[1])
-        found.rows.append(
+        comparison.rows.append(
             [
                 f"`{row.rival.ours}`",
                 f"{row.rival.tool}, {row.rival.how}" + (f" ({'; '.join(notes)})" if notes else ""),
@@ -248,17 +250,17 @@ def table(rows: list[Row]) -> common.Table:
                 str(row.times.rounds),
             ]
         )
-    return found
+    return comparison
 
 
 def verdicts(rows: list[Row]) -> list[common.Verdict]:
-    """The four questions, each with its worst cell; then speed by tool."""
+    """Verdicts on bytes, accuracy, error and speed, each with its worst cell; then speed by tool."""
     largest, furthest = max(rows, key=lambda row: row.size_ratio), max(rows, key=lambda row: row.error_ratio)
     adjusted = holm([row.p for row in rows])
     worse = [row for row, p in zip(rows, adjusted, strict=True) if row.ours.top1 < row.theirs.top1 and p < NOISE]
     least = min(rows, key=lambda row: row.ours.top1 - row.theirs.top1)
     points = (least.ours.top1 - least.theirs.top1) * 100
-    found = [
+    judged = [
         common.Verdict("largest bytes, ours / theirs", largest.size_ratio, SIZE_LIMIT, detail=largest.label),
         common.Verdict(
             f"cells less accurate than theirs (p < {NOISE}, corrected)",
@@ -270,12 +272,12 @@ def verdicts(rows: list[Row]) -> list[common.Verdict]:
         speed("seconds, theirs / ours, geometric mean of all", rows, SPEED_LIMIT),
     ]
     for tool in dict.fromkeys(row.rival.tool for row in rows):
-        found.append(speed(f"the same, {tool}", [row for row in rows if row.rival.tool == tool]))
-    return found
+        judged.append(speed(f"the same, {tool}", [row for row in rows if row.rival.tool == tool]))
+    return judged
 
 
 def speed(what: str, rows: list[Row], limit: float | None = None) -> common.Verdict:
-    """Geometric mean of the cells' ratios; as spread, their quartiles."""
+    """Verdict on the geometric mean of the cells' ratios; as spread, their quartiles."""
     ratios = np.asarray([row.speed for row in rows])
     low, high = np.percentile(ratios, (25, 75))
     least = min(rows, key=lambda row: row.speed)
@@ -284,10 +286,10 @@ def speed(what: str, rows: list[Row], limit: float | None = None) -> common.Verd
 
 
 def build(options: common.Options) -> common.Section:
-    """All rows."""
+    """Measure all cells against all tools."""
     with common.hushed():
         bench = Bench(options.load(), options.images(), options.scratch, options.threads)
-        cells = [Cell.parse(name) for name in (QUICK if options.quick else CELLS)]
+        cells = [backends.cell(name) for name in (QUICK if options.quick else CELLS)]
         rivals = bench.rivals(cells)
     rows = []
     for rival in rivals:

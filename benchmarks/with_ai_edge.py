@@ -1,7 +1,7 @@
 """ai-edge-quantizer, weight only (`add_weight_only_config`: explicit dequantize, float compute), per channel.
 
-The network is the one that mobconv converts, batch norm folded. `min_max_uniform_quantize` is what its own
-recipes weight_only_wi8_afp32 and weight_only_wi4_afp32 name; OCTAV is its algorithm for less error.
+The network is the one that mobconv converts, batch norm folded. The tool's recipes weight_only_wi8_afp32 and
+weight_only_wi4_afp32 use `min_max_uniform_quantize`; OCTAV is its algorithm for less error.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rival import Rival, Weights
 from mobconv.schemes import Cell, Mode
 
 if TYPE_CHECKING:
-    from mobconv.model.trace import Program
+    from mobconv.model.program import Program
 
 TOOL = "ai-edge-quantizer"
 BITS = (8, 4)
@@ -24,7 +24,7 @@ ALGORITHMS = ("MIN_MAX_UNIFORM_QUANT", "OCTAV")
 
 
 def float_model(program: Program, path: Path) -> None:
-    """The network converted as litert-torch documents it: a file on disk."""
+    """Convert the network to a float file, as litert-torch documents it."""
     import litert_torch
     import torch
 
@@ -33,7 +33,7 @@ def float_model(program: Program, path: Path) -> None:
 
 
 def compress(plain: Path, bits: int, algorithm: str, path: Path) -> None:
-    """A float file -> a quantized one."""
+    """Write the quantized file of a float file."""
     from ai_edge_quantizer import quantizer, recipe
 
     tool = quantizer.Quantizer(str(plain))
@@ -43,12 +43,15 @@ def compress(plain: Path, bits: int, algorithm: str, path: Path) -> None:
         num_bits=bits,
         algorithm_key=recipe.AlgorithmName[algorithm],
     )
-    path.unlink(missing_ok=True)  # it refuses to write over a file
+    path.unlink(missing_ok=True)  # export_model refuses to replace a file
     tool.quantize().export_model(str(path))
 
 
 def decode(path: Path, program: Program) -> Weights:
-    """The weights of a file of the vendor, its layers being in the program's order, in PyTorch's layout."""
+    """Weights of a vendor's file by mobconv's names, in PyTorch's layout.
+
+    The layers must be in the program's order. Raises ValueError where they are not.
+    """
     from ai_edge_litert import schema_py_generated as schema
     from ai_edge_litert.tools import flatbuffer_utils
 
@@ -57,7 +60,7 @@ def decode(path: Path, program: Program) -> Weights:
     kinds = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
     operators = schema.BuiltinOperator
     source = {op.outputs[0]: op.inputs[0] for op in graph.operators if kinds[op.opcodeIndex] == operators.DEQUANTIZE}
-    found = []
+    weights = []
     for op in graph.operators:
         kind = kinds[op.opcodeIndex]
         if kind not in (operators.CONV_2D, operators.DEPTHWISE_CONV_2D, operators.FULLY_CONNECTED):
@@ -68,15 +71,15 @@ def decode(path: Path, program: Program) -> Weights:
             values = values.transpose(0, 3, 1, 2)  # OHWI
         elif kind == operators.DEPTHWISE_CONV_2D:
             values = values.transpose(3, 0, 1, 2)  # 1HWO
-        found.append(np.ascontiguousarray(values))
+        weights.append(np.ascontiguousarray(values))
     sites = list(program.sites.values())
-    if [value.shape for value in found] != [site.shape for site in sites]:
+    if [value.shape for value in weights] != [site.shape for site in sites]:
         raise ValueError(f"{path}: its layers are not those of the network, in order")
-    return {site.name: value for site, value in zip(sites, found, strict=True)}
+    return {site.name: value for site, value in zip(sites, weights, strict=True)}
 
 
 def stored(model: Any, tensor: Any) -> NDArray[np.float32]:
-    """A constant as floats: scale * (code - zero point). 4 bits: two codes a byte, the lower half first."""
+    """Dequantize a constant: scale * (code - zero point). Of two 4-bit codes in a byte the first is the lower half."""
     from ai_edge_litert import schema_py_generated as schema
 
     raw = np.asarray(model.buffers[tensor.buffer].data, np.uint8)
@@ -91,16 +94,16 @@ def stored(model: Any, tensor: Any) -> NDArray[np.float32]:
         codes = ((fields ^ 8) - 8).astype(np.float32)
     else:
         raise ValueError(f"a weight of tensor type {tensor.type}")
-    held = tensor.quantization
-    scale, zero = np.asarray(held.scale, np.float32), np.asarray(held.zeroPoint, np.float32)
-    view = [-1 if axis == held.quantizedDimension else 1 for axis in range(len(shape))]
+    quantization = tensor.quantization
+    scale, zero = np.asarray(quantization.scale, np.float32), np.asarray(quantization.zeroPoint, np.float32)
+    view = [-1 if axis == quantization.quantizedDimension else 1 for axis in range(len(shape))]
     if scale.size == 1:
         view = [1] * len(shape)
     return np.asarray((codes.reshape(shape) - zero.reshape(view)) * scale.reshape(view), np.float32)
 
 
 def rivals(program: Program, cells: list[Cell], folder: Path) -> list[Rival]:
-    """ai-edge-quantizer's ways to each cell that it has one for; the float file is converted once."""
+    """ai-edge-quantizer's ways to the cells that it can make; the float file is converted once."""
     wanted = [cell for cell in cells if cell.scheme.mode is Mode.SYMMETRIC and cell.scheme.bits in BITS]
     plain = folder / "float.tflite"
     if wanted and not plain.exists():

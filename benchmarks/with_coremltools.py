@@ -1,8 +1,8 @@
-"""coremltools.optimize.coreml on the network that mobconv converts: batch norm folded, weights bit for bit the same.
+"""coremltools.optimize.coreml on the network that mobconv converts: batch norm folded, weights the same bit for bit.
 
-Each weight is named in the configuration (`op_name_configs`), with a threshold of 0. The defaults leave out tensors of
-2,048 weights and fewer, and without names the biases would be compressed too: so the same set of tensors is
-compressed on both sides. `num_kmeans_workers` stays 1: it divides the groups of a tensor; here a tensor is one group.
+The configuration names each weight (`op_name_configs`), with a threshold of 0, so that both sides compress the same
+tensors. The defaults leave out tensors of 2,048 weights and fewer, and without names they would compress the biases.
+`num_kmeans_workers` stays 1: the workers share the groups of a tensor, and here a tensor is one group.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from mobconv.backends.coreml.graph import parse
 from mobconv.schemes import Cell, Compute, Mode, Scheme
 
 if TYPE_CHECKING:
-    from mobconv.model.trace import Program
+    from mobconv.model.program import Program
 
 TOOL = "coremltools"
 OPERATIONS = ("conv", "conv_transpose", "linear")
-# The widths of its k-means, and the oldest target that holds each; linear at 4 bits needs iOS18.
+# Widths of coremltools' k-means and linear quantization -> the oldest deployment target with that type.
 KMEANS = {8: "iOS16", 6: "iOS16", 4: "iOS16", 3: "iOS18", 2: "iOS16", 1: "iOS16"}
 LINEAR = {8: "iOS16", 4: "iOS18"}
 
 
 def float_model(program: Program, compute: Compute, target: str) -> Any:
-    """The network converted as coremltools documents it: an MLModel in memory."""
+    """Convert the network to an MLModel in memory, as coremltools documents it."""
     import coremltools as ct
 
     return ct.convert(
@@ -42,16 +42,16 @@ def float_model(program: Program, compute: Compute, target: str) -> Any:
 
 
 def weight_names(model: Any) -> list[str]:
-    """Names of the constants that are weights of a layer, as coremltools lists them; biases have one axis."""
+    """Names of the constants that are weights of layers, as coremltools lists them; biases have one axis."""
     import coremltools.optimize as cto
 
-    found = cto.coreml.get_weights_metadata(model, weight_threshold=1)
-    users = {name: {op.op_type for op in held.child_ops} for name, held in found.items()}
-    return [name for name, held in found.items() if held.val.ndim > 1 and users[name] & set(OPERATIONS)]
+    constants = cto.coreml.get_weights_metadata(model, weight_threshold=1)
+    users = {name: {op.op_type for op in constant.child_ops} for name, constant in constants.items()}
+    return [name for name, constant in constants.items() if constant.val.ndim > 1 and users[name] & set(OPERATIONS)]
 
 
 def compressed(model: Any, names: list[str], scheme: Scheme) -> Any:
-    """palettize_weights or linear_quantize_weights, whichever makes this scheme."""
+    """Compress a model with palettize_weights (k-means) or linear_quantize_weights (linear, symmetric)."""
     import coremltools.optimize.coreml as cto
 
     if scheme.mode is Mode.KMEANS:
@@ -65,12 +65,12 @@ def compressed(model: Any, names: list[str], scheme: Scheme) -> Any:
 
 
 def decode(path: Path, program: Program) -> Weights:
-    """The weights of a package, the vendor's or ours, in the precision in which they are used.
+    """Weights of a package, the vendor's or mobconv's, in the precision in which the program reads them.
 
-    Layers stand in the program's order. Raises ValueError where they do not.
+    The layers must be in the program's order. Raises ValueError where they are not.
     """
     graph = parse(package.read(path))
-    names = [step.inputs["weight"][0] for step in graph.steps if step.kind in OPERATIONS]
+    names = [step.inputs["weight"][0] for step in graph.operations if step.kind in OPERATIONS]
     values = [np.asarray(graph.constants[name], np.float32) for name in dict.fromkeys(names)]
     sites = list(program.sites.values())
     if [value.shape for value in values] != [site.shape for site in sites]:
@@ -79,9 +79,9 @@ def decode(path: Path, program: Program) -> Weights:
 
 
 def rivals(program: Program, cells: list[Cell]) -> list[Rival]:
-    """coremltools' way to each cell, where it has one; each float model is converted once."""
+    """coremltools' ways to the cells that it can make; each float model is converted once."""
     models: dict[tuple[Compute, str], tuple[Any, list[str]]] = {}
-    found = []
+    ways = []
     for cell in cells:
         kmeans = cell.scheme.mode is Mode.KMEANS
         target = (KMEANS if kmeans else LINEAR).get(cell.scheme.bits)
@@ -98,5 +98,5 @@ def rivals(program: Program, cells: list[Cell]) -> list[Rival]:
             compressed(model, names, scheme).save(str(path))
 
         call = "palettize_weights" if kmeans else "linear_quantize_weights"
-        found.append(Rival(TOOL, call, cell, "mlpackage", compress, lambda path: decode(path, program)))
-    return found
+        ways.append(Rival(TOOL, call, cell, "mlpackage", compress, lambda path: decode(path, program)))
+    return ways

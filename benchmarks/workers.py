@@ -1,9 +1,9 @@
-"""The demo sweep by one process, by two, and by two workers of a Dask cluster, one runtime thread each.
+"""The demo sweep in one process, in two, and on two workers of a Dask cluster, one runtime thread each.
 
-Each sweep is a process of its own with an empty folder, started in turn with the others: wall time includes its own
-workers' start and imports. The cluster's scheduler and workers run before, as a cluster's do; a first sweep that is not
-counted lets them import what they need. Latency is taken alone on both sides, which no worker shortens.
-Rows and artifacts of all three must be equal, timings aside; a difference ends the benchmark.
+Each sweep is a process of its own with an empty folder, started in turn with the others. Wall time includes the start
+and the imports of its workers. The cluster's scheduler and workers run before, as those of a cluster do; a first sweep,
+which does not count, lets them import their packages. Every sweep measures latency one cell at a time, which workers
+cannot speed up. Rows and artifacts of all three must be equal, timings aside; a difference ends the benchmark.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MAIN = "from mobconv.cli.app import main; main()"
 
 
 def sweep(recipe: Path, out: Path, *more: str) -> None:
-    """`mobconv sweep` into an empty folder. Raises RuntimeError with its output where it fails."""
+    """Run `mobconv sweep` into an empty folder. Raises RuntimeError with its output where it fails."""
     shutil.rmtree(out, ignore_errors=True)
     command = [sys.executable, "-c", _MAIN, "sweep", str(recipe), "-o", str(out), *more]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -42,27 +42,24 @@ def sweep(recipe: Path, out: Path, *more: str) -> None:
 
 @contextmanager
 def cluster(scratch: Path) -> Iterator[str]:
-    """A scheduler and two workers of one thread each, as processes of their own -> the address."""
-    held = scratch / "scheduler.json"
+    """Start a scheduler and two workers of one thread each, as processes of their own; yields the address."""
+    address_file = scratch / "scheduler.json"
+    from_file = ["--scheduler-file", str(address_file)]
     dask = [sys.executable, "-m", "distributed.cli.dask_scheduler"]
     worker = [sys.executable, "-m", "distributed.cli.dask_worker"]
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    started = [
-        subprocess.Popen(
-            [*dask, "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(held)], **quiet
-        )
-    ]
+    started = [subprocess.Popen([*dask, "--host", "127.0.0.1", "--port", "0", "--no-dashboard", *from_file], **quiet)]
     try:
         for number in range(2):
             folder = str(scratch / f"worker{number}")
             more = ["--nthreads", "1", "--no-dashboard", "--local-directory", folder]
-            started.append(subprocess.Popen([*worker, "--scheduler-file", str(held), *more], **quiet))
+            started.append(subprocess.Popen([*worker, *from_file, *more], **quiet))
         stop = time.monotonic() + 60
-        while not held.exists():
+        while not address_file.exists():
             if time.monotonic() > stop:
                 raise RuntimeError("no Dask scheduler within a minute")
             time.sleep(0.1)
-        address = str(json.loads(held.read_text())["address"])
+        address = str(json.loads(address_file.read_text())["address"])
         from distributed import Client
 
         with Client(address, set_as_default=False) as client:
@@ -76,20 +73,20 @@ def cluster(scratch: Path) -> Iterator[str]:
 
 
 def content(out: Path) -> dict[str, Any]:
-    """What must not depend on who did the work: rows without timings, and the bytes of every file."""
-    found = json.loads((out / "results.json").read_text())
-    rows = [{name: value for name, value in row.items() if name not in TIMINGS} for row in found["cells"]]
-    held = [path for row in rows if row["path"] for path in _files(out / row["path"])]
-    digests = {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in held}
-    return {"rows": rows, "float": found["float_top1"], "files": digests}
+    """The content that must not depend on the workers: rows without timings, and the sha256 of every file."""
+    results = json.loads((out / "results.json").read_text())
+    rows = [{name: value for name, value in row.items() if name not in TIMINGS} for row in results["cells"]]
+    paths = [path for row in rows if row["path"] for path in _files(out / row["path"])]
+    digests = {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+    return {"rows": rows, "float": results["float_score"], "files": digests}
 
 
 def _files(path: Path) -> list[Path]:
-    return sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
+    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
 
 
 def build(options: common.Options) -> common.Section:
-    """Rounds of all three, in turn."""
+    """Run all three, in turn."""
     plan = yaml.safe_load(RECIPE.read_text())
     plan |= {"checkpoint": str(RECIPE.parent / plan["checkpoint"]), "data": str(RECIPE.parent / plan["data"])}
     plan |= {"threads": 1} | (QUICK if options.quick else {})
@@ -97,7 +94,7 @@ def build(options: common.Options) -> common.Section:
     recipe.write_text(yaml.safe_dump(plan))
     warm.write_text(yaml.safe_dump(plan | QUICK | {"schemes": ["fp32"]}))
     with cluster(options.scratch) as address:
-        common.progress("a small sweep on the cluster that does not count")
+        common.progress("a small sweep on the cluster, not counted")
         sweep(warm, options.scratch / "warm", "--cluster", address)
         ways = {"one": ("--jobs", "1"), "two": ("--jobs", "2"), "cluster": ("--cluster", address)}
 
@@ -112,7 +109,7 @@ def build(options: common.Options) -> common.Section:
             raise RuntimeError(f"results of {name} differ from those of one process")
     rows = contents["one"]["rows"]
     cells = sum(row["status"] == "ok" for row in rows)
-    told = json.loads((options.scratch / "one" / "results.json").read_text())
+    results = json.loads((options.scratch / "one" / "results.json").read_text())
     table = common.Table(["who", "seconds"])
     words = {"one": "--jobs 1", "two": "--jobs 2", "cluster": "--cluster, two workers"}
     table.rows += [[words[name], f"{times.median(name):.1f}"] for name in ways]
@@ -130,12 +127,12 @@ def build(options: common.Options) -> common.Section:
         [table],
         [
             f"`recipes/demo.yaml` with `threads: 1`: {cells} cells done of {len(rows)}, "
-            f"{told['data']['images']:,} images, empty folders.",
+            f"{results['data']['samples']:,} images, empty folders.",
             f"joblib {version('joblib')}, distributed {version('distributed')}.",
             f"All three wrote the same {len(contents['one']['files']):,} files, byte for byte, and the same rows, "
             "timings aside.",
         ],
-        subject=f"`{Path(plan['checkpoint']).name}`, {told['model']['parameters']:,} parameters",
+        subject=f"`{Path(plan['checkpoint']).name}`, {results['model']['parameters']:,} parameters",
     )
 
 

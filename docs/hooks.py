@@ -1,4 +1,4 @@
-"""MkDocs: reference pages made from the code at build, and files of the repository outside docs/ that pages link."""
+"""MkDocs: reference pages generated from the code at build, and linked files of the repository outside docs/."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import reference  # noqa: E402
 # in the repository -> in the site
 SHOWN = {
     "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
     "benchmarks/RESULTS.md": "benchmarks.md",
     "fixtures/README.md": "fixtures.md",
     "action.yml": "action.yml",
@@ -24,6 +25,7 @@ SHOWN = {
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
+    """Add the reference pages and the files of SHOWN to the site."""
     for uri, text in reference.pages().items():
         files.append(File.generated(config, uri, content=text))
     for path, uri in SHOWN.items():
@@ -32,5 +34,6 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
-    """Links out of docs/ are right in the repository; in the site they go to the copies."""
-    return re.sub(r"\]\(\.\./([^)#]+)", lambda found: f"]({SHOWN.get(found[1], found[0])}", markdown)
+    """Rewrite links of the repository for the site: those out of docs/ to the copies, those into docs/ to its pages."""
+    markdown = re.sub(r"\]\(\.\./([^)#]+)", lambda link: f"]({SHOWN.get(link[1], link[0])}", markdown)
+    return re.sub(r"\]\(docs/", "](", markdown)

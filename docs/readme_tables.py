@@ -2,8 +2,8 @@
 
 python docs/readme_tables.py              rewrite the blocks between <!-- generated: NAME --> and <!-- end generated -->
                                           from docs/demo-results.json, docs/thesis-results.json, benchmarks/RESULTS.md,
-                                          pyproject.toml and docs/listing.txt, which is what the command in LISTING
-                                          printed; docs/schema/, and the plot docs/cliff.svg
+                                          pyproject.toml and docs/listing.txt, the output of the command in LISTING;
+                                          the map of CONTRIBUTING.md, docs/schema/, and the plot docs/cliff.svg
 python docs/readme_tables.py --check      exit 1 when something would change
 """
 
@@ -19,11 +19,15 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
-from mobconv import recipe, results
-from mobconv.backends import BUILT_IN
+import house
+
+from mobconv import backends, recipe, results
+from mobconv.common.text import size
+from mobconv.evaluate.tasks import TASKS, Metric
 from mobconv.gate import budget
 from mobconv.report import charts, digest, drawing, gallery
-from mobconv.results import Cliff, Results, Row, tables
+from mobconv.results import Cliff, Results, Row
+from mobconv.schemes import ALGORITHMS, DEFAULT_ALGORITHM, Mode
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -32,77 +36,79 @@ END = "<!-- end generated -->"
 MODES = ("linear", "symmetric", "kmeans")
 
 
-def network(found: Results) -> str:
+def network(measured: Results) -> str:
     return (
-        f"{found.model['parameters']:,} parameters, {found.model['quantizable_weights']:,} of them quantized; "
-        f"float baseline {found.float_top1 * 100:.2f} % of {found.data['images']:,} held-out images."
+        f"{measured.model['parameters']:,} parameters, {measured.model['quantizable_weights']:,} of them quantized; "
+        f"float baseline {measured.metric.text(measured.float_score)} of {measured.data['samples']:,} held-out images."
     )
 
 
-def grid(found: Results) -> list[str]:
+def grid(measured: Results) -> list[str]:
     """One table: a row for each width and mode packed by default, the formats side by side."""
-    rows = [row for row in found.cells if row.storage == "packed" and row.granularity != "oc16"]
-    backends = list(dict.fromkeys(row.backend for row in rows))
+    rows = [row for row in measured.cells if row.storage == "packed" and row.granularity != "oc16"]
+    formats = list(dict.fromkeys(row.backend for row in rows))
     by_cell = {row.cell: row for row in rows}
     lines = [
-        f"| scheme | top-1 % | {' | '.join(f'{name} size' for name in backends)} | onnx latency | tflite latency |",
-        "| --- | ---: |" + " ---: |" * (len(backends) + 2),
+        f"| scheme | {measured.metric.heading} | {' | '.join(f'{name} size' for name in formats)} "
+        "| onnx latency | tflite latency |",
+        "| --- | ---: |" + " ---: |" * (len(formats) + 2),
     ]
     for scheme in dict.fromkeys(row.scheme for row in rows):
-        same = {name: by_cell[f"{name}/{scheme}"] for name in backends}
+        same = {name: by_cell[f"{name}/{scheme}"] for name in formats}
         lines.append(
-            f"| {scheme} | {top1(same.values())} | "
-            + " | ".join(tables.size(row.file_bytes) for row in same.values())
+            f"| {scheme} | {scores(same.values(), measured.metric)} | "
+            + " | ".join(size(row.file_bytes) for row in same.values())
             + f" | {ratio(same.get('onnx'))} | {ratio(same.get('tflite'))} |"
         )
     return lines
 
 
-def cliffs(found: Results) -> list[str]:
-    lines = [f"Where top-1 first falls more than {found.cliffs[0].margin:g} points below the baseline:", ""]
+def cliffs(measured: Results) -> list[str]:
+    metric = measured.metric
+    lines = [f"Where {metric.name} first {metric.worsens} {metric.beyond(measured.cliffs[0].margin)} the baseline:", ""]
     for mode in MODES:
-        named = {c.backend: "none" if c.bits is None else f"{c.bits} bits" for c in packed(found) if c.mode == mode}
+        named = {c.backend: "none" if c.bits is None else f"{c.bits} bits" for c in packed(measured) if c.mode == mode}
         lines.append(f"- {mode}: " + ", ".join(f"{backend} {bits}" for backend, bits in named.items()))
     return lines
 
 
-def packed(found: Results) -> list[Cliff]:
-    return [cliff for cliff in found.cliffs if cliff.storage == "packed" and cliff.granularity != "oc16"]
+def packed(measured: Results) -> list[Cliff]:
+    return [cliff for cliff in measured.cliffs if cliff.storage == "packed" and cliff.granularity != "oc16"]
 
 
-def demo(found: Results) -> list[str]:
-    return [network(found), "", *grid(found), "", *cliffs(found)]
+def demo(measured: Results) -> list[str]:
+    return [network(measured), "", *grid(measured), "", *cliffs(measured)]
 
 
-def thesis(found: Results) -> list[str]:
-    return [network(found), "", *beside_the_thesis(found), "", *grid(found), "", *cliffs(found)]
+def thesis(measured: Results) -> list[str]:
+    return [network(measured), "", *beside_the_thesis(measured), "", *grid(measured), "", *cliffs(measured)]
 
 
-def beside_the_thesis(found: Results) -> list[str]:
+def beside_the_thesis(measured: Results) -> list[str]:
     """Its two networks and ours. It quantized Core ML neuralnetwork files; so is ours in this table."""
-    by_cell = {row.cell: row for row in found.cells}
+    by_cell = {row.cell: row for row in measured.cells}
 
     def ours(scheme: str) -> str:
         row = by_cell[f"coreml-mlmodel/{scheme}"]
-        return f"{tables.size(row.file_bytes)}, {top1([row])} %"
+        return f"{size(row.file_bytes)}, {scores([row], measured.metric)} {measured.metric.unit}"
 
-    fallen = {c.mode: c.bits for c in packed(found) if c.backend == "coreml-mlmodel"}
+    fallen = {c.mode: c.bits for c in packed(measured) if c.backend == "coreml-mlmodel"}
     return [
         "| network and data | fp32 | 8 bits | 4 bits | cliff |",
         "| --- | ---: | ---: | ---: | --- |",
         "| the thesis: its network on CIFAR-10 | 9.1 MB | not given | 1.3 MB | 2 bits |",
         "| the thesis: its network on ImageNette | 24.7 MB | 6.3 MB | not given | 4 bits |",
         *(
-            f"| ours on digits over photographs, {mode} (size, top-1) "
+            f"| ours on digits over photographs, {mode} (size, {measured.metric.name}) "
             f"| {ours('fp32')} | {ours(f'w8-{mode}')} | {ours(f'w4-{mode}')} | {fallen[mode]} bits |"
             for mode in MODES
         ),
     ]
 
 
-def choices(found: Results) -> list[str]:
-    """What native storage and granularity oc16 change, for the widths that were measured."""
-    by_cell = {row.cell: row for row in found.cells}
+def choices(measured: Results) -> list[str]:
+    """Size and latency of packed, native and oc16 storage, for the widths that were measured."""
+    by_cell = {row.cell: row for row in measured.cells}
     lines = [
         "The same weights packed, in the next width that each runtime reads by itself (`@native`), and with one scale "
         "or table for 16 channels (`oc16`): size and latency against fp32.",
@@ -110,7 +116,7 @@ def choices(found: Results) -> list[str]:
         "| cell | packed | `@native` | `-oc16` |",
         "| --- | ---: | ---: | ---: |",
     ]
-    for backend in dict.fromkeys(row.backend for row in found.cells):
+    for backend in dict.fromkeys(row.backend for row in measured.cells):
         if backend == "coreml-mlmodel":  # native at every width, and no groups of channels
             continue
         for bits in (5, 4, 3):
@@ -128,12 +134,12 @@ def both(row: Row | None) -> str:
         return row.status
     latency = "" if row.latency_ratio is None else f", {ratio(row)}"
     wide = "" if row.stored_bits == row.bits else f", {row.stored_bits} bits"
-    return f"{tables.size(row.file_bytes)}{wide}{latency}"
+    return f"{size(row.file_bytes)}{wide}{latency}"
 
 
-def top1(rows: Iterable[Row]) -> str:
+def scores(rows: Iterable[Row], metric: Metric) -> str:
     """One figure where all formats agree, else the range."""
-    values = sorted({f"{row.top1 * 100:.2f}" for row in rows if row.top1 is not None})
+    values = sorted({metric.number(row.score) for row in rows if row.score is not None})
     return values[0] if len(values) == 1 else f"{values[0]} to {values[-1]}"
 
 
@@ -171,15 +177,15 @@ def _span(rows: list[dict[str, str]], column: str) -> str:
     return f"{ratios[0]:.2f} to {ratios[-1]:.2f}"
 
 
-def versions(found: Results) -> list[str]:
-    """What the demo's files were made and run with, and what is admitted."""
+def versions(measured: Results) -> list[str]:
+    """The versions with which the demo's files were built and run, and those that are admitted."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     admitted = {"python": project["requires-python"]}
     for line in [*project["dependencies"], *chain(*project["optional-dependencies"].values())]:
         name = re.match(r"[\w-]+", line)
         if name and "[" not in line:
             admitted[name[0]] = line.removeprefix(name[0])
-    tools = {name: version for name, version in found.tools.items() if name != "mobconv"}
+    tools = {name: version for name, version in measured.tools.items() if name != "mobconv"}
     lines = ["| package | run with | admitted |", "| --- | --- | --- |"]
     return [*lines, *(f"| {name} | {version} | {admitted[name]} |" for name, version in tools.items())]
 
@@ -191,17 +197,29 @@ LISTING = (
 
 
 def listing() -> list[str]:
-    """The run of recipes/thesis-listing.yaml, as it was printed."""
+    """The output of recipes/thesis-listing.yaml."""
     printed = (HERE / "listing.txt").read_text().rstrip()
     run = ["$ mobconv sweep recipes/thesis-listing.yaml -o out/listing", f"$ {LISTING}"]
     return ["```console", *run, *(line.rstrip() for line in printed.splitlines()), "```"]
 
 
+def algorithms() -> list[str]:
+    """The algorithms of the grammar."""
+    lines = ["| algorithm | what it does | needs | modes |", "| --- | --- | --- | --- |"]
+    for name, algorithm in ALGORITHMS.items():
+        default = " (default)" if name == DEFAULT_ALGORITHM else ""
+        modes = "all" if set(algorithm.modes) == set(Mode) else ", ".join(algorithm.modes)
+        lines.append(f"| `{name}`{default} | {algorithm.summary} | {algorithm.needs} | {modes} |")
+    return lines
+
+
 def cliff() -> str:
     """The plot of the thesis's network. It ends with a hash of its specification: fonts differ between machines."""
     path = HERE / "thesis-results.json"
-    told = digest.digest(results.read(path), None, path)
-    spec = charts.accuracy(told, told.accuracy[0], title=gallery.title("Top-1 against bits", told, told.accuracy[0]))
+    numbers = digest.digest(results.read(path), None, path)
+    panel = numbers.accuracy[0]
+    heading = gallery.title(f"{numbers.metric.title} against bits", numbers, panel)
+    spec = charts.accuracy(numbers, panel, title=heading)
     drawn = {name: value for name, value in spec.items() if name != "$schema"}
     mark = hashlib.sha256(json.dumps(drawn, sort_keys=True).encode()).hexdigest()
     if CLIFF.exists() and f"<!-- {mark} -->" in CLIFF.read_text():
@@ -210,25 +228,29 @@ def cliff() -> str:
 
 
 def blocks() -> dict[Path, dict[str, list[str]]]:
-    """What stands between the markers of each file."""
+    """The lines between the markers of each file."""
     small, large = (results.read(HERE / f"{name}-results.json") for name in ("demo", "thesis"))
     return {
         ROOT / "README.md": {"demo": demo(small), "listing": listing()},
+        ROOT / "CONTRIBUTING.md": {"house": house.house()},
         HERE / "bad-conversion.md": {"listing": listing()},
         HERE / "costs.md": {"choices": choices(large), "speed": speed()},
-        HERE / "modes.md": {"cliffs": cliffs(large)},
+        HERE / "modes.md": {"algorithms": algorithms(), "cliffs": cliffs(large)},
         HERE / "support.md": {"versions": versions(small)},
         HERE / "thesis.md": {"thesis": thesis(large)},
     }
 
 
 def schemas() -> dict[Path, str]:
-    found = {"recipe": recipe.json_schema(list(BUILT_IN)), "budget": budget.json_schema()}
-    return {HERE / "schema" / f"{name}.schema.json": json.dumps(each, indent=1) + "\n" for name, each in found.items()}
+    formats = {name: entry for name, entry in backends.formats().items() if name in backends.BUILT_IN}
+    written = {"recipe": recipe.json_schema(formats, list(TASKS)), "budget": budget.json_schema()}
+    return {
+        HERE / "schema" / f"{name}.schema.json": json.dumps(each, indent=1) + "\n" for name, each in written.items()
+    }
 
 
 def filled(path: Path, written: dict[str, list[str]]) -> str:
-    """The file with its blocks written anew. Raises ValueError where it has no such block."""
+    """The file with these blocks replaced. Raises ValueError where it has no such block."""
     text = path.read_text()
     for name, lines in written.items():
         head, begin, rest = text.partition(f"<!-- generated: {name} -->")
@@ -250,7 +272,7 @@ def main() -> int:
         return 1
     changed = [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
     for path in changed:
-        print(f"{path.relative_to(ROOT)} is {'not ' if options.check else ''}written anew", file=sys.stderr)
+        print(f"{path.relative_to(ROOT)} is {'out of date' if options.check else 'rewritten'}", file=sys.stderr)
         if not options.check:
             path.write_text(wanted[path])
     return int(options.check and bool(changed))

@@ -1,4 +1,4 @@
-"""The reference pages of the documentation, from the code: commands and options, keys of recipes and budgets."""
+"""Generate the reference pages of the documentation from the code: commands, options, keys of recipes and budgets."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 import typer
 
-from mobconv import recipe
-from mobconv.backends import BUILT_IN
+from mobconv import backends, recipe
 from mobconv.cli.app import INTERRUPTED, TERMINATED, app
 from mobconv.errors import MobconvError
+from mobconv.evaluate.tasks import TASKS
 from mobconv.gate import budget
 
-# what errors.py does not say: no error, and the two that come from outside
+# exit codes without an error class in errors.py
 ENDINGS = {
     0: "fine; rows that say `unsupported` are",
     INTERRUPTED: "interrupted; whole files stay, partial ones are removed",
@@ -23,7 +23,7 @@ ENDINGS = {
 
 
 def pages() -> dict[str, str]:
-    """Name of a page below docs/ -> Markdown."""
+    """Markdown by name of a page below docs/."""
     return {"cli.md": command_line(), "recipe.md": recipes(), "budget.md": budgets()}
 
 
@@ -36,12 +36,12 @@ def command_line() -> str:
     lines += [
         "",
         "Messages go to stderr, results to stdout. `--json` prints results as JSON, where a command has it; `--help` "
-        "says what this page says.",
+        "prints the tables below.",
         "",
         "## Exit codes",
         "",
         *_table(("code", "meaning")),
-        *(f"| {code} | {_cell(told)} |" for code, told in sorted(exit_codes().items())),
+        *(f"| {code} | {_cell(meaning)} |" for code, meaning in sorted(exit_codes().items())),
     ]
     for name, command in commands.items():
         lines += ["", *_command(name, command)]
@@ -92,13 +92,17 @@ def _spelled(option: Any) -> str:
 def _default(option: Any) -> str:
     if option.required:
         return " **Required.**"
-    told = option.default not in (None, "", False, ()) and not option.secondary_opts and not callable(option.default)
-    return f" Default: `{option.default}`." if told else ""
+    shown = option.default not in (None, "", False, ()) and not option.secondary_opts and not callable(option.default)
+    return f" Default: `{option.default}`." if shown else ""
 
 
 def recipes() -> str:
-    schema = recipe.json_schema(list(BUILT_IN))
-    names = {"PreprocessingSpec": "preprocessing", "ImageTypeSpec": "image_type", "Rule": "An entry of layers"}
+    schema = recipe.json_schema(backends.formats(), list(TASKS))
+    names = {
+        "PreprocessingSpec": "preprocessing",
+        "LayerRule": "An entry of layers",
+        "ImageTypeOption": "image_type, in the options of coreml",
+    }
     lines = [
         "# Recipe",
         "",
@@ -111,7 +115,7 @@ def recipes() -> str:
         "```",
         "",
         "`mobconv schema recipe > recipe.schema.json` writes the one of the installed version, with the backends "
-        "that are registered there. What schemes are called and mean: [Recipes and schemes](recipes.md).",
+        "that are registered there. Names and meanings of schemes: [Recipes and schemes](recipes.md).",
         "",
         *_keys(schema),
     ]
@@ -125,17 +129,17 @@ def budgets() -> str:
     lines = [
         "# Budget file",
         "",
-        "A budget is one YAML file, read by `mobconv check`; [The gate](gate.md) says what is judged and how. Its "
-        "[JSON Schema](schema/budget.schema.json) is what `mobconv schema budget` prints; name it in the first line, "
-        "`# yaml-language-server: $schema=PATH/TO/budget.schema.json`, for editors that complete and check YAML.",
+        "A budget is one YAML file, read by `mobconv check`; [The gate](gate.md) says how rules are judged. Its "
+        "[JSON Schema](schema/budget.schema.json), which `mobconv schema budget` prints, is for editors that complete "
+        "and check YAML: name it in the first line, `# yaml-language-server: $schema=PATH/TO/budget.schema.json`.",
         "",
         *_keys(schema),
         "",
         "## An entry of budgets",
         "",
-        schema["$defs"]["Entry"]["description"],
+        schema["$defs"]["BudgetEntry"]["description"],
         "",
-        *_keys(schema["$defs"]["Entry"]),
+        *_keys(schema["$defs"]["BudgetEntry"]),
     ]
     return "\n".join(lines) + "\n"
 
@@ -143,13 +147,13 @@ def budgets() -> str:
 def _keys(part: dict[str, Any]) -> list[str]:
     lines = _table(("key", "value", "meaning"))
     for name, field in part["properties"].items():
-        told = _cell(field["description"])
+        meaning = _cell(field["description"])
         default = field.get("default")
         if name in part["required"]:
-            told += " **Required.**"
+            meaning += " **Required.**"
         elif default not in (None, [], {}):
-            told += f" Default: `{default}`."
-        lines.append(f"| `{name}` | {_kind(field)} | {told} |")
+            meaning += f" Default: `{default}`."
+        lines.append(f"| `{name}` | {_kind(field)} | {meaning} |")
     return lines
 
 
@@ -168,7 +172,7 @@ def _kind(field: dict[str, Any]) -> str:
         inner = _kind(field["items"])
         return "list of entries, see below" if inner.startswith("keys") else f"list of {inner}s"
     named = {"string": "text", "object": "keys and values", "boolean": "true or false", "": "keys, see below"}
-    kind = field.get("type", "")  # none where it is one of the parts
+    kind = field.get("type", "")  # a reference to a part has no type
     return named.get(kind, kind)
 
 
@@ -190,7 +194,7 @@ def _cell(text: str | None) -> str:
 
 
 def _safe(text: str) -> str:
-    """Signs that Markdown would take for its own, outside of code."""
+    """Escape signs of Markdown outside of code."""
     parts = text.split("`")
     parts[::2] = [part.replace("<", "&lt;").replace("*", "\\*") for part in parts[::2]]
     return "`".join(parts)

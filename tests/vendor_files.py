@@ -11,8 +11,10 @@ import torch
 from torch import nn
 
 from mobconv import backends, recipe
+from mobconv.backends.base import Entry
 from mobconv.model.trace import trace
-from mobconv.pipeline import network, templates
+from mobconv.pipeline import templates
+from mobconv.pipeline.quantized import quantize_model, same_scheme
 from mobconv.schemes import Cell, Compute
 
 CLASSES = 10
@@ -63,15 +65,15 @@ def ours(name, folder, program=None, layers=None):
     """The artifact of a cell, made by mobconv with its record, and the bytes of its weights as `encode` counts them."""
     cell, program = Cell.parse(name), program or small()
     backend = backends.get(cell.backend)
-    template = templates.template(backend, program, cell.compute, folder)
+    template = templates.template(backend, Entry(program), cell.compute, folder)
     path = folder / cell.path(backend.suffix)
     path.parent.mkdir(parents=True, exist_ok=True)
-    rules = None
+    scheme_for = same_scheme
     if layers:
         given = {"checkpoint": "-", "data": "-", "backends": "onnx", "schemes": "w4-kmeans", "layers": layers}
-        rules = recipe.Recipe.model_validate(given)
-    weights = network.quantize_all(program, cell.scheme, rules)
-    encoded = backend.encode(template, weights, cell, path, json.dumps({"cell": name}))
+        scheme_for = recipe.Recipe.model_validate(given).scheme_for
+    model = quantize_model(program, cell.scheme, scheme_for)
+    encoded = backend.encode(template, model, cell, path, json.dumps({"cell": name}))
     return path, encoded.weight_bytes
 
 

@@ -8,6 +8,7 @@ import with_coremltools
 import with_onnxruntime
 
 from mobconv import backends
+from mobconv.backends.base import Entry
 from mobconv.pipeline import templates
 from mobconv.schemes import Cell, Compute, Scheme
 
@@ -75,7 +76,7 @@ def test_of_onnxruntime_they_are_what_its_convolution_multiplies(program, tmp_pa
     import torch
 
     backend = backends.get("onnx")
-    folder = templates.template(backend, program, Compute.FP32, tmp_path)
+    folder = templates.template(backend, Entry(program), Compute.FP32, tmp_path)
     plain = templates.float_artifact(backend, folder, program, Compute.FP32)
     (rival,) = with_onnxruntime.rivals(program, [Cell.parse(f"onnx/{scheme}")], plain)
     path = tmp_path / "a.onnx"
