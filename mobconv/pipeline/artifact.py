@@ -74,6 +74,19 @@ class Artifact:
         self.close()
 
 
+def backend_of(path: Path, backend: Backend | None = None) -> Backend:
+    """The backend that opens a file: by its suffix, or the one that is known already.
+
+    Raises InputError for a file that is missing or of no known format, BackendError where its runtime is missing.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder")
+    backend = backend or backends.for_path(path)
+    if missing := backend.missing():
+        raise BackendError(missing)
+    return backend
+
+
 def open_artifact(path: Path | str, threads: int = 0, backend: Backend | None = None) -> Artifact:
     """Open a file from disk.
 
@@ -81,11 +94,7 @@ def open_artifact(path: Path | str, threads: int = 0, backend: Backend | None = 
     InputError for a file that is missing, damaged or of no known format, BackendError where its runtime is missing.
     """
     path = Path(path)
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder")
-    backend = backend or backends.for_path(path)
-    if missing := backend.missing():
-        raise BackendError(missing)
+    backend = backend_of(path, backend)
     start = time.perf_counter()
     runner = backend.open(path, threads)
     load_ms = (time.perf_counter() - start) * 1e3

@@ -6,15 +6,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mobconv import backends
+from mobconv.backends.base import Backend
 from mobconv.common import files
 from mobconv.data import labelled
 from mobconv.data.preprocessing import Preprocessing
-from mobconv.errors import BackendError, InputError
 from mobconv.evaluate import input_spec, tasks
 from mobconv.evaluate.tasks import Metric, Scores
 from mobconv.evaluate.tasks.classification import check_class_names
-from mobconv.pipeline.artifact import open_artifact
+from mobconv.pipeline.artifact import backend_of, open_artifact
 from mobconv.pipeline.measure import measure
 
 
@@ -101,12 +100,8 @@ def evaluate(
     )
 
 
-def _warmed_up(path: Path) -> backends.Backend:
+def _warmed_up(path: Path) -> Backend:
     """The format of a file, its runtime imported: that takes seconds, and does not count as loading the file."""
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder")
-    backend = backends.for_path(path)
-    if missing := backend.missing():
-        raise BackendError(missing)
+    backend = backend_of(path)
     backend.open(path).close()
     return backend

@@ -6,12 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mobconv import backends
 from mobconv.backends.base import Auditable, Backend
 from mobconv.backends.size_audit import Audit, cell_of, judged, record_of
-from mobconv.errors import BackendError, InputError, MobconvError
+from mobconv.errors import BackendError, MobconvError
 from mobconv.evaluate import input_spec
-from mobconv.pipeline.artifact import open_artifact
+from mobconv.pipeline.artifact import backend_of, open_artifact
 
 
 @dataclass(frozen=True)
@@ -33,11 +32,7 @@ def inspect(artifact: Path | str, asked: float | None = None) -> Inspection:
     missing, damaged or of no known format, BackendError where its format's packages are missing.
     """
     path = Path(artifact)
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder")
-    backend = backends.for_path(path)
-    if missing := backend.missing():
-        raise BackendError(missing)
+    backend = backend_of(path)
     if not isinstance(backend, Auditable):
         raise BackendError(
             f"The backend {backend.name} does not account for its files: it lacks the method `size_audit`"
