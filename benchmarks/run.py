@@ -22,7 +22,7 @@ from rich.console import Console
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "RESULTS.md"
-NAMES = ("size", "onnx_packed", "tflite_packed", "executor", "vendors", "grid", "overhead", "workers")
+NAMES = ("size", "onnx_packed", "tflite_packed", "executor", "vendors", "grid", "overhead", "workers", "report_page")
 TOOLS = [
     "mobconv",
     "torch",

@@ -1,7 +1,5 @@
 """Data sets that are none, or are not the network's: a message that says which row."""
 
-import time
-
 import datasets
 import numpy as np
 import pyarrow.parquet as parquet_of_pyarrow
@@ -139,13 +137,12 @@ def test_empty_folder(cli, artifact):
     refused(cli, artifact, "images", "images: cannot be read as a data set")
 
 
+@pytest.mark.timeout(60)  # it does not wait for a network
 def test_hub_without_network(cli, artifact, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    start = time.perf_counter()
     refused(cli, artifact, "mobconv-tests/no-such-set", "no such file or folder here", "hub", "OfflineMode")
-    assert time.perf_counter() - start < 20
 
 
 def test_an_image_folder_is_the_parquet(cli, artifact):

@@ -293,23 +293,16 @@ def test_two_results_compared(driver, tmp_path):
 
 
 @pytest.mark.parametrize("plots", [2, pytest.param(overview.PLOTS, marks=pytest.mark.slow)])
-def test_a_thousand_rows_are_usable_in_two_seconds(driver, tmp_path, monkeypatch, plots):
-    """From the start of navigation to plots that are seen, a filter that was typed and a column that was sorted."""
+def test_a_thousand_rows_are_filtered_sorted_and_plotted(driver, tmp_path, monkeypatch, plots):
+    """How long that takes is measured by benchmarks/report_page.py."""
     monkeypatch.setattr(overview, "PLOTS", plots)
     path = made(write(tmp_path, thousand(), scored=plots > 2))
     assert path.stat().st_size < 3_000_000
-    took = []
-    for _ in range(3):  # on a machine that does something else besides, the best of three
-        driver.get("about:blank")
-        opened(driver, path)
-        start = time.monotonic()
-        driver.get(path.as_uri())
-        driver.find_element(By.CSS_SELECTOR, "#filters input[type=search]").send_keys("w4 oc16")
-        assert 0 < len(shown(driver)) < 200
-        click(driver, heading(driver, "top-1 %"))
-        assert driver.find_element(By.CSS_SELECTOR, "svg.chart").is_displayed()
-        took.append(time.monotonic() - start)
-    assert min(took) < 2, took
+    opened(driver, path)
+    driver.find_element(By.CSS_SELECTOR, "#filters input[type=search]").send_keys("w4 oc16")
+    assert 0 < len(shown(driver)) < 200
+    click(driver, heading(driver, "top-1 %"))
+    assert driver.find_element(By.CSS_SELECTOR, "svg.chart").is_displayed()
     driver.execute_script("document.getElementById('size').scrollIntoView()")
     assert len(np.unique(pixels(driver).reshape(-1, 3), axis=0)) > 100
     assert driver.execute_script("return document.querySelectorAll('table.cells tbody tr').length") == 1000
