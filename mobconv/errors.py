@@ -53,6 +53,16 @@ def setting(name: str, value: Any = None) -> str:
     return f"\x02{name}\x1f{'' if value is None else json.dumps(value)}\x03"
 
 
+_LONGEST = 300  # characters of a vendor's message that are shown
+
+
+def shortened(error: BaseException) -> str:
+    """The first line with words of a vendor's error, cut: compilers append their whole program to it."""
+    lines = [line.strip() for line in str(error).splitlines() if re.search(r"[A-Za-z]{3}", line)]
+    line = lines[0] if lines else type(error).__name__
+    return line if len(line) <= _LONGEST else line[:_LONGEST].rstrip() + " ..."
+
+
 def worded(text: str, style: Style) -> str:
     """Replace the settings in a text by the words of a style."""
     return _TOKEN.sub(lambda token: _STYLES[style](token[1], json.loads(token[2]) if token[2] else None), text)

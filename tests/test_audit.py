@@ -92,11 +92,23 @@ def test_a_float_file_is_told_as_one():
 @pytest.mark.parametrize(
     ("cell", "asked", "native", "encoding", "reason"),
     [
-        ("onnx/w4-kmeans", 4, "", "float32", "a layer rule of the recipe keeps it float"),
+        (
+            "onnx/w4-kmeans",
+            4,
+            "",
+            "float32",
+            "exported in float: by a layer rule, or because the network does not use it as the weight of a layer",
+        ),
         ("onnx/w4-kmeans", 4, "", "affine int8 per channel", "a layer rule of the recipe keeps it at 32 bits"),
         ("onnx/w8-linear", 4, "", "float32", "the file was exported as onnx/w8-linear"),
         ("tflite/w4-linear@native", 4, "why", "affine int8 per channel", "why"),
-        ("tflite/w4-linear@native", 4, "why", "float32", "a layer rule of the recipe keeps it float"),
+        (
+            "tflite/w4-linear@native",
+            4,
+            "why",
+            "float32",
+            "exported in float: by a layer rule, or because the network does not use it as the weight of a layer",
+        ),
     ],
 )
 def test_reasons_of_our_own_files(cell, asked, native, encoding, reason):

@@ -200,8 +200,10 @@ def _wider(tensor: TensorAudit, plain: bool, cell: Cell | None, native: str) -> 
         return f"the file was exported as {cell}"
     if native and not tensor.is_float:
         return native
+    if cell is not None and tensor.is_float:
+        return "exported in float: by a layer rule, or because the network does not use it as the weight of a layer"
     if cell is not None:
-        return f"a layer rule of the recipe keeps it {'float' if tensor.is_float else f'at {tensor.stored:g} bits'}"
+        return f"a layer rule of the recipe keeps it at {tensor.stored:g} bits"
     if tensor.is_float:
         return "the file has no quantized weights at all" if plain else "left float"
     return f"bits asked {tensor.asked:g}, but a code takes {tensor.stored:g} ({tensor.encoding})"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mobconv.errors import BackendError, InputError
 from mobconv.model.program import Program, WeightSite
-from mobconv.model.trace import weighted
+from mobconv.model.weight_ops import weighted
 
 if TYPE_CHECKING:
     from torch.fx import Node
@@ -80,6 +80,8 @@ class ProgramView:
         """Values of named nodes on inputs (N, ...). Raises InputError where the network does not run on them."""
         import torch
 
+        if self.program.batch is not None and len(inputs) > self.batch:
+            return self._in_parts(inputs, names)
         values: dict[str, NDArray[Any]] = {}
 
         class Recorder(torch.fx.Interpreter):
@@ -101,8 +103,10 @@ class ProgramView:
             values.clear()
         if all(self._has_samples(name, values.get(name), len(inputs)) for name in names):
             return values
-        size = self.batch  # which is part of the graph, as in a transformer's reshapes
-        parts = [self.run(inputs[i : i + size], names) for i in range(0, len(inputs), size)]
+        return self._in_parts(inputs, names)  # the batch is part of the graph, as in a transformer's reshapes
+
+    def _in_parts(self, inputs: NDArray[Any], names: Set[str]) -> dict[str, NDArray[Any]]:
+        parts = [self.run(inputs[i : i + self.batch], names) for i in range(0, len(inputs), self.batch)]
         return {name: np.concatenate([part[name] for part in parts]) for name in names}
 
     def _has_samples(self, name: str, value: NDArray[Any] | None, count: int) -> bool:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -20,13 +21,15 @@ from mobconv.common import file_kind
 from mobconv.data.preprocessing import Preprocessing
 from mobconv.errors import InputError, setting
 from mobconv.model import example as examples
-from mobconv.model import factory
-from mobconv.model.program import IMAGE, output_names
+from mobconv.model import factory, fidelity, trace
+from mobconv.model.fidelity import Behaviour
+from mobconv.model.program import IMAGE, in_batches, output_names
 from mobconv.model.sources import SOURCES
 
 if TYPE_CHECKING:
     import torch
     from torch.export import ExportedProgram
+    from torch.fx import GraphModule
     from torch.utils._pytree import TreeSpec
 
     from mobconv.model.program import Program
@@ -85,35 +88,71 @@ class Checkpoint:
     exported: ExportedProgram | None = None
     structure: TreeSpec | None = None
 
-    def trace(self) -> Program:
-        """Trace the module and fold its batch norms. Raises InputError when it cannot be traced."""
-        from mobconv.model import trace
+    @cached_property
+    def behaviour(self) -> Behaviour:
+        """How the module may be run. Raises InputError for one whose outputs change from run to run."""
+        return fidelity.behaviour(self._run, self.example, self._unfolded, self.reference)
 
+    def trace(self) -> Program:
+        """Trace the module, fold its batch norms, and check that the program computes what the module computes.
+
+        Raises InputError when it cannot be traced, computes something else, or is not the same from run to run.
+        """
+        program = trace.from_exported(self._export(), self.example)
+        behaviour = self.behaviour
+        locate = self._locate(program)
+        batch = fidelity.check(self._run, program.run, self.example, behaviour.batch, locate, self.reference)
+        notes = program.notes
+        if behaviour.mixed:
+            notes += (
+                f"the network mixes the samples of a batch ({behaviour.mixed}): it is evaluated one sample at a time, "
+                "as files are run",
+            )
+        return replace(program, batch=batch, notes=notes)
+
+    def _export(self) -> ExportedProgram:
         if self.exported is not None:
-            return trace.from_exported(self.exported, self.example)
+            return self.exported
         try:
-            return trace.trace(self.module, self.example, self.structure)
+            return trace.export(self.module, self.example, self.structure)
         except InputError as error:
             raise InputError(f"{error.text}\n{self._hint()}".rstrip()) from error
+
+    def _unfolded(self) -> GraphModule:
+        return trace.unfolded(self._export(), len(self.example))
+
+    def _locate(self, program: Program) -> Callable[[dict[str, NDArray[Any]]], str]:
+        def locate(inputs: dict[str, NDArray[Any]]) -> str:
+            graph = self._unfolded()
+            return (
+                fidelity.first_module(self.module, graph, self._run, inputs)
+                or fidelity.first_departure(program.module, graph, inputs)
+                or "an operation that torch.export changed"
+            )
+
+        return locate
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run the unfolded module: the float baseline.
 
-        inputs: an array for each name in `example`, of any batch. Returns the outputs in the module's order, by the
-        names of program.output_names. Raises InputError for inputs that the module does not run on.
+        inputs: an array for each name in `example`, of any number of samples. Returns the outputs in the module's
+        order, by the names of program.output_names. Raises InputError for inputs that the module does not run on.
         """
-        import torch
-        from torch.utils._pytree import tree_flatten, tree_unflatten
-
         missing = [name for name in self.example if name not in inputs]
         if missing:
             raise InputError(f"{self.reference}: no array for the input {', '.join(missing)}")
+        return in_batches(self._run, inputs, self.behaviour.batch)
+
+    def _run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        import torch
+        from torch.utils._pytree import tree_flatten, tree_unflatten
+
         tensors = [torch.from_numpy(inputs[name]) for name in self.example]
         args, kwargs = (tensors, {}) if self.structure is None else tree_unflatten(tensors, self.structure)
         try:
             with torch.inference_mode():
                 leaves, structure = tree_flatten(self.module(*args, **kwargs))
-        except (RuntimeError, IndexError) as error:  # IndexError: of embeddings
+        except (RuntimeError, IndexError, AssertionError) as error:  # of embeddings, and of guards on inputs
             shapes = ", ".join(f"{name} {inputs[name].shape}" for name in self.example)
             parts = [factory.first_sentence(error), *filter(None, [self._hint()])]
             raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import sys
 from collections.abc import Mapping
@@ -167,14 +168,19 @@ def _listing(title: str, shown: list[str], everything: list[str]) -> list[str]:
 
 
 def check_finite(module: torch.nn.Module, name: str) -> None:
-    """Raise InputError naming the tensors that contain NaN or infinity; name: of the checkpoint."""
+    """Raise InputError naming the tensors that contain NaN or infinity; name: of the checkpoint.
+
+    Buffers may have infinities, as attention masks do, except for the statistics of a norm.
+    """
     import torch
 
-    broken = [
-        key
-        for key, value in module.state_dict().items()
-        if value.is_floating_point() and not bool(torch.isfinite(value).all())
-    ]
+    parameters = {key for key, _ in module.named_parameters(remove_duplicate=False)}
+    broken = []
+    for key, value in module.state_dict().items():
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            strict = key in parameters or key.endswith(("running_mean", "running_var"))
+            if bool(value.isnan().any()) or (strict and bool(value.isinf().any())):
+                broken.append(key)
     if broken:
         raise InputError(
             f"{name}: NaN or infinity in {', '.join(broken[:_LISTED])}"
@@ -183,11 +189,28 @@ def check_finite(module: torch.nn.Module, name: str) -> None:
         )
 
 
+def copied(module: torch.nn.Module) -> torch.nn.Module:
+    """Copy a module, and detach weights that hooks of weight norm computed: PyTorch copies leaves only."""
+    import torch
+
+    for part in module.modules():
+        for name, value in vars(part).items():
+            if isinstance(value, torch.Tensor) and not value.is_leaf:
+                setattr(part, name, value.detach())
+    return copy.deepcopy(module)
+
+
 def settle(module: torch.nn.Module) -> None:
     """Replace computed weights (weight norm, spectral norm) by plain ones, which can be quantized."""
     from torch.nn.utils import parametrize
+    from torch.nn.utils.spectral_norm import SpectralNorm
+    from torch.nn.utils.weight_norm import WeightNorm
 
     for part in list(module.modules()):
         if parametrize.is_parametrized(part):
             for name in list(part.parametrizations):  # type: ignore[arg-type]
                 parametrize.remove_parametrizations(part, name, leave_parametrized=True)
+        for key, hook in list(part._forward_pre_hooks.items()):
+            if isinstance(hook, SpectralNorm | WeightNorm):  # of before PyTorch 1.9, and still in use
+                hook.remove(part)
+                del part._forward_pre_hooks[key]

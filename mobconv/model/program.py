@@ -6,7 +6,7 @@ import copy
 import hashlib
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 ADDED = "mobconv_"  # first letters of the names of what image_input.py adds: never quantized, never rounded
 IMAGE = "image"  # name of the input of a network with one input, of float32
+
+
+_SMALL_PART = 0.02  # of all parameters: smaller ones change no file's size noticeably
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ class Program:
     sites    the weights that are quantized, in order of use, by name
     image    'rgb' or 'bgr' where the input is an image of pixels from 0 to 255 (see image_input.py); '' for a tensor
     labels   names of the classes, for formats that store them; empty where unknown
+    batch    the only number of samples that it runs on; None for any
+    notes    what tracing noticed, to be shown
     """
 
     module: GraphModule
@@ -58,6 +63,8 @@ class Program:
     sites: dict[str, WeightSite]
     image: str = ""
     labels: tuple[str, ...] = ()
+    batch: int | None = None
+    notes: tuple[str, ...] = ()
 
     def floats(self) -> dict[str, Floats]:
         """Copy all float parameters and buffers of the folded graph, by name; those of image_input.py left out."""
@@ -89,7 +96,10 @@ class Program:
             return torch.export.export(self.module, self._example_tensors(), strict=False)
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Run in PyTorch eager, fp32, on arrays of any batch that the graph allows, by name of the input."""
+        """Run in PyTorch eager, fp32, on arrays of any number of samples, by name of the input."""
+        return in_batches(self._run, feeds, self.batch)
+
+    def _run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         import torch
         from torch.utils._pytree import tree_leaves
 
@@ -97,6 +107,22 @@ class Program:
             outputs = self.module(*(torch.from_numpy(feeds[name]) for name in self.example))
         tensors = (leaf for leaf in tree_leaves(outputs) if isinstance(leaf, torch.Tensor))
         return {name: tensor.numpy() for name, tensor in zip(self.outputs, tensors, strict=True)}
+
+    def unquantized(self) -> str:
+        """Say which large parameters stay float under any scheme, and what reads them; '' where they are few."""
+        from mobconv.model import constant_weights
+
+        counts = {name: value.numel() for name, value in self.module.named_parameters()}
+        others = {
+            name: reader
+            for name, reader in constant_weights.unquantized(self.module).items()
+            if counts[name] > _SMALL_PART * sum(counts.values())
+        }
+        if not others:
+            return ""
+        share = 100 * sum(counts[name] for name in others) / sum(counts.values())
+        readers = ", ".join(f"{name} (read by {reader})" for name, reader in others.items())
+        return f"{share:.0f} % of the parameters stay float, because no layer reads them as its weight: {readers}"
 
     def sha256(self) -> str:
         """Hash the graph's code and every tensor in it: the key of a template."""
@@ -114,6 +140,26 @@ class Program:
         import torch
 
         return tuple(torch.from_numpy(value) for value in self.example.values())
+
+
+def in_batches(
+    run: Callable[[Mapping[str, NDArray[Any]]], dict[str, NDArray[Any]]],
+    inputs: Mapping[str, NDArray[Any]],
+    batch: int | None,
+) -> dict[str, NDArray[Any]]:
+    """Run on inputs of any number of samples, `batch` at a time; the last batch is filled up with its last sample."""
+    count = len(next(iter(inputs.values())))
+    if batch is None or count == batch:
+        return run(inputs)
+    parts: list[dict[str, NDArray[Any]]] = []
+    for start in range(0, count, batch):
+        part = {name: value[start : start + batch] for name, value in inputs.items()}
+        lacking = batch - len(next(iter(part.values())))
+        if lacking:
+            part = {name: np.concatenate([value, *[value[-1:]] * lacking]) for name, value in part.items()}
+        outputs = run(part)
+        parts.append({name: value[: batch - lacking] if value.ndim else value for name, value in outputs.items()})
+    return {name: np.concatenate([np.atleast_1d(part[name]) for part in parts]) for name in parts[0]}
 
 
 def output_names(structure: TreeSpec, inputs: Iterable[str] = ()) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from mobconv.backends.base import Encoded, Entry
 from mobconv.data.preprocessing import Preprocessing
 from mobconv.evaluate.output_error import output_error
 from mobconv.model.checkpoint import Checkpoint
+from mobconv.pipeline import templates
 from mobconv.pipeline.artifact import EMULATED, open_artifact
 from mobconv.pipeline.context import Context
 from mobconv.pipeline.measure import Measurement, Seconds, measure
@@ -26,12 +27,13 @@ from mobconv.schemes import Cell, Scheme
 
 @dataclass(frozen=True)
 class Built:
-    """A cell's file on disk, and what encoding it gave."""
+    """A cell's file on disk, what encoding it gave, and what the check of its template noticed."""
 
     cell: Cell
     path: Path
     encoded: Encoded
     entry: Entry
+    remark: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def build(
     with seconds.of("encode"):
         text = record(cell, context.checkpoint, entry.preprocessing, context.options(backend))
         encoded = backend.encode(folder, quantized.model, cell, path, text)
-    return Built(cell, path, encoded, entry)
+    return Built(cell, path, encoded, entry, templates.remark(folder))
 
 
 def measure_cell(
@@ -119,7 +121,7 @@ def measure_cell(
         **figures,
     )
     rules = layer_rules(context, cell.scheme)
-    row.note = "; ".join(text for text in (row.note, rules) if text)
+    row.note = "; ".join(text for text in (row.note, rules, built.remark) if text)
     return MeasuredCell(row, measurement)
 
 

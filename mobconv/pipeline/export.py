@@ -122,6 +122,9 @@ def export_cells(
     with tempfile.TemporaryDirectory(prefix="mobconv-") as scratch:
         context = Context(lambda: checkpoint, Plan(input="tensor", options=options or {}), Path(scratch), say)
         program = context.program
+        unquantized = program.unquantized() if wanted[0].scheme.mode is not None else ""
+        for note in filter(None, (*program.notes, unquantized)):
+            say(f"{checkpoint.name}: {note}")
         if wanted[0].scheme.mode is not None and not program.sites:
             raise InputError(
                 f"{checkpoint.reference}: the network has no weights to quantize; export it as fp32 or fp16"

@@ -7,19 +7,17 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from mobconv.backends.base import Backend, Entry
 from mobconv.common.files import aside
-from mobconv.errors import BackendError
+from mobconv.errors import BackendError, MobconvError, shortened
 from mobconv.model.program import Program
+from mobconv.pipeline import template_check
 from mobconv.quantize import FloatWeight
 from mobconv.quantize.model import QuantizedModel
 from mobconv.schemes import Cell, Compute, Scheme
 
 FOLDER = ".templates"
-# Far above what rounding does to a whole network (1e-6 in fp32, 5e-3 in fp16), far below a wrong constant.
-_CLOSE = {Compute.FP32: 1e-3, Compute.FP16: 5e-2}
+_REMARK = "remark.txt"
 
 
 def template(
@@ -53,9 +51,28 @@ def template(
         # workers on other machines may outlive their sweep: a template that exists is in use
         with aside(folder, keep=True) as partial:
             partial.mkdir()
-            backend.convert(program, compute, partial, entry.options)
-            _check(backend, partial, entry, compute)
+            _convert(backend, entry, compute, partial)
+            remark = template_check.check(backend, partial, entry, compute, float_artifact)
+            if remark:
+                (partial / _REMARK).write_text(remark)
     return folder
+
+
+def remark(folder: Path) -> str:
+    """What the check of a template noticed about its precision, to stand beside every row made from it; or ''."""
+    path = folder / _REMARK
+    return path.read_text() if path.exists() else ""
+
+
+def _convert(backend: Backend, entry: Entry, compute: Compute, folder: Path) -> None:
+    try:
+        backend.convert(entry.program, compute, folder, entry.options)
+    except MobconvError:
+        raise
+    except Exception as error:  # what a vendor raises outside of the places that its backend knows
+        raise BackendError(
+            f"the converter to {backend.name} cannot convert this network: {type(error).__name__}: {shortened(error)}"
+        ) from error
 
 
 def float_artifact(backend: Backend, folder: Path, program: Program, compute: Compute) -> Path:
@@ -67,31 +84,3 @@ def float_artifact(backend: Backend, folder: Path, program: Program, compute: Co
         cell = Cell(backend.name, Scheme(32), compute=compute, default_compute=backend.default_compute)
         backend.encode(folder, QuantizedModel(weights), cell, path)
     return path
-
-
-def _check(backend: Backend, folder: Path, entry: Entry, compute: Compute) -> None:
-    """Raise BackendError where the converter computed other constants from weights that will change.
-
-    Converters fold what follows from constants alone, a mean over a weight for example, and every file made from the
-    template would keep the value of the fingerprints. With the real weights in their places such a template does not
-    compute what the program does.
-    """
-    program = entry.computed or entry.program
-    runner = backend.open(float_artifact(backend, folder, entry.program, compute))
-    try:
-        rng = np.random.default_rng(0)
-        feeds = {
-            name: rng.normal(size=value.shape).astype(value.dtype) if value.dtype.kind == "f" else value
-            for name, value in program.example.items()
-        }
-        if program.image:
-            feeds = {name: rng.integers(0, 256, v.shape).astype(v.dtype) for name, v in program.example.items()}
-        outputs = runner.run({spec.name: feeds[spec.name] for spec in runner.inputs})
-    finally:
-        runner.close()
-    for name, expected in program.run(feeds).items():
-        if np.abs(outputs[name] - expected).max(initial=0.0) > _CLOSE[compute] * np.abs(expected).max(initial=0.0):
-            raise BackendError(
-                f"the converter to {backend.name} computed other constants from weights that are to be quantized (the "
-                "network uses a weight for more than its layer): such a network cannot be quantized from a template"
-            )

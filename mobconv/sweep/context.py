@@ -82,7 +82,7 @@ class SweepContext(Context):
         if recorded is not None:
             return recorded
         checkpoint, scored, sites = self.checkpoint, self.run_baseline(), self.program.sites
-        notes = list(checkpoint.notes)
+        notes = [*checkpoint.notes, *self.program.notes, *filter(None, [self.program.unquantized()])]
         if warning := self.task.warning(scored.score, scored.outputs):
             notes.append(warning)
         baseline = FloatBaseline(

@@ -28,7 +28,7 @@ from mobconv.backends.coreml import image, image_type, mil, package
 from mobconv.backends.coreml.package import Package
 from mobconv.backends.coreml.rewrite import build, main_block, stored_count
 from mobconv.backends.weight_map import Places
-from mobconv.errors import BackendError
+from mobconv.errors import BackendError, shortened
 from mobconv.model.program import Program
 from mobconv.quantize.weights import FloatWeight, Weight
 from mobconv.schemes import Compute
@@ -107,7 +107,7 @@ def _convert_once(program: Program, path: Path, inputs: list[Any] | None) -> tup
             break
         except Exception as error:  # the converter raises dozens of types
             if name == "iOS18":
-                raise BackendError(f"coremltools cannot convert this network: {error}") from error
+                raise BackendError(f"coremltools cannot convert this network: {shortened(error)}") from error
     converted = package.read(path)
     _clean(converted.spec)
     _rename_inputs(converted.spec, list(program.example))
@@ -248,7 +248,7 @@ def _passed(
                 skip_model_load=True,
             ).save(str(after))
     except Exception as error:
-        raise BackendError(f"coremltools cannot rewrite the network that it converted: {error}") from error
+        raise BackendError(f"coremltools cannot rewrite the network that it converted: {shortened(error)}") from error
     rewritten = package.read(after)
     _clean(rewritten.spec)
     return rewritten

@@ -22,7 +22,7 @@ from mobconv.backends.apple.vendor import coremltools, quiet
 from mobconv.backends.mlmodel import graph, model
 from mobconv.backends.weight_map import Places
 from mobconv.common.files import write_whole
-from mobconv.errors import BackendError, MobconvError
+from mobconv.errors import BackendError, MobconvError, shortened
 from mobconv.model.program import Program
 from mobconv.schemes import Compute
 
@@ -75,7 +75,7 @@ def _converted(program: Program) -> Any:
             ).get_spec()
     except Exception as error:  # the converter raises dozens of types
         raise BackendError(
-            f"coremltools cannot convert the network to a neuralnetwork: {error} (the backend coreml has "
+            f"coremltools cannot convert the network to a neuralnetwork: {shortened(error)} (the backend coreml has "
             "more operations)"
         ) from error
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from mobconv.backends import weight_map
 from mobconv.backends.onnx.functions import OPSET
 from mobconv.common.files import write_whole
-from mobconv.errors import BackendError
+from mobconv.errors import BackendError, shortened
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -56,7 +56,7 @@ def convert(program: Program, directory: Path) -> None:
                 output_names=list(program.outputs),
             )
         except Exception as error:  # the exporter raises its own, torch's and onnx's types
-            raise BackendError(f"the ONNX exporter refuses this network: {error}") from error
+            raise BackendError(f"the ONNX exporter refuses this network: {shortened(error)}") from error
     assert exported is not None
     model = exported.model
     _name_edges(model, program)

@@ -5,7 +5,6 @@ It is not in SOURCES: its reference is an object, not text.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import inspect
 from collections.abc import Mapping, Sequence
@@ -46,7 +45,7 @@ def load(
     from torch.utils._pytree import tree_structure
 
     name = name or type(module).__name__
-    module = copy.deepcopy(module).float().eval()
+    module = factory.copied(module).float().eval()
     factory.check_finite(module, name)
     digest = _sha256(module)
     factory.settle(module)
