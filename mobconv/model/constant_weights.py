@@ -19,11 +19,6 @@ _PRODUCTS = ("aten.matmul.default", "aten.mm.default")
 _ADDMM = "aten.addmm.default"
 _EINSUM = "aten.einsum.default"
 _RANDOM = ("rand", "bernoulli", "dropout", "multinomial", "normal")
-# these move numbers and compute none
-_VIEWS = tuple(
-    f"aten.{name}"
-    for name in ("t", "transpose", "permute", "view", "reshape", "contiguous", "alias", "detach", "clone", "numpy_T")
-)
 
 
 def fold(module: GraphModule) -> None:
@@ -39,6 +34,8 @@ def fold(module: GraphModule) -> None:
             _fold_product(module, node, node.args[1], node.args[2], node.args[0])
         elif graph_edit.is_call(node, _EINSUM):
             _fold_einsum(module, node)
+    graph.eliminate_dead_code()
+    _fold_constants_of_weights(module)
     graph.eliminate_dead_code()
 
 
@@ -116,14 +113,36 @@ def _fold_computed(module: GraphModule, node: Node, index: int) -> None:
         return
     others = len(weight.users) > 1
     mine = not others and _only_here(module, parts, weight)
-    moved = all(part.op == "get_attr" or str(part.target).rpartition(".")[0] in _VIEWS for part in parts)
-    if moved and not mine:
-        return  # another layer reads the same parameter: it stays one weight, stored once
     path = _store(module, parts, _value(module, weight), mine)
     with module.graph.inserting_before(node):
         parameter = module.graph.get_attr(path)
     parameter.meta = dict(weight.meta)
     weight.replace_all_uses_with(parameter)
+
+
+def _fold_constants_of_weights(module: GraphModule) -> None:
+    """Compute what else depends on the weight of a layer alone, a mean over it for one.
+
+    A converter would compute it from whatever stands in the weight's place while it converts.
+    """
+    weights = {graph_edit.attribute(module, name).untyped_storage().data_ptr() for _, name, _ in weighted(module)}
+    for node in list(module.graph.nodes):
+        parts: set[Node] = set()
+        if (
+            node.op != "call_function"
+            or not _constant(node, parts)
+            or all(_constant(each, set()) for each in node.users)
+        ):
+            continue
+        leaves = [graph_edit.attribute(module, str(part.target)) for part in parts if part.op == "get_attr"]
+        value = _value(module, node)
+        if not hasattr(value, "untyped_storage") or not any(e.untyped_storage().data_ptr() in weights for e in leaves):
+            continue
+        path = _store(module, parts, value, mine=False)
+        with module.graph.inserting_before(node):
+            constant = module.graph.get_attr(path)
+        constant.meta = dict(node.meta)
+        node.replace_all_uses_with(constant)
 
 
 def _fold_product(module: GraphModule, node: Node, left: Any, right: Any, bias: Any) -> None:
@@ -138,23 +157,19 @@ def _fold_product(module: GraphModule, node: Node, left: Any, right: Any, bias: 
         return
     if bias is not None and graph_edit.attribute(module, str(bias.target)).dim() != 1:
         return
-    weight = _as_linear(module, node, right, parts, value.t())
-    if weight is not None:
-        _replace(node, left, weight, bias)
+    _replace(node, left, _as_linear(module, node, right, parts, value.t()), bias)
 
 
-def _as_linear(module: GraphModule, node: Node, right: Node, parts: set[Node], value: torch.Tensor) -> Node | None:
-    """A node for the weight (out, in): the parameter itself where it has that layout; None to leave it as it is."""
+def _as_linear(module: GraphModule, node: Node, right: Node, parts: set[Node], value: torch.Tensor) -> Node:
+    """A node for the weight (out, in): the parameter itself where it has that layout."""
     import torch
 
     mine = len(right.users) == 1 and _only_here(module, parts, right)
     leaves = [part for part in parts if part.op == "get_attr"]
     if len(leaves) == 1:
         parameter = graph_edit.attribute(module, str(leaves[0].target))
-        if parameter.shape == value.shape and torch.equal(parameter, value) and (not mine or len(parts) > 1):
-            return leaves[0]
-        if not mine:
-            return None
+        if parameter.shape == value.shape and torch.equal(parameter, value):
+            return leaves[0]  # as in a head that shares the weight of an embedding
     path = _store(module, parts, value, mine)
     with module.graph.inserting_before(node):
         return module.graph.get_attr(path)
@@ -202,8 +217,6 @@ def _fold_einsum(module: GraphModule, node: Node) -> None:
         int(torch.tensor([size[index] for index in rest]).prod()) if rest else 1, -1
     )
     weight = _as_linear(module, node, w, parts, matrix)
-    if weight is None:
-        return
     aten, graph = torch.ops.aten, module.graph
     val = x.meta["val"]
     length = dict(zip(x_name, val.shape, strict=True)) | size

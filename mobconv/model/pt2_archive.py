@@ -5,6 +5,9 @@ loads libraries under `data/aotinductor`, evaluates the text of symbolic sizes a
 node by attributes from `torch` on, which reaches `torch.serialization.os.system`. So a file is first read here, by
 PyTorch's own zip reader, and refused for any part that a plain network with fixed shapes does not need: accepted are
 tensors as raw bytes, ATen operators, and names of letters, digits, `_`, `.`, `+` and `-`.
+
+Open dimensions are expressions, and PyTorch evaluates their text. It is never given to it: each has the length that the
+program was traced with beside it, which takes its place.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import io
 import json
 import os
 import re
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -32,27 +36,34 @@ _MEMBERS = re.compile(
 )
 _CONFIGS = ("data/weights/model_weights_config.json", "data/constants/model_constants_config.json")
 _PAYLOADS = re.compile(r"weight_\d+|tensor_\d+")
-_TARGETS = re.compile(r"torch\.ops\.(aten|prims|quantized_decomposed|torchvision)\.\w+\.[A-Za-z]\w*|_operator\.getitem")
+_TARGETS = re.compile(
+    r"torch\.ops\.(aten|prims|quantized_decomposed|torchvision)\.\w+\.[A-Za-z]\w*"
+    # of lengths, where the program has open dimensions
+    r"|_operator\.(getitem|add|sub|mul|floordiv|truediv|mod|neg|eq|ne|ge|gt|le|lt)"
+)
 _NAMES = re.compile(r"[\w.+-]*")
 # texts that are never evaluated: stack traces, string arguments
 _FREE_TEXT = ("metadata", "as_string", "as_strings")
 _CONTAINERS = (None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict")
 
 
-def load(reference: str, content: bytes, trusted: bool) -> tuple[ExportedProgram, GraphModule]:
-    """Load the program in an archive, and the module of it. trusted: skip the check for code that loading would run.
+def load(reference: str, content: bytes, trusted: bool) -> tuple[ExportedProgram, GraphModule, bool]:
+    """Load the program in an archive, the module of it, and whether it has open dimensions.
 
-    Raises InputError for an archive that is damaged, of another release of PyTorch, or asks for more than data.
+    trusted: skip the check for code that loading would run. Of a program with open dimensions the module runs on other
+    lengths than those of the program, which are the ones that it was traced with. Raises InputError for an archive that
+    is damaged, of another release of PyTorch, or asks for more than data.
     """
     # not torch.export.load: it logs a traceback, then tries an older format that nothing here has checked
     from torch.export.pt2_archive._package import load_pt2
 
     try:
+        content, is_open = _specialised(content)
         if not trusted:
             _check(reference, content)
         with _weights_only(not trusted):
             program = load_pt2(io.BytesIO(content)).exported_programs["model"]
-        return program, program.module()
+            return program, program.module(), is_open
     except InputError:
         raise
     except Exception as error:  # the deserializer raises dozens of types
@@ -60,6 +71,36 @@ def load(reference: str, content: bytes, trusted: bool) -> tuple[ExportedProgram
             f"{reference}: PyTorch cannot read this program (saved by another release of PyTorch, or damaged): "
             f"{str(error).strip().partition(chr(10))[0] or type(error).__name__}"
         ) from error
+
+
+def _specialised(content: bytes) -> tuple[bytes, bool]:
+    """The archive with each open length replaced by the traced one, and whether there was any."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        name = next((each for each in archive.namelist() if each.endswith("models/model.json")), None)
+        if name is None:
+            return content, False
+        program = json.loads(archive.read(name))
+        if not _close(program):
+            return content, False
+        program["range_constraints"] = {}
+        written = io.BytesIO()
+        with zipfile.ZipFile(written, "w", zipfile.ZIP_STORED) as copy:
+            for entry in archive.infolist():
+                copy.writestr(entry, json.dumps(program) if entry.filename == name else archive.read(entry))
+    return written.getvalue(), True
+
+
+def _close(value: Any) -> bool:
+    """Replace expressions by their hints, in place. Returns whether there was one."""
+    closed = False
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+        hint = inner.get("as_expr", {}).get("hint") if isinstance(inner, dict) else None
+        if isinstance(hint, dict) and isinstance(hint.get("as_int"), int):
+            value[key] = {"as_int": hint["as_int"]}
+            closed = True
+        elif isinstance(inner, dict | list):
+            closed |= _close(inner)
+    return closed
 
 
 def _check(reference: str, content: bytes) -> None:

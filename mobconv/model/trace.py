@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def export(
     module: torch.nn.Module, example: Mapping[str, NDArray[Any]], structure: TreeSpec | None = None
 ) -> ExportedProgram:
-    """Trace an eval-mode module with torch.export.
+    """Trace a module with torch.export, in eval mode.
 
     example: named inputs of any dtype, of the shapes that the artifacts are to declare. structure: how they nest in
     (args, kwargs); None: they are the arguments of `forward`, in order.

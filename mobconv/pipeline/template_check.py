@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,12 @@ def check(backend: Backend, folder: Path, entry: Entry, compute: Compute, write:
 
     Raises BackendError that names the first operation at which a file departs, and why.
     """
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")  # of pytree, copied; of NaN, counted
+        return _checked(backend, folder, entry, compute, write)
+
+
+def _checked(backend: Backend, folder: Path, entry: Entry, compute: Compute, write: FloatFile) -> str:
     program = entry.computed or entry.program
     feeds = _feeds(program)
     difference = _difference(backend, folder, entry.program, program, compute, write, feeds)

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobconv.common import file_kind
-from mobconv.errors import InputError, UsageError
+from mobconv.errors import InputError, UsageError, setting
 from mobconv.model import example as examples
-from mobconv.model import factory, pt2_archive
+from mobconv.model import factory, pt2_archive, trace
 from mobconv.model.checkpoint import Checkpoint, Fingerprint, Options, fingerprint_of_file
 from mobconv.model.program import IMAGE
 
@@ -36,8 +36,14 @@ def fingerprint(reference: str, options: Options) -> Fingerprint:
 def load(reference: str, options: Options) -> Checkpoint:
     """Load the program, where it asks for nothing but data. See checkpoint.Source for errors."""
     content = file_kind.read(Path(reference), "checkpoint")
-    exported, module = pt2_archive.load(reference, content, options.trust_pickle)
+    exported, module, is_open = pt2_archive.load(reference, content, options.trust_pickle)
     example = _example(exported, reference)
+    notes = [factory.NOT_CALLED] if options.factory else []
+    if is_open:
+        exported, example = _closed(exported, example, options, reference)
+        module = exported.module()
+        shapes = ", ".join(str(value.shape) for value in example.values())
+        notes.append(f"the program has open dimensions: it was specialised to inputs of shape {shapes}")
     if options.input_shape is not None and [options.input_shape] != [value.shape for value in example.values()]:
         shapes = ", ".join(str(value.shape) for value in example.values())
         raise UsageError(f"{reference} was exported for inputs {shapes}, not {options.input_shape}")
@@ -53,10 +59,25 @@ def load(reference: str, options: Options) -> Checkpoint:
         example,
         preprocessing,
         (),
-        [factory.NOT_CALLED] if options.factory else [],
+        notes,
         exported,
         exported.call_spec.in_spec,
     )
+
+
+def _closed(
+    exported: ExportedProgram, example: dict[str, NDArray[Any]], options: Options, reference: str
+) -> tuple[ExportedProgram, dict[str, NDArray[Any]]]:
+    """Export a program with open dimensions again, for the user's input shape or a batch of 1."""
+    if options.input_shape is not None and len(example) == 1:
+        closed = {name: np.zeros(options.input_shape, value.dtype) for name, value in example.items()}
+    else:
+        closed = {name: np.zeros((1, *value.shape[1:]), value.dtype) for name, value in example.items()}
+    try:
+        # without the guards and constraints of the traced lengths
+        return trace.export(trace.unfolded(exported, len(example)), closed), closed
+    except InputError as error:
+        raise InputError(f"{reference}: {error.text}. Say the shape with {setting('input_shape')}") from error
 
 
 def _example(exported: ExportedProgram, reference: str) -> dict[str, NDArray[Any]]:
