@@ -100,8 +100,11 @@ class Checkpoint:
         """
         program = trace.from_exported(self._export(), self.example)
         behaviour = self.behaviour
+        batch = behaviour.batch
+        if batch is None and fidelity.has_fixed_batch(program.module):
+            batch = len(next(iter(self.example.values())))
         locate = self._locate(program)
-        batch = fidelity.check(self._run, program.run, self.example, behaviour.batch, locate, self.reference)
+        batch = fidelity.check(self._run, program.run, self.example, batch, locate, self.reference)
         notes = program.notes
         if behaviour.mixed:
             notes += (

@@ -64,23 +64,6 @@ def _constant(node: Any, seen: set[Node]) -> bool:
     return bool(node.all_input_nodes) and all(_constant(each, seen) for each in node.all_input_nodes)
 
 
-def _value(module: GraphModule, node: Node, known: dict[Node, Any] | None = None) -> Any:
-    """Compute a constant node."""
-    import torch
-    from torch.fx.node import map_arg
-
-    known = {} if known is None else known
-    if node not in known:
-        if node.op == "get_attr":
-            known[node] = graph_edit.attribute(module, str(node.target))
-        else:
-            args = map_arg(node.args, lambda each: _value(module, each, known))
-            kwargs = map_arg(node.kwargs, lambda each: _value(module, each, known))
-            with torch.no_grad():
-                known[node] = node.target(*args, **kwargs)  # type: ignore[operator]
-    return known[node]
-
-
 def _only_here(module: GraphModule, parts: set[Node], end: Node) -> bool:
     """Whether nothing else reads the parameters that a constant is computed from, or a step on the way to it."""
     readers = graph_edit.readers(module)
@@ -113,7 +96,7 @@ def _fold_computed(module: GraphModule, node: Node, index: int) -> None:
         return
     others = len(weight.users) > 1
     mine = not others and _only_here(module, parts, weight)
-    path = _store(module, parts, _value(module, weight), mine)
+    path = _store(module, parts, graph_edit.value(module, weight), mine)
     with module.graph.inserting_before(node):
         parameter = module.graph.get_attr(path)
     parameter.meta = dict(weight.meta)
@@ -135,7 +118,7 @@ def _fold_constants_of_weights(module: GraphModule) -> None:
         ):
             continue
         leaves = [graph_edit.attribute(module, str(part.target)) for part in parts if part.op == "get_attr"]
-        value = _value(module, node)
+        value = graph_edit.value(module, node)
         if not hasattr(value, "untyped_storage") or not any(e.untyped_storage().data_ptr() in weights for e in leaves):
             continue
         path = _store(module, parts, value, mine=False)
@@ -152,7 +135,7 @@ def _fold_product(module: GraphModule, node: Node, left: Any, right: Any, bias: 
         return
     if _constant(left, set()):
         return
-    value = _value(module, right)
+    value = graph_edit.value(module, right)
     if value.dim() != 2 or not value.is_floating_point():
         return
     if bias is not None and graph_edit.attribute(module, str(bias.target)).dim() != 1:
@@ -211,7 +194,7 @@ def _fold_einsum(module: GraphModule, node: Node) -> None:
         return
     parts: set[Node] = set()
     _constant(w, parts)
-    value = _value(module, w)
+    value = graph_edit.value(module, w)
     size = dict(zip(w_name, value.shape, strict=True))
     matrix = value.permute([w_name.index(index) for index in (*rest, *summed)]).reshape(
         int(torch.tensor([size[index] for index in rest]).prod()) if rest else 1, -1

@@ -134,6 +134,18 @@ def _first(graph: Graph, chosen: Callable[[Node], bool]) -> str:
     return next((graph_edit.place(node) for node in calls if chosen(node)), "")
 
 
+# Recurrent layers, by the beginning of their operators' names.
+_UNCHECKED = ("aten.lstm", "aten.gru", "aten.rnn")
+
+
+def has_fixed_batch(graph: GraphModule) -> bool:
+    """Whether a graph has an operation that reads beyond its memory in a larger batch than it was traced with.
+
+    The hidden states of recurrent layers have the traced batch, and PyTorch's kernels do not compare it.
+    """
+    return any(str(node.target).startswith(_UNCHECKED) for node in graph.graph.nodes if node.op == "call_function")
+
+
 def check(
     module: Run,
     program: Run,

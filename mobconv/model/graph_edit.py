@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +29,23 @@ def set_parameter(module: GraphModule, path: str, value: torch.Tensor) -> None:
     part = module.get_submodule(owner)
     part._buffers.pop(leaf, None)
     setattr(part, leaf, torch.nn.Parameter(value, requires_grad=False))
+
+
+def value(module: GraphModule, node: Node, known: dict[Node, Any] | None = None) -> Any:
+    """Compute a node that depends on constants alone. known: values of nodes, filled as they are needed."""
+    import torch
+    from torch.fx.node import map_arg
+
+    known = {} if known is None else known
+    if node not in known:
+        if node.op == "get_attr":
+            known[node] = attribute(module, str(node.target))
+        else:
+            args = map_arg(node.args, lambda each: value(module, each, known))
+            kwargs = map_arg(node.kwargs, lambda each: value(module, each, known))
+            with torch.no_grad():
+                known[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+    return known[node]
 
 
 def readers(module: GraphModule) -> Counter[int]:

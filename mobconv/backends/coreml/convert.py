@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobconv.backends import weight_map
+from mobconv.backends.apple import lowering
 from mobconv.backends.apple.vendor import coremltools, quiet
 from mobconv.backends.coreml import image, image_type, mil, package
 from mobconv.backends.coreml.package import Package
@@ -90,7 +91,7 @@ def _convert_once(program: Program, path: Path, inputs: list[Any] | None) -> tup
     """Convert at the oldest target that can -> its name, and the package. inputs: for coremltools.convert."""
     ct = coremltools()
     with quiet():
-        exported = weight_map.placeholder(program).exported().run_decompositions({})
+        exported = lowering.exported(weight_map.placeholder(program))
     for name in TARGETS:
         try:
             with quiet():

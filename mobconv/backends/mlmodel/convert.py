@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobconv.backends import weight_map
-from mobconv.backends.apple import description
+from mobconv.backends.apple import description, lowering
 from mobconv.backends.apple.vendor import coremltools, quiet
 from mobconv.backends.mlmodel import graph, model
 from mobconv.backends.weight_map import Places
@@ -65,7 +65,7 @@ def _converted(program: Program) -> Any:
     ct = coremltools()
     try:
         with quiet():
-            exported = weight_map.placeholder(program).exported().run_decompositions({})
+            exported = lowering.exported(weight_map.placeholder(program))
             return ct.convert(
                 exported,
                 convert_to="neuralnetwork",

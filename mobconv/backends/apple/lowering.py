@@ -1,0 +1,147 @@
+"""Operations that coremltools refuses or gets wrong, written as others before conversion.
+
+- lstm, gru and rnn are unsupported: they become their steps, unrolled;
+- max_pool without a stride lacks an argument: the stride is stated;
+- a mask computed from constants by `masked_fill` comes out inverted (coremltools issue 2506): it becomes a buffer;
+- a Boolean attention mask is added to the scores as 0 and 1: it becomes 0 and minus infinity;
+- log_softmax is converted as the log of softmax, minus infinity where softmax underflows: it becomes x - logsumexp(x).
+
+Networks without such an operation are converted as they are.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from mobconv.model import graph_edit
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+    from torch.fx import GraphModule, Node
+
+    from mobconv.model.program import Program
+
+_RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+_MASKING = ("triu", "tril", "masked_fill", "where", "logical_not", "bitwise_not")
+_ATTENTION = "aten.scaled_dot_product_attention.default"
+
+
+def exported(program: Program) -> ExportedProgram:
+    """Export a program for coremltools: ATen operators that it has, functional ones only."""
+    import torch
+    from torch._decomp import get_decompositions
+
+    operators = [getattr(torch.ops.aten, name).input for name in _RECURRENT]
+    present = {node.target for node in program.module.graph.nodes}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        table = get_decompositions([each for each in operators if each in present])
+        lowered: ExportedProgram = _lowered(program).exported().run_decompositions(table)
+        return lowered
+
+
+def _lowered(program: Program) -> Program:
+    nodes = [node.name for node in program.module.graph.nodes if _rule(node) is not None]
+    if not nodes and not _masks(program.module):
+        return program
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module = copy.deepcopy(program.module)
+    for mask in _masks(module):
+        _fold(module, mask)
+    for node in list(module.graph.nodes):
+        rule = _rule(node)
+        if rule is not None:
+            with module.graph.inserting_before(node):
+                rule(module, node)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return replace(program, module=module)
+
+
+def _rule(node: Node) -> Callable[[GraphModule, Node], None] | None:
+    if node.op != "call_function":
+        return None
+    target = str(node.target)
+    if target.startswith("aten.max_pool") and len(node.args) == 2:
+        return _state_stride
+    if target == "aten.log_softmax.int":
+        return _stable_log_softmax
+    if target == _ATTENTION and _is_boolean(_mask(node)):
+        return _additive_mask
+    return None
+
+
+def _state_stride(module: GraphModule, node: Node) -> None:
+    node.args = (*node.args, node.args[1])
+
+
+def _stable_log_softmax(module: GraphModule, node: Node) -> None:
+    import torch
+
+    x, axis = node.args[0], node.args[1]
+    total = module.graph.call_function(torch.ops.aten.logsumexp.default, (x, [axis], True))
+    result = module.graph.call_function(torch.ops.aten.sub.Tensor, (x, total))
+    node.replace_all_uses_with(result)
+    module.graph.erase_node(node)
+
+
+def _mask(node: Node) -> Any:
+    return node.args[3] if len(node.args) > 3 else node.kwargs.get("attn_mask")
+
+
+def _is_boolean(mask: Any) -> bool:
+    import torch
+
+    value = getattr(mask, "meta", {}).get("val")
+    return value is not None and value.dtype is torch.bool
+
+
+def _additive_mask(module: GraphModule, node: Node) -> None:
+    """True lets a score through: 0 is added to it, minus infinity to the others."""
+    import torch
+
+    mask: Any = _mask(node)
+    names = {name for name, _ in module.named_buffers()}
+    for name, value in (("attend", 0.0), ("ignore", float("-inf"))):
+        if f"mobconv_{name}" not in names:
+            module.register_buffer(f"mobconv_{name}", torch.tensor(value))
+    yes, no = (module.graph.get_attr(f"mobconv_{name}") for name in ("attend", "ignore"))
+    added = module.graph.call_function(torch.ops.aten.where.self, (mask, yes, no))
+    if len(node.args) > 3:
+        node.args = (*node.args[:3], added, *node.args[4:])
+    else:
+        node.kwargs = {**node.kwargs, "attn_mask": added}
+
+
+def _masks(module: GraphModule) -> list[Node]:
+    """The last node of each computation of a mask from constants."""
+    constant: dict[Node, bool] = {}
+    masking: dict[Node, bool] = {}
+    for node in module.graph.nodes:
+        if node.op == "get_attr":
+            constant[node] = True
+        elif node.op == "call_function" and "rand" not in str(node.target):
+            constant[node] = all(constant.get(each, False) for each in node.all_input_nodes)
+            here = any(f"aten.{name}" in str(node.target) for name in _MASKING)
+            masking[node] = here or any(masking.get(each, False) for each in node.all_input_nodes)
+    return [
+        node
+        for node, is_mask in masking.items()
+        if is_mask and constant[node] and not all(constant.get(user, False) for user in node.users)
+    ]
+
+
+def _fold(module: GraphModule, mask: Node) -> None:
+    """Replace a computed mask by a buffer of its values."""
+    value = graph_edit.value(module, mask)
+    name = f"mobconv_mask_{mask.name}"
+    module.register_buffer(name, value.detach().clone())
+    with module.graph.inserting_before(mask):
+        node = module.graph.get_attr(name)
+    node.meta = dict(mask.meta)
+    mask.replace_all_uses_with(node)
