@@ -9,18 +9,18 @@ from support import CHECKPOINT, USER_MODULE, CommandLine
 
 # as the command line does, before torch is there: see mobconv.cli.app.main
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
 def program():
     """The trained fixture as a traced program, batch norm folded."""
-    import torch
     from safetensors.torch import load_file
 
     from mobconv.model.trace import trace
     from mobconv.zoo.fed_mobilenet_v2 import fed_mobilenet_v2
 
-    torch.set_num_threads(2)
     module = fed_mobilenet_v2(classes=10, width=0.25)
     module.load_state_dict(load_file(CHECKPOINT))
     return trace(module, {"image": np.zeros((1, 3, 32, 32), np.float32)})

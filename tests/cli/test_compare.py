@@ -59,7 +59,8 @@ def test_what_people_read(cli, exported):
     assert "Traceback" not in err and "weights" in err  # the step that is being run is said on stderr
 
 
-@pytest.mark.parametrize("name", [pytest.param("onnx/fp32.onnx", marks=pytest.mark.slow), "tflite/fp32.tflite"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["onnx/fp32.onnx", "tflite/fp32.tflite"])
 def test_bytes_hold_no_undone_mistake_but_it_is_named(cli, exported, name):
     code, out, err = cli("compare", CHECKPOINT, exported / "wrong" / name, *FEW)
     assert code == 0, err
@@ -244,7 +245,8 @@ def test_a_mistake_inside_a_foreign_file_has_its_name(cli, foreign):
     assert comparison["probe"]["restored_score"] > comparison["probe"]["score"] + 50
 
 
-@pytest.mark.parametrize("stated", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("stated", [False, True])
 def test_a_file_that_looks_normalised_twice_has_advice_where_no_mistake_is_named(cli, foreign, stated):
     code, out, err = cli(
         "compare", CHECKPOINT, foreign("odd"), *TEXT, "--images", "16", *(("--takes", "raw") if stated else ())

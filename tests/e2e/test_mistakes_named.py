@@ -69,12 +69,13 @@ def check(network, backend, mistake, folder):
 
 
 @pytest.mark.parametrize(
-    "backend", [pytest.param(name, marks=pytest.mark.slow if "coreml" in name else []) for name in BACKENDS]
+    "backend", [pytest.param(name, marks=[] if name == "onnx" else pytest.mark.slow) for name in BACKENDS]
 )
 def test_the_sign_of_the_bias_is_named_and_booked(backend, tmp_path):
     check("small", backend, next(each for name, each in mistakes("small").items() if "sign" in name), tmp_path)
 
 
+@pytest.mark.slow
 def test_axes_that_the_file_turns_around_in_front_of_its_first_layer(tmp_path):
     """As litert-torch places them: the network's input stands before the transposition in the same shape."""
     swapped = next(each for name, each in mistakes("small").items() if name == "height and width swapped")
@@ -112,7 +113,7 @@ CLEAN = [("small", "onnx")]  # the rest with the slow ones
 def test_nothing_is_named_on_a_clean_file(network, backend, tmp_path):
     checkpoint = loaded(network)
     path = make(backend, checkpoint.module, no_mistake(checkpoint.preprocessing), (32, 32), tmp_path)
-    samples = 2000
+    samples = 400 if (network, backend) in CLEAN else 2000
     comparison = compared(network, path, raw() if backend in ("onnx", "tflite") else None, samples)
     assert comparison.probe_result is None
     rows = [round(difference.loss * samples / 100) for difference in comparison.differences[2:]]
@@ -129,6 +130,7 @@ def test_the_mistake_of_a_plain_tensors_caller_is_named(tmp_path):
     assert "the checkpoint" in clean.expected.source
 
 
+@pytest.mark.slow
 def test_a_fault_that_is_no_mistake_of_the_list_has_no_name(tmp_path):
     odd = Mistake("odd", np.array([0.011, 0.003, 0.02]), np.array([0.7, -1.9, 0.1]))
     path = make("onnx", loaded("small").module, odd, (32, 32), tmp_path)

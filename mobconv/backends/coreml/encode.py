@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mobconv.backends import weight_map
 from mobconv.backends.base import Encoded
-from mobconv.backends.coreml import package, support
+from mobconv.backends.coreml import forms, package, support
 from mobconv.backends.coreml.convert import TARGETS
 from mobconv.backends.coreml.forms import native_ios16
 from mobconv.backends.coreml.rewrite import build, stored_count
@@ -27,6 +27,10 @@ def encode(template: Path, weights: Mapping[str, Weight], cell: Cell, path: Path
     declared = support.support(cell)
     if declared.stored_bits is None:
         raise BackendError(f"{cell}: {declared.reason}")
+    dead = []
+    if cell.compute.value == "fp16":
+        given, weights = weights, {name: forms.without_dead_groups(weight) for name, weight in weights.items()}
+        dead = [name for name in weights if weights[name] is not given[name]]
     if cell.storage is Storage.NATIVE:
         weights = {
             n: w.widened(support.native_bits(w.bits, w.form is Form.TABLE)) if isinstance(w, QuantizedWeight) else w
@@ -55,7 +59,8 @@ def encode(template: Path, weights: Mapping[str, Weight], cell: Cell, path: Path
     if cell.scheme.mode is not None:
         size -= _float_bytes(weights, places, cell)
     oldest = max(targets[0], target, declared.requires if _any_quantized(weights) else "", key=_version)
-    note = "; ".join(filter(None, [declared.note, _rounded(weights, cell)]))
+    zeros = f"channels below the smallest fp16 number are stored as zero: {', '.join(dead)}" if dead else ""
+    note = "; ".join(filter(None, [declared.note, _rounded(weights, cell), zeros]))
     return Encoded(size - base, replace(declared, requires=oldest, note=note))
 
 

@@ -41,7 +41,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,7 @@ _FEW = 10
 _INLINE_BYTES = 8192
 # Bytes of a second operation in the program, with names and shapes of four axes: 230 to 270.
 _CHAIN_BYTES = 270
+_SMALLEST_HALF = np.float32(2.0**-24)  # subnormal
 _FLOATS = {"FLOAT32": np.float32, "FLOAT16": np.float16}
 
 
@@ -283,6 +284,30 @@ def _lost_in_fp16(weight: QuantizedWeight) -> bool:
     with np.errstate(over="ignore"):
         halves = [array.astype(np.float16) for array in (weight.scale, weight.table) if array is not None]
     return not all(np.isfinite(array).all() for array in halves) or (weight.scale is not None and not halves[0].all())
+
+
+def without_dead_groups(weight: Weight) -> Weight:
+    """The same weight with zeros in groups whose scale fp16 cannot represent: all their values are below 2^-17.
+
+    Such channels are dead: trained to zero, or multiplied by a batch norm's factor of nearly zero. Their codes become
+    the code of zero. At 1 bit there is none, and the scale becomes the smallest that fp16 has.
+    """
+    if not isinstance(weight, QuantizedWeight) or weight.scale is None:
+        return weight
+    dead = weight.scale.astype(np.float16) == 0
+    if not dead.any():
+        return weight
+    if weight.bits == 1:
+        return replace(weight, scale=np.where(dead, _SMALLEST_HALF, weight.scale))
+    zeros = np.full(weight.groups, 2 ** (weight.bits - 1), np.uint8) if weight.zero_point is None else weight.zero_point
+    codes, axis = weight.codes.copy(), weight.axis or 0
+    chosen = (
+        np.repeat(dead, weight.together)[: weight.shape[axis]] if weight.axis is not None else dead.repeat(len(codes))
+    )
+    for channel in np.flatnonzero(chosen):
+        place = (slice(None),) * axis + (channel,)
+        codes[place] = zeros[0 if weight.axis is None else channel // weight.together]
+    return replace(weight, codes=codes, scale=np.where(dead, np.float32(1), weight.scale))
 
 
 def _table(entries: Iterable[float], dtype: Any, rank: int) -> NDArray[Any]:
