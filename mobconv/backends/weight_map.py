@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,15 +37,21 @@ class Placement:
     perm    permutation of the parameter's axes
     shape   the constant's shape
     axis    the constant's axis of output channels; None where they share an axis with something else
+    view    what the parameter is reshaped to first, as for the groups of a transposed convolution: `perm` is then of
+            these axes; empty: its own shape
+    flip    axes that are reversed before `perm`, as those of a kernel that a convolution reads backwards
     """
 
     key: str
     perm: tuple[int, ...]
     shape: tuple[int, ...]
     axis: int | None
+    view: tuple[int, ...] = ()
+    flip: tuple[int, ...] = ()
 
     def place(self, values: NDArray[Any]) -> NDArray[Any]:
         """Values in the parameter's layout -> the same values in the constant's layout, contiguous."""
+        values = np.flip(values.reshape(self.view or values.shape), self.flip)
         return np.ascontiguousarray(values.transpose(self.perm).reshape(self.shape))
 
 
@@ -71,6 +77,22 @@ def locate(constants: Iterable[tuple[str, NDArray[Any]]], sites: Mapping[str, We
 
     Raises BackendError naming a parameter that no constant has, in any transposition and reshape of it.
     """
+    places = search(constants, sites)
+    missing = [name for name, placements in places.items() if not placements]
+    if missing:
+        raise BackendError(
+            f"cannot find {', '.join(missing)} in the converted file: the converter merged these "
+            "weights with an operation beside them, or dropped them. This backend cannot quantize the network; please "
+            "report it."
+        )
+    return places
+
+
+def search(constants: Iterable[tuple[str, NDArray[Any]]], sites: Mapping[str, WeightSite], folded: bool = False) -> Places:
+    """The placements of every parameter, none for one that no constant has.
+
+    folded: also find parameters whose axes were divided or reversed before they were transposed.
+    """
     if not sites:
         return {}
     names = list(sites)
@@ -88,15 +110,10 @@ def locate(constants: Iterable[tuple[str, NDArray[Any]]], sites: Mapping[str, We
             continue
         local = index - (ends[owner] - counts[owner])
         placement = _layout(key, local, sites[names[owner]])
+        if placement is None and folded:
+            placement = _divided(key, local, sites[names[owner]])
         if placement is not None:
             places[names[owner]].append(placement)
-    missing = [name for name, placements in places.items() if not placements]
-    if missing:
-        raise BackendError(
-            f"cannot find {', '.join(missing)} in the converted file: the converter merged these "
-            "weights with an operation beside them, or dropped them. This backend cannot quantize the network; please "
-            "report it."
-        )
     return places
 
 
@@ -106,21 +123,45 @@ def _layout(key: str, local: NDArray[np.int64], site: WeightSite) -> Placement |
     # the identity comes first; equal candidates (axes of length 1) do not matter
     for perm in itertools.permutations(range(len(site.shape))):
         if np.array_equal(ramp.transpose(perm).reshape(-1), local.reshape(-1)):
-            return Placement(key, perm, local.shape, _channel_axis(site, perm, local.shape))
+            return _with_axis(Placement(key, perm, local.shape, None), site)
     return None
 
 
-def _channel_axis(site: WeightSite, perm: tuple[int, ...], shape: tuple[int, ...]) -> int | None:
-    """The axis of the placed constant that has the output channels and nothing else."""
-    channels = site.shape[site.axis]
+def _divided(key: str, local: NDArray[np.int64], site: WeightSite) -> Placement | None:
+    """The placement of a constant whose elements are steps through the parameter, axis by axis, some of them backwards.
+
+    Each axis of the constant is divided where the step to the next element changes; steps in order of their size are
+    then axes of the parameter.
+    """
+    axes: list[tuple[int, int]] = []  # (length, step), the fastest first
+    rest = local.reshape(-1)
+    while rest.size > 1:
+        step = int(rest[1] - rest[0])
+        breaks = np.flatnonzero(np.diff(rest) != step)
+        length = int(breaks[0]) + 1 if breaks.size else rest.size
+        if rest.size % length:
+            return None
+        axes.append((length, step))
+        rest = rest[::length]
+    axes.reverse()
+    order = sorted(range(len(axes)), key=lambda i: -abs(axes[i][1]))  # axes of the constant, as in the parameter
+    view = tuple(axes[i][0] for i in order)
+    flip = tuple(position for position, i in enumerate(order) if axes[i][1] < 0)
+    placement = Placement(key, tuple(int(i) for i in np.argsort(order)), local.shape, None, view, flip)
+    ramp = np.arange(local.size, dtype=np.int64).reshape(site.shape)
+    return _with_axis(placement, site) if np.array_equal(placement.place(ramp), local) else None
+
+
+def _with_axis(placement: Placement, site: WeightSite) -> Placement:
+    """The placement with the axis of its constant that has the output channels and nothing else."""
+    shape, channels = placement.shape, site.shape[site.axis]
     view = [-1 if axis == site.axis else 1 for axis in range(len(site.shape))]
-    numbers = np.broadcast_to(np.arange(channels).reshape(view), site.shape)
-    placed = numbers.transpose(perm).reshape(shape)
+    placed = placement.place(np.broadcast_to(np.arange(channels).reshape(view), site.shape))
     for axis, length in enumerate(shape):
         view = [-1 if i == axis else 1 for i in range(len(shape))]
         if length == channels and np.array_equal(placed, np.broadcast_to(np.arange(channels).reshape(view), shape)):
-            return axis
-    return None
+            return replace(placement, axis=axis)
+    return placement
 
 
 def placeholder(program: Program) -> Program:
@@ -148,7 +189,7 @@ def load(path: Path) -> tuple[Places, dict[str, Any]]:
     """Read the map that `save` wrote, and the backend's further entries."""
     content = json.loads(path.read_text())
     places = {
-        name: [Placement(p["key"], tuple(p["perm"]), tuple(p["shape"]), p["axis"]) for p in placements]
+        name: [Placement(**{k: tuple(v) if isinstance(v, list) else v for k, v in p.items()}) for p in placements]
         for name, placements in content.pop("places").items()
     }
     return places, content

@@ -1,4 +1,4 @@
-"""Program -> float template: one run of litert-torch, with fingerprints in the weights.
+"""Program -> float template: litert-torch, with fingerprints in the weights.
 
 A template is a folder of two files:
 
@@ -8,97 +8,184 @@ A template is a folder of two files:
                       places: where each weight is (see mobconv/backends/weight_map.py; keys are tensor numbers)
                       floats: tensor number -> name, of the other parameters (biases), which are found by their
                       values, so that scheme fp16 can halve them too
+
+The converter is free to compute with parameters: it multiplies the scale of a layer norm into the weights behind it.
+One run of it is enough where every weight is in its file. Where not, it runs again without knowing the values of
+parameters that it computed with (opaque.py): first of those that are not quantized, then of the weights that are still
+missing, then of all. Operators that it refuses are rewritten (rewrite.py).
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mobconv.backends import weight_map
 from mobconv.backends.tflite.graph import Graph
+from mobconv.backends.tflite.opaque import flatten, lift
 from mobconv.backends.tflite.quiet import quiet
+from mobconv.backends.tflite.rewrite import rewrite
 from mobconv.backends.tflite.runner import run_bytes
 from mobconv.errors import BackendError
 
 if TYPE_CHECKING:
+    from torch.fx import GraphModule
+
     from mobconv.model.program import Program
 
 TEMPLATE = "template.tflite"
 MAP = "map.json"
+_CLOSE = 1e-3  # far above what rounding does to a network, far below a wrong constant
 
 
 def convert(program: Program, directory: Path) -> None:
     """Write the template of `program` to an existing empty folder.
 
-    Raises BackendError when litert-torch refuses the network, for a weight that the converted file does not have
-    (naming it), and for one that the converter merged into another constant.
+    Raises BackendError when litert-torch refuses the network, and for a weight that no run of it leaves whole.
     """
-    with quiet():
-        marked = weight_map.placeholder(program)
-    converted = Graph(_litert_torch(marked))
-    converted.strip(
-        {f"args_{i}": name for i, name in enumerate(program.example)},
-        {f"output_{i}": name for i, name in enumerate(program.outputs)},
-    )
+    template = _whole(program)
+    (directory / TEMPLATE).write_bytes(template.data)
+    image = {"colour": program.image, "labels": program.labels, "inputs": list(program.example)}
+    extra = {"floats": template.floats, "image": image if program.image else {}}
+    weight_map.save(directory / MAP, template.places, extra)
+
+
+@dataclass(frozen=True)
+class _Converted:
+    """A run of the converter.
+
+    places    of the weights in its file; none for a weight that the converter computed with
+    floats    key of a constant -> name, of the other parameters
+    computed  names of the other parameters that no constant has
+    faithful  whether the file, with the real weights in their places, computes what the program does
+    """
+
+    data: bytes
+    places: weight_map.Places
+    floats: dict[str, str]
+    computed: frozenset[str]
+    faithful: bool
+
+    @property
+    def missing(self) -> frozenset[str]:
+        return frozenset(name for name, placements in self.places.items() if not placements)
+
+    @property
+    def whole(self) -> bool:
+        return self.faithful and not self.missing
+
+
+def _whole(program: Program) -> _Converted:
+    """The first run that has every weight and computes what the program does.
+
+    Where none does, and one has every weight, that one: what it computes is for its caller to judge.
+    """
+    everything = frozenset(program.floats())
+    opaque = frozenset[str]()
+    runs = [_run(program, opaque)]
+    while not runs[-1].whole and opaque != everything:
+        changed = runs[-1].computed | (runs[-1].missing if opaque or not runs[-1].computed else frozenset())
+        opaque = opaque | changed if changed - opaque else everything
+        try:
+            runs.append(_run(program, opaque))
+        except BackendError:
+            break
+    best = next((run for run in runs if run.whole), None) or next((run for run in runs if not run.missing), None)
+    if best is None:
+        names = ", ".join(sorted(frozenset.intersection(*(run.missing for run in runs)) or runs[-1].missing))
+        raise BackendError(
+            f"litert-torch computes with the weights {names} while it converts, so that they are in no file whole: "
+            "such a network cannot be quantized for this format"
+        )
+    return best
+
+
+def _run(program: Program, opaque: Collection[str]) -> _Converted:
+    """Convert without the values of some parameters; raises BackendError where the converter refuses."""
+    try:
+        converted = _converted(program, opaque, refused=False)
+    except _RefusedError as refusal:
+        try:
+            converted = _converted(program, opaque, refused=True)
+        except _RefusedError:
+            raise BackendError(f"litert-torch cannot convert this network: {refusal}") from refusal.__cause__
     # tensors are numbered as in the file that encode will read, so its bytes come first
     data = converted.to_bytes()
     constants = [(str(index), values) for index, values in Graph(data).constants()]
-    places = weight_map.locate(constants, program.sites)
-    by_value = {
-        np.ascontiguousarray(values).tobytes(): name
-        for name, values in program.floats().items()
-        if name not in program.sites
-    }
+    places = weight_map.search(constants, program.sites, folded=True)
+    others = {name: values for name, values in program.floats().items() if name not in program.sites}
+    by_value = {np.ascontiguousarray(values).tobytes(): name for name, values in others.items()}
     floats = {key: by_value[values.tobytes()] for key, values in constants if values.tobytes() in by_value}
-    _refuse_derived(data, constants, places, set(floats), program)
-    (directory / TEMPLATE).write_bytes(data)
-    image = {"colour": program.image, "labels": program.labels, "inputs": list(program.example)}
-    weight_map.save(directory / MAP, places, {"floats": floats, "image": image if program.image else {}})
+    present = {values.tobytes() for _, values in constants}
+    computed = frozenset(name for name, values in others.items() if np.ascontiguousarray(values).tobytes() not in present)
+    return _Converted(data, places, floats, computed, _faithful(data, places, program))
 
 
-def _refuse_derived(
-    data: bytes,
-    constants: list[tuple[str, NDArray[np.float32]]],
-    places: weight_map.Places,
-    floats: set[str],
-    program: Program,
-) -> None:
-    """Raise BackendError where the converter computed another constant from weights that will change.
-
-    For example, it moves the bias of a linear layer through a linear layer that follows directly (W2 b1 + b2). Such a
-    constant, computed from fingerprints, is neither a weight nor a parameter of the program, and the template with the
-    real weights in it does not compute what the program does.
-    """
-    known = floats | {place.key for placements in places.values() for place in placements}
-    foreign = [values for key, values in constants if key not in known and values.size > 1 and np.ptp(values) > 0]
-    if not foreign:
-        return
-    graph = Graph(data)
-    values = program.floats()
+def _faithful(data: bytes, places: weight_map.Places, program: Program) -> bool:
+    """Whether a file, with the real weights in their places, computes what the program does."""
+    graph, values = Graph(data), program.floats()
     for name, placements in places.items():
         for place in placements:
             graph.set_constant(int(place.key), place.place(values[name]))
     rng = np.random.default_rng(0)
     feeds = {
-        name: rng.normal(size=value.shape).astype(value.dtype) if value.dtype.kind == "f" else value
+        name: rng.normal(size=value.shape).astype(value.dtype)
+        if value.dtype.kind == "f" and not program.image
+        else rng.integers(0, 256, value.shape).astype(value.dtype)
+        if program.image
+        else value
         for name, value in program.example.items()
     }
-    expected = program.run(feeds)
-    for name, output in run_bytes(graph.to_bytes(), feeds).items():
-        if np.abs(output - expected[name]).max(initial=0.0) > 1e-3 * np.abs(expected[name]).max(initial=0.0):
-            shapes = ", ".join(str(list(values.shape)) for values in foreign)
-            raise BackendError(
-                f"litert-torch merged weights into other constants (of shape {shapes}), as it does with the biases "
-                "of linear layers that follow each other directly: such a network cannot be quantized from a template"
-            )
+    outputs, expected = run_bytes(graph.to_bytes(), feeds), program.run(feeds)
+    return all(_close(outputs[name], values) for name, values in expected.items())
 
 
-def _litert_torch(program: Program) -> bytes:
-    """The converter's file, which it only writes to a path."""
+def _close(output: NDArray[Any], expected: NDArray[Any]) -> bool:
+    """Whether an output is the expected one up to rounding, and NaN and infinity are where they are expected."""
+    finite = np.isfinite(expected)
+    if not np.array_equal(finite, np.isfinite(output)):
+        return False
+    error = np.abs(output[finite].astype(np.float64) - expected[finite])
+    return bool(error.max(initial=0.0) <= _CLOSE * np.abs(expected[finite]).max(initial=0.0))
+
+
+class _RefusedError(Exception):
+    """What the converter said."""
+
+
+def _converted(program: Program, opaque: Collection[str], refused: bool) -> Graph:
+    """The converter's file with our names, parameters that it did not know in their places. Raises _RefusedError."""
+    import torch
+
+    with quiet():
+        module = weight_map.placeholder(program).module
+    values: list[NDArray[np.float32]] = []
+    if opaque:
+        values = lift(module, opaque)
+    else:
+        flatten(module)
+    rewrite(module, refused)
+    example = [torch.from_numpy(np.ascontiguousarray(value)) for value in [*program.example.values(), *values]]
+    graph = Graph(_litert_torch(module, tuple(example)))
+    count = len(program.example)
+    graph.bind({f"args_{count + i}": value for i, value in enumerate(values)})
+    if opaque:
+        graph.fold()
+    graph.strip(
+        {f"args_{i}": name for i, name in enumerate(program.example)},
+        {f"output_{i}": name for i, name in enumerate(program.outputs)},
+    )
+    return graph
+
+
+def _litert_torch(module: GraphModule, example: tuple[Any, ...]) -> bytes:
+    """The converter's file, which it only writes to a path. Raises _RefusedError."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -106,12 +193,23 @@ def _litert_torch(program: Program) -> bytes:
         try:
             with quiet():
                 import litert_torch
-                import torch
 
-                example = tuple(torch.from_numpy(np.ascontiguousarray(value)) for value in program.example.values())
-                litert_torch.convert(program.module.eval(), example).export(str(path))
+                litert_torch.convert(module.eval(), example).export(str(path))
         except Exception as error:  # the converter raises what each of its passes raises
-            notes = " ".join(getattr(error, "__notes__", []))
-            first = (str(error).strip() or notes or type(error).__name__).splitlines()[0]
-            raise BackendError(f"litert-torch cannot convert this network: {type(error).__name__}: {first}") from error
+            raise _RefusedError(_cause(error)) from error
         return path.read_bytes()
+
+
+def _cause(error: Exception) -> str:
+    """The operation that the converter could not convert, out of what it prints; else the first line of its error."""
+    notes = " ".join(getattr(error, "__notes__", []))
+    text = str(error).strip() or notes
+    operation = re.search(r"failed to legalize operation '([\w.]+)'", text) or re.search(
+        r"[Ll]owering not found: ?([\w.:]+)", text
+    )
+    if operation:
+        return f"it has no form for the operation {operation[1]}"
+    wrong = re.search(r"error: ('[\w.]+' op [^\n]*)", text)
+    if wrong:
+        return wrong[1]
+    return f"{type(error).__name__}: {(text or type(error).__name__).splitlines()[0]}"

@@ -172,15 +172,15 @@ class _Layout:
 
 
 def _layouts(places: list[Placement]) -> list[_Layout]:
-    groups: dict[tuple[tuple[int, ...], tuple[int, ...]], list[Placement]] = {}
+    groups: dict[tuple[tuple[int, ...], ...], list[Placement]] = {}
     for place in places:
-        groups.setdefault((place.perm, place.shape), []).append(place)
+        groups.setdefault((place.perm, place.shape, place.view, place.flip), []).append(place)
     return [_Layout(same[0], tuple(int(place.key) for place in same)) for same in groups.values()]
 
 
 def _check_shape(weight: Weight, place: Placement) -> None:
     shape = weight.values.shape if isinstance(weight, FloatWeight) else weight.shape
-    if len(shape) != len(place.perm) or np.prod(shape, dtype=int) != np.prod(place.shape, dtype=int):
+    if len(place.view or shape) != len(place.perm) or np.prod(shape, dtype=int) != np.prod(place.shape, dtype=int):
         raise BackendError(f"{weight.name}: {list(shape)} does not fit its place {list(place.shape)} in the template")
 
 
@@ -202,15 +202,15 @@ def _store_half(graph: Graph, keys: Sequence[int], values: NDArray[np.float32]) 
 def _store_codes(graph: Graph, quantized: list[tuple[QuantizedWeight, _Layout]]) -> None:
     """Store weights that TFLite has a type for as constants, and the others in one stream for each width."""
     unpacker, groups = Unpacker(graph), _Groups(graph)
-    packed = [(weight, layout.place) for weight, layout in quantized if not is_native(weight)]
+    stored_as = [_stored(weight, layout.place) for weight, layout in quantized]
+    packed = [(w, place) for (w, _), place in zip(quantized, stored_as, strict=True) if not is_native(w)]
     streams: dict[int, int] = {}
     for bits in sorted({weight.bits for weight, _ in packed}):
         codes = [place.place(weight.codes).reshape(-1) for weight, place in packed if weight.bits == bits]
         streams[bits] = unpacker.stream(np.concatenate(codes), bits)
     first = dict.fromkeys(streams, 0)
-    for weight, layout in quantized:
-        place = layout.place
-        axis = _channel_axis(weight, place)
+    for (weight, layout), place in zip(quantized, stored_as, strict=True):
+        axis = 0 if weight.axis is None or place.axis is None else place.axis
         pointwise = (
             not (is_native(weight) and weight.bits == 8)
             and len(place.shape) == 4
@@ -224,6 +224,10 @@ def _store_codes(graph: Graph, quantized: list[tuple[QuantizedWeight, _Layout]])
             codes_of_weight = unpacker.take(streams[weight.bits], first[weight.bits], place.shape)
             first[weight.bits] += weight.codes.size
             decoded = _from_codes(graph, groups, weight, codes_of_weight, place.shape, axis)
+        if place is not layout.place and not pointwise:
+            target = layout.place
+            view = target.view or place.shape
+            decoded = graph.reshape(graph.arrange(decoded, view, target.flip, target.perm), target.shape, "FLOAT32")
         for key in layout.keys:
             if pointwise:
                 graph.replace_pointwise(key, decoded)
@@ -231,17 +235,15 @@ def _store_codes(graph: Graph, quantized: list[tuple[QuantizedWeight, _Layout]])
                 graph.replace(key, decoded)
 
 
-def _channel_axis(weight: QuantizedWeight, place: Placement) -> int:
-    """The constant's axis of output channels; 0 where all channels are one group."""
-    if weight.axis is None:
-        return 0
-    channels = weight.shape[weight.axis]
-    if place.axis is None or place.shape[place.axis] != channels:
-        raise BackendError(
-            f"{weight.name}: its {channels} channels share an axis with others in the converted network, whose "
-            f"constant is {list(place.shape)}; quantize it per tensor, or keep it float by a layer rule in the recipe"
-        )
-    return place.axis
+def _stored(weight: QuantizedWeight, place: Placement) -> Placement:
+    """Where the codes of a weight lie: in the layout of its constant, or in its own.
+
+    Its own where channels share an axis of the constant with something else, such as groups of a transposed
+    convolution: ops move the decoded values.
+    """
+    if weight.axis is None or (place.axis is not None and place.shape[place.axis] == weight.shape[weight.axis]):
+        return place
+    return Placement(place.key, tuple(range(len(weight.shape))), weight.shape, weight.axis)
 
 
 def _native(graph: Graph, weight: QuantizedWeight, place: Placement, axis: int) -> int:

@@ -11,13 +11,12 @@ through the classes that ai-edge-litert generates from it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from mobconv.errors import BackendError
 
 # the numpy type of a constant's bytes -> its name in the schema's TensorType
 _TYPES = {
@@ -38,20 +37,29 @@ _OPTIONS = {
     "GATHER": "GatherOptions",
     "MUL": "MulOptions",
     "RESHAPE": "ReshapeOptions",
+    "REVERSE_V2": "ReverseV2Options",
     "STRIDED_SLICE": "StridedSliceOptions",
     "SUB": "SubOptions",
     "TILE": "TileOptions",
+    "TRANSPOSE": "TransposeOptions",
 }
 
+# ops that move the elements of their first input, and how; the result is reshaped to the op's output
+_MOVES: dict[str, Callable[..., NDArray[Any]]] = {
+    "EXPAND_DIMS": lambda values, axis: values,
+    "RESHAPE": lambda values, shape=None: values,
+    "REVERSE_V2": lambda values, axes: np.flip(values, tuple(axes.reshape(-1))),
+    "SQUEEZE": lambda values: values,
+    "TRANSPOSE": lambda values, perm: values.transpose(perm),
+}
 
 RECORD_KEY = "mobconv"  # of the metadata entry with our record
 
 
 class Graph:
-    """The first subgraph of a TFLite model, editable.
+    """The first subgraph of a TFLite model, editable; others, which its ops call, are kept as they are.
 
-    data: the bytes of a .tflite file. Raises BackendError for a model of several subgraphs
-    (control flow), whose weights may be read where this class does not look.
+    data: the bytes of a .tflite file.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -60,11 +68,6 @@ class Graph:
 
         self._schema = schema
         self.model = flatbuffer_utils.read_model_from_bytearray(bytearray(data))
-        if len(self.model.subgraphs) != 1:
-            raise BackendError(
-                f"the converted network has {len(self.model.subgraphs)} subgraphs (control flow such as loops or "
-                "branches); mobconv encodes networks of one"
-            )
         self._graph = self.model.subgraphs[0]
         self._decoders: list[Any] = []  # ops that run before the network
         self._constants: dict[tuple[Any, ...], int] = {}
@@ -125,10 +128,18 @@ class Graph:
         self._decoders.append(self._operator(code, inputs, output, version, options))
         return output
 
-    def reshape(self, tensor: int, shape: Sequence[int]) -> int:
-        """An int32 tensor in another shape, before the network."""
+    def reshape(self, tensor: int, shape: Sequence[int], type_name: str = "INT32") -> int:
+        """A tensor in another shape, before the network."""
         # in the op's options the shape takes fewer bytes than as a second input, a tensor with a buffer
-        return self.op("RESHAPE", (tensor,), shape, "INT32", newShape=[int(length) for length in shape])
+        return self.op("RESHAPE", (tensor,), shape, type_name, newShape=[int(length) for length in shape])
+
+    def arrange(self, tensor: int, view: Sequence[int], flip: Sequence[int], perm: Sequence[int]) -> int:
+        """A float32 tensor reshaped to `view`, some of its axes reversed, then transposed, before the network."""
+        result = self.reshape(tensor, view, "FLOAT32")
+        if flip:
+            result = self.op("REVERSE_V2", (result, self.constant(np.array(flip, np.int32))), view, "FLOAT32")
+        moved = [view[axis] for axis in perm]
+        return self.op("TRANSPOSE", (result, self.constant(np.array(perm, np.int32))), moved, "FLOAT32")
 
     def replace(self, old: int, new: int) -> None:
         """Let the network read tensor `new` in place of `old`. Tensors that nothing reads are left out of the file."""
@@ -175,10 +186,54 @@ class Graph:
             operators.append(self._operator("ADD", (product, bias), operator.outputs[0], 1, activation))
         self._graph.operators = operators
 
+    def bind(self, values: Mapping[str, NDArray[np.float32]]) -> None:
+        """Make constants of inputs, by their names in the signature: these are no inputs afterwards."""
+        (signature,) = self.model.signatureDefs
+        for entry in list(signature.inputs):
+            if entry.name.decode() in values:
+                buffer = self._schema.BufferT()
+                buffer.data = _bytes(values[entry.name.decode()])
+                self.model.buffers.append(buffer)
+                self._graph.tensors[entry.tensorIndex].buffer = len(self.model.buffers) - 1
+                self._graph.inputs = [index for index in self._graph.inputs if index != entry.tensorIndex]
+                signature.inputs.remove(entry)
+
+    def fold(self) -> None:
+        """Compute ops that only move the elements of a constant: the ops that read them read a constant then."""
+        names = {number: name for name, number in vars(self._schema.BuiltinOperator).items() if name.isupper()}
+        operators, made = [], dict[tuple[Any, ...], int]()
+        for operator in self._graph.operators:
+            code, output = names[self.model.operatorCodes[operator.opcodeIndex].builtinCode], operator.outputs[0]
+            shape, arguments = tuple(self._graph.tensors[output].shape or ()), [self._value(i) for i in operator.inputs]
+            if code not in _MOVES or output in self._graph.outputs or any(each is None for each in arguments):
+                operators.append(operator)
+                continue
+            key = (code, shape, operator.inputs[0], *(each.tobytes() for each in arguments[1:]))
+            if key in made:
+                self.replace(output, made[key])
+                continue
+            made[key] = output
+            buffer = self._schema.BufferT()
+            buffer.data = _bytes(np.ascontiguousarray(_MOVES[code](*arguments).reshape(shape)))
+            self.model.buffers.append(buffer)
+            self._graph.tensors[output].buffer = len(self.model.buffers) - 1
+        self._graph.operators = operators
+
+    def _value(self, index: int) -> NDArray[Any] | None:
+        """The values of a float32 or int32 constant; None for any other tensor."""
+        if index < 0:
+            return None
+        tensor = self._graph.tensors[index]
+        kinds = {self._schema.TensorType.FLOAT32: np.float32, self._schema.TensorType.INT32: np.int32}
+        data = self.model.buffers[tensor.buffer].data
+        if data is None or tensor.type not in kinds:
+            return None
+        return np.frombuffer(bytes(data), kinds[tensor.type]).reshape([] if tensor.shape is None else tensor.shape)
+
     def strip(self, inputs: dict[str, str], outputs: dict[str, str]) -> None:
         """Rename inputs and outputs, and drop metadata, description and names of inner tensors.
 
-        inputs, outputs: the converter's name in the signature -> ours. The converter's metadata has a
+        inputs, outputs: the converter's name in the signature -> ours, in order. The converter's metadata has a
         `min_runtime_version`, which is that of the float network, not of the files that are encoded from it.
         """
         self.model.metadata = None
@@ -191,6 +246,10 @@ class Graph:
                 for entry in entries:
                     entry.name = names[entry.name.decode()].encode()
                     self._graph.tensors[entry.tensorIndex].name = entry.name
+            # the converter sorts its names as text, output_10 before output_2
+            numbers = {entry.name.decode(): entry.tensorIndex for entry in signature.outputs}
+            if len(set(numbers.values())) == len(self._graph.outputs):
+                self._graph.outputs = [numbers[name] for name in outputs.values()]
 
     def set_metadata(self, key: str, data: bytes) -> None:
         """Add bytes to the file's metadata under a key."""
@@ -207,6 +266,7 @@ class Graph:
 
         graph, model = self._graph, self.model
         kept = graph.operators, graph.tensors, model.buffers, model.metadata, graph.inputs, graph.outputs
+        others = [(other, other.tensors) for other in model.subgraphs[1:]]
         ties = [(entry, entry.tensorIndex) for entry in self._signature_entries()]
         graph.operators = [_copied(operator) for operator in [*self._decoders, *graph.operators]]
         try:
@@ -214,6 +274,8 @@ class Graph:
             return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
         finally:
             graph.operators, graph.tensors, model.buffers, model.metadata, graph.inputs, graph.outputs = kept
+            for other, tensors in others:
+                other.tensors = tensors
             for entry, index in ties:
                 entry.tensorIndex = index
 
@@ -240,7 +302,9 @@ class Graph:
             entry.tensorIndex = tensors[entry.tensorIndex]
         # by the format's rule, buffer 0 is empty and belongs to all tensors that are computed
         buffers = {0: 0}
-        for tensor in graph.tensors:
+        for other in model.subgraphs[1:]:
+            other.tensors = [_copied(tensor) for tensor in other.tensors]
+        for tensor in itertools.chain(*(each.tensors for each in model.subgraphs)):
             if model.buffers[tensor.buffer].data is None:
                 tensor.buffer = 0
             tensor.buffer = buffers.setdefault(tensor.buffer, len(buffers))
