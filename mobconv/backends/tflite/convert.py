@@ -108,23 +108,37 @@ def _whole(program: Program) -> _Converted:
 
 def _run(program: Program, opaque: Collection[str]) -> _Converted:
     """Convert without the values of some parameters; raises BackendError where the converter refuses."""
-    try:
-        converted = _converted(program, opaque, refused=False)
-    except _RefusedError as refusal:
+    refusals: list[_RefusedError] = []
+    for refused in (False, True):
         try:
-            converted = _converted(program, opaque, refused=True)
-        except _RefusedError:
-            raise BackendError(f"litert-torch cannot convert this network: {refusal}") from refusal.__cause__
+            return _converted(program, opaque, refused)
+        except _RefusedError as refusal:
+            refusals.append(refusal)
+    raise BackendError(f"litert-torch cannot convert this network: {refusals[0]}") from refusals[0].__cause__
+
+
+def _converted(program: Program, opaque: Collection[str], refused: bool) -> _Converted:
+    """One run. Raises _RefusedError where the converter, or the runtime, refuses."""
     # tensors are numbered as in the file that encode will read, so its bytes come first
-    data = converted.to_bytes()
+    data = _graph(program, opaque, refused).to_bytes()
     constants = [(str(index), values) for index, values in Graph(data).constants()]
     places = weight_map.search(constants, program.sites, folded=True)
-    others = {name: values for name, values in program.floats().items() if name not in program.sites}
-    by_value = {np.ascontiguousarray(values).tobytes(): name for name, values in others.items()}
-    floats = {key: by_value[values.tobytes()] for key, values in constants if values.tobytes() in by_value}
-    present = {values.tobytes() for _, values in constants}
-    computed = frozenset(name for name, values in others.items() if np.ascontiguousarray(values).tobytes() not in present)
-    return _Converted(data, places, floats, computed, _faithful(data, places, program))
+    others = {
+        name: np.ascontiguousarray(values).tobytes()
+        for name, values in program.floats().items()
+        if name not in program.sites
+    }
+    by_value = {values: name for name, values in others.items()}
+    present = {key: values.tobytes() for key, values in constants}
+    floats = {key: by_value[values] for key, values in present.items() if values in by_value}
+    values = set(present.values())
+    computed = frozenset(name for name, value in others.items() if value not in values)
+    try:
+        faithful = _faithful(data, places, program)
+    except (RuntimeError, ValueError) as error:
+        text = str(error).strip().splitlines()[0]
+        raise _RefusedError(f"LiteRT does not run what it makes of it: {text}") from error
+    return _Converted(data, places, floats, computed, faithful)
 
 
 def _faithful(data: bytes, places: weight_map.Places, program: Program) -> bool:
@@ -159,7 +173,7 @@ class _RefusedError(Exception):
     """What the converter said."""
 
 
-def _converted(program: Program, opaque: Collection[str], refused: bool) -> Graph:
+def _graph(program: Program, opaque: Collection[str], refused: bool) -> Graph:
     """The converter's file with our names, parameters that it did not know in their places. Raises _RefusedError."""
     import torch
 

@@ -14,13 +14,16 @@ when the converter exports the module; where the converter has no trouble with t
 | stride                           |                                                     |                                   |
 | conv1d, same padding, even       | refused                                             | pad, conv1d                       |
 | kernel                           |                                                     |                                   |
+| col2im (fold)                    | a scatter that the runtime does not run             | moved axes, or a sum of windows   |
 | adaptive_max_pool2d              | refused                                             | max_pool2d, amax                  |
 | linear of four axes or more      | a matrix product of wrong rank for an image of one  | of two axes                       |
 |                                  | pixel                                               |                                   |
+| expand in front of arithmetic    | wrong shapes behind a sum                           | the arithmetic alone              |
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +44,26 @@ def rewrite(module: GraphModule, refused: bool) -> None:
     for node in module.graph.nodes:
         if node.op == "call_function" and str(node.target) in rules:
             node.target = rules[str(node.target)]
+    if refused:
+        _leave_out_expands(module)
     module.recompile()
+
+
+def _leave_out_expands(module: GraphModule) -> None:
+    """Let arithmetic broadcast by itself what the graph expands for it first."""
+    for node in list(module.graph.nodes):
+        if str(node.target) not in ("aten.expand.default", "aten.expand_as.default"):
+            continue
+        for user in list(node.users):
+            shapes = [getattr(each.meta.get("val"), "shape", None) for each in (user, *user.all_input_nodes)]
+            others = [shape for each, shape in zip(user.all_input_nodes, shapes[1:], strict=True) if each is not node]
+            if str(user.target) in _ARITHMETIC and others and others[0] == shapes[0] is not None:
+                user.replace_input_with(node, node.args[0])
+        if not node.users:
+            module.graph.erase_node(node)
+
+
+_ARITHMETIC = {f"aten.{name}.Tensor" for name in ("add", "sub", "mul", "div")}
 
 
 def _always() -> dict[str, Callable[..., Any]]:
@@ -49,6 +71,7 @@ def _always() -> dict[str, Callable[..., Any]]:
         "aten.avg_pool2d.default": avg_pool2d,
         "aten.max_pool2d.default": max_pool2d,
         "aten.adaptive_max_pool2d.default": adaptive_max_pool2d,
+        "aten.col2im.default": col2im,
         "aten.conv1d.padding": conv1d_same,
         "aten.conv_transpose1d.default": _transposed("conv_transpose1d", 1, False),
         "aten.conv_transpose2d.input": _transposed("conv_transpose2d", 2, False),
@@ -59,6 +82,7 @@ def _refused() -> dict[str, Callable[..., Any]]:
     return {
         "aten.conv_transpose1d.default": _transposed("conv_transpose1d", 1, True),
         "aten.conv_transpose2d.input": _transposed("conv_transpose2d", 2, True),
+        "aten.conv_transpose3d.input": _transposed("conv_transpose3d", 3, True),
         "aten.linear.default": linear,
     }
 
@@ -81,7 +105,7 @@ def avg_pool2d(
     if divisor_override is None and not (ceil_mode and not count_include_pad):
         if count_include_pad or not any(pads) or pads == _same_pads(sizes, kernel, steps):
             return torch.ops.aten.avg_pool2d.default(  # type: ignore[no-any-return]
-                x, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+                x, kernel, steps, pads, ceil_mode, count_include_pad, divisor_override
             )
     lengths, counts, behind = [], [], []
     for size, k, s, p in zip(sizes, kernel, steps, pads, strict=True):
@@ -118,7 +142,7 @@ def max_pool2d(
     steps = _each(stride, 2) if stride else kernel
     if spread == [1, 1]:
         return torch.ops.aten.max_pool2d.default(  # type: ignore[no-any-return]
-            x, kernel_size, stride, padding, dilation, ceil_mode
+            x, kernel, steps, pads, spread, ceil_mode
         )
     for axis, k, s, p, d in zip((-2, -1), kernel, steps, pads, spread, strict=True):
         size, reach = int(x.shape[axis]), d * (k - 1) + 1
@@ -147,6 +171,36 @@ def adaptive_max_pool2d(x: Tensor, output_size: Sequence[int]) -> tuple[Tensor, 
         parts = [_sliced(x, axis, first, last - first, 1).amax(axis, keepdim=True) for first, last in windows]
         x = torch.cat(parts, axis)
     return x, None
+
+
+def col2im(
+    x: Tensor,
+    output_size: Sequence[int],
+    kernel_size: Sequence[int],
+    dilation: Sequence[int],
+    padding: Sequence[int],
+    stride: Sequence[int],
+) -> Tensor:
+    """Add the columns (N, C * kernel, windows) up to (N, C, *output_size), as `torch.nn.functional.fold`."""
+    import torch
+
+    size, kernel, spread, pads, steps = (
+        _each(each, 2) for each in (output_size, kernel_size, dilation, padding, stride)
+    )
+    counts = [_windows(s, d * (k - 1) + 1, t, p, False) for s, k, d, p, t in zip(size, kernel, spread, pads, steps, strict=True)]
+    windows = x.unflatten(-1, counts).unflatten(1, (-1, *kernel))
+    if kernel == steps and spread == [1, 1] and pads == [0, 0]:
+        y = windows.permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)
+        return torch.nn.functional.pad(y, (0, size[1] - int(y.shape[3]), 0, size[0] - int(y.shape[2])))
+    total = [s + 2 * p for s, p in zip(size, pads, strict=True)]
+    parts = []
+    for i, j in itertools.product(range(kernel[0]), range(kernel[1])):
+        part = _with_zeros(_with_zeros(windows[:, :, i, j], 2, steps[0]), 3, steps[1])
+        above, before = i * spread[0], j * spread[1]
+        edges = (before, total[1] - before - int(part.shape[3]), above, total[0] - above - int(part.shape[2]))
+        parts.append(torch.nn.functional.pad(part, edges))
+    y = sum(parts[1:], parts[0])
+    return y[..., pads[0] : pads[0] + size[0], pads[1] : pads[1] + size[1]]
 
 
 def conv1d_same(
@@ -203,7 +257,7 @@ def _transposed(name: str, rank: int, refused: bool) -> Callable[..., Any]:
             (int(size) - 1) * s - 2 * p + d * (int(k) - 1) + e + 1
             for size, s, p, d, k, e in zip(x.shape[2:], steps, pads, spread, weight.shape[2:], extra, strict=True)
         ]
-        if any(d > 1 for d in spread):
+        if rank == 3 or any(d > 1 for d in spread):
             for axis, s in enumerate(steps, 2):
                 x = _with_zeros(x, axis, s)
             steps = [1] * rank
