@@ -42,6 +42,16 @@ PreprocessingOption = Annotated[
 TrustPickle = Annotated[
     bool, typer.Option("--trust-pickle", help="load pickles that run code: only from people you trust")
 ]
+Key = Annotated[
+    str | None,
+    typer.Option(
+        "--key", metavar="NAME", help="which of several states in the file, such as model_ema; default: as trained"
+    ),
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option("--weights", metavar="FILE", help="your weights of a network by name (timm:NAME, torchvision:NAME)"),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON in place of a table")]
 
 
@@ -79,6 +89,8 @@ def load_checkpoint(
     input_shape: str | None,
     preprocessing: str | None,
     trust_pickle: bool,
+    key: str | None = None,
+    weights: Path | None = None,
 ) -> Checkpoint:
     """Load a checkpoint with the options of the command line, and print its notes on stderr."""
     from mobconv.model.loading import load
@@ -91,6 +103,8 @@ def load_checkpoint(
         arguments=dict(_argument(text) for text in model_arg or ()),
         input_shape=None if input_shape is None else _shape(input_shape),
         preprocessing=preprocessing_from(preprocessing),
+        key=key,
+        weights=weights,
         trust_pickle=trust_pickle,
     )
     for note in loaded.notes:

@@ -10,10 +10,12 @@ import typer
 from mobconv.cli.common import (
     AsJson,
     InputShape,
+    Key,
     Model,
     ModelArg,
     PreprocessingOption,
     TrustPickle,
+    Weights,
     load_checkpoint,
     preprocessing_from,
     say,
@@ -44,6 +46,8 @@ def command(
     model_arg: ModelArg = None,
     input_shape: InputShape = None,
     preprocessing: PreprocessingOption = None,
+    key: Key = None,
+    weights: Weights = None,
     trust_pickle: TrustPickle = False,
     as_json: AsJson = False,
 ) -> int:
@@ -56,7 +60,7 @@ def command(
 
     if not artifact.exists():
         raise InputError(f"{artifact}: no such file or folder")
-    loaded = load_checkpoint(checkpoint, model, model_arg, input_shape, preprocessing, trust_pickle)
+    loaded = load_checkpoint(checkpoint, model, model_arg, input_shape, preprocessing, trust_pickle, key, weights)
     with render.stages() as stage:
         comparison = compare(
             loaded,
@@ -65,7 +69,7 @@ def command(
             takes=preprocessing_from(stated_input, "--takes"),
             samples=limit,
             say=stage,
-            checkpoint_options=_checkpoint_options(model, model_arg, input_shape, trust_pickle),
+            checkpoint_options=_checkpoint_options(model, model_arg, input_shape, trust_pickle, key, weights),
         )
     if comparison.other_checkpoint:
         say(f"warning: {artifact} says that it was made from another checkpoint than {checkpoint}")
@@ -79,11 +83,16 @@ def command(
 
 
 def _checkpoint_options(
-    model: str | None, model_arg: list[str] | None, input_shape: str | None, trust_pickle: bool
+    model: str | None,
+    model_arg: list[str] | None,
+    input_shape: str | None,
+    trust_pickle: bool,
+    key: str | None,
+    weights: Path | None,
 ) -> list[str]:
     """The words of the options that say how the checkpoint is loaded, for a command to paste."""
-    given = {"--model": model, "--input-shape": input_shape}
-    words = [word for option, value in given.items() if value is not None for word in (option, value)]
+    given = {"--model": model, "--input-shape": input_shape, "--key": key, "--weights": weights}
+    words = [word for option, value in given.items() if value is not None for word in (option, str(value))]
     words += [word for value in model_arg or () for word in ("--model-arg", value)]
     return words + ["--trust-pickle"] * trust_pickle
 

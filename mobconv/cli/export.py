@@ -10,10 +10,12 @@ import typer
 from mobconv.cli.common import (
     AsJson,
     InputShape,
+    Key,
     Model,
     ModelArg,
     PreprocessingOption,
     TrustPickle,
+    Weights,
     load_checkpoint,
     say,
 )
@@ -22,7 +24,11 @@ from mobconv.schemes import syntax
 
 def command(
     checkpoint: Annotated[
-        str, typer.Argument(help=".safetensors, .pt, .pth (state dict), .pt2 (torch.export) or TorchScript")
+        str,
+        typer.Argument(
+            help=".safetensors, .pt, .pth, .ckpt (state dict), .pt2 (torch.export) or TorchScript; a folder of "
+            "save_pretrained; or hf:NAME, timm:NAME, torchvision:NAME"
+        ),
     ],
     to: Annotated[
         str,
@@ -49,6 +55,8 @@ def command(
     model_arg: ModelArg = None,
     input_shape: InputShape = None,
     preprocessing: PreprocessingOption = None,
+    key: Key = None,
+    weights: Weights = None,
     trust_pickle: TrustPickle = False,
     as_json: AsJson = False,
 ) -> int:
@@ -64,7 +72,7 @@ def command(
 
     wanted = export.cells(to.split(","), scheme, compute)
     export.check_support(wanted)
-    loaded = load_checkpoint(checkpoint, model, model_arg, input_shape, preprocessing, trust_pickle)
+    loaded = load_checkpoint(checkpoint, model, model_arg, input_shape, preprocessing, trust_pickle, key, weights)
     rows = export.export_cells(loaded, wanted, out, say, file_input)
     if as_json:
         print(json.dumps([asdict(row) for row in rows], indent=1))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from mobconv.common import file_kind
 from mobconv.data.preprocessing import Preprocessing
-from mobconv.errors import InputError, setting
+from mobconv.errors import InputError, UsageError, setting
 from mobconv.model import example as examples
 from mobconv.model import factory, fidelity, trace
 from mobconv.model.fidelity import Behaviour
@@ -40,11 +40,14 @@ class Options:
     """Statements of the user about a checkpoint; they win over those of the file.
 
     factory: package.module:function that builds the module, with `arguments`. here: the folder where it is looked for
-    first; None for the current one.
+    first; None for the current one. key: which of several states in a file, such as an average of the weights (EMA).
+    weights: a file with the weights of a network that the reference only names.
     """
 
     factory: str | None = None
     arguments: dict[str, Any] = field(default_factory=dict)
+    key: str | None = None
+    weights: Path | None = None
     input_shape: tuple[int, ...] | None = None
     preprocessing: Preprocessing | None = None
     trust_pickle: bool = False
@@ -55,12 +58,14 @@ class Options:
 class Fingerprint:
     """A hash over a checkpoint, without building its module.
 
-    followed: whether the code behind the module is known before it is loaded: in the checkpoint itself, in mobconv or
-    in the factory of `Options`. Where it is not, two equal hashes may be of two networks.
+    followed: whether the code behind the module is known before it is loaded: in the checkpoint itself, in mobconv, in
+    the factory of `Options` or in `packages`. Where it is not, two equal hashes may be of two networks.
+    packages: installed packages whose releases decide what the network computes.
     """
 
     sha256: str
     followed: bool = True
+    packages: tuple[str, ...] = ()
 
 
 @dataclass
@@ -175,7 +180,11 @@ def fingerprint_of_file(reference: str, followed: bool = True) -> Fingerprint:
 
 
 class Source(Protocol):
-    """A kind of checkpoint; each is a module of mobconv.model.sources."""
+    """A kind of checkpoint; each is a module of mobconv.model.sources.
+
+    Of the settings `key` and `weights`, a source reads those that its attribute SETTINGS names, a tuple; without the
+    attribute, none.
+    """
 
     KIND: str
     """What a checkpoint of this kind is, in a few words, for messages."""
@@ -200,14 +209,27 @@ class Source(Protocol):
 def load(reference: str | Path, options: Options | None = None) -> Checkpoint:
     """Load a checkpoint of any kind in SOURCES.
 
-    Raises InputError for a reference of no known kind, and what the source raises (see Source.load).
+    Raises InputError for a reference of no known kind, UsageError for a setting that its kind does not read, and what
+    the source raises (see Source.load).
     """
-    return source(reference).load(str(reference), options or Options())
+    options = options or Options()
+    return _for(reference, options).load(str(reference), options)
 
 
 def fingerprint(reference: str | Path, options: Options | None = None) -> Fingerprint:
     """Hash a checkpoint without loading it. Raises InputError for a reference that cannot be read."""
-    return source(reference).fingerprint(str(reference), options or Options())
+    options = options or Options()
+    return _for(reference, options).fingerprint(str(reference), options)
+
+
+def _for(reference: str | Path, options: Options) -> Source:
+    """The source of a reference. Raises UsageError for a setting that it does not read."""
+    chosen = source(reference)
+    for name in ("key", "weights"):
+        value = getattr(options, name)
+        if value is not None and name not in getattr(chosen, "SETTINGS", ()):
+            raise UsageError(f"{reference} is {chosen.KIND}: {setting(name, str(value))} has no meaning for it")
+    return chosen
 
 
 def source(reference: str | Path) -> Source:
@@ -219,6 +241,10 @@ def source(reference: str | Path) -> Source:
             return candidate
         kinds.append(candidate.KIND)
     path = Path(reference)
+    if path.is_dir():
+        raise InputError(
+            f"{path} is a folder without config.json; a checkpoint is one file, or a folder that save_pretrained wrote"
+        )
     file_kind.read(path, "checkpoint")
     file_kind.refuse(path, "checkpoint")
     file_kind.refuse_broken_zip(path)

@@ -1,11 +1,13 @@
-"""From the name of a factory and a state dict to a module: import, call, unwrap, fill, and report what does not fit."""
+"""From the name of a factory to a module: import, arguments, call; and checks of the filled module."""
 
 from __future__ import annotations
 
 import copy
 import importlib
+import inspect
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +16,11 @@ from mobconv.errors import InputError, UsageError, did_you_mean, setting
 if TYPE_CHECKING:
     import torch
 
-# The keys under which training scripts keep the state dict, in order of preference.
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 _LISTED = 8  # names shown of each kind before '... and N more'
+# text of a file that may be an argument of the user's factory: no path, no address
+_WORD = re.compile(r"[\w+-][\w.+-]{0,63}")
+# arguments that say where weights come from; the file has them
+_WEIGHTS = re.compile(r"pretrained|weights|checkpoint|ckpt|path|file|url", re.IGNORECASE)
 NOT_CALLED = "the file contains its own program, so the named factory is not called"
 
 
@@ -28,6 +32,19 @@ def build(factory: str, arguments: Mapping[str, Any], folder: Path | None = None
     """
     import torch
 
+    shown = setting("model", factory)
+    call = _imported(factory, folder)
+    try:
+        built = call(**arguments)
+    except (Exception, SystemExit) as error:  # the user's factory may raise anything
+        raise UsageError(f"{shown}: called with {_call(arguments)} it fails: {_with_type(error)}") from error
+    if not isinstance(built, torch.nn.Module):
+        raise UsageError(f"{shown} returns {type(built).__name__}, not a torch.nn.Module")
+    return built
+
+
+def _imported(factory: str, folder: Path | None) -> Callable[..., Any]:
+    """The object that a factory's name stands for. Raises UsageError."""
     path, colon, name = factory.partition(":")
     shown = setting("model", factory)
     if not colon or not path or not name:
@@ -42,26 +59,38 @@ def build(factory: str, arguments: Mapping[str, Any], folder: Path | None = None
     if not hasattr(module, name):
         names = [public for public in vars(module) if not public.startswith("_")]
         raise UsageError(f"{shown}: {path} has no {name}{did_you_mean(name, names)}")
-    try:
-        built = getattr(module, name)(**arguments)
-    except (Exception, SystemExit) as error:  # the user's factory may raise anything
-        raise UsageError(f"{shown}: called with {_call(arguments)} it fails: {_with_type(error)}") from error
-    if not isinstance(built, torch.nn.Module):
-        raise UsageError(f"{shown} returns {type(built).__name__}, not a torch.nn.Module")
-    return built
+    imported: Callable[..., Any] = getattr(module, name)
+    return imported
 
 
-def filled(
-    factory: str, arguments: Mapping[str, Any], folder: Path | None, state: Mapping[str, torch.Tensor], name: str
-) -> torch.nn.Module:
-    """Build a factory's module and load a state dict into it.
+def fitting(factory: str, values: object, folder: Path | None = None) -> dict[str, Any]:
+    """Those of a file's values (`hyper_parameters` of a Lightning checkpoint) that are arguments of a factory.
 
-    name: of the checkpoint. Raises what `build` raises, and InputError that lists missing, unexpected and misshaped
-    tensors.
+    values: a mapping or a namespace, not to be trusted. Numbers, booleans, None and single words are taken, also in
+    lists and mappings; where a factory would look for weights is not a file's to say. Raises UsageError when the
+    factory cannot be imported.
     """
-    module = build(factory, arguments, folder)
-    _fill(module, state, name, factory)
-    return module
+    values = values if isinstance(values, Mapping) else getattr(values, "__dict__", {})
+    try:
+        parameters = inspect.signature(_imported(factory, folder)).parameters
+    except (TypeError, ValueError):  # of an object without a signature
+        return {}
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {
+        name: values[name]
+        for name, parameter in parameters.items()
+        if parameter.kind in kinds and name in values and not _WEIGHTS.search(name) and _harmless(values[name])
+    }
+
+
+def _harmless(value: object) -> bool:
+    if isinstance(value, str):
+        return _WORD.fullmatch(value) is not None
+    if isinstance(value, list | tuple):
+        return all(map(_harmless, value))
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _harmless(each) for key, each in value.items())
+    return value is None or type(value) in (bool, int, float)
 
 
 def unnamed(name: str) -> UsageError:
@@ -96,75 +125,6 @@ def first_sentence(error: BaseException) -> str:
 def _call(arguments: Mapping[str, Any]) -> str:
     shown = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
     return shown or f"no arguments (see {setting('arguments')})"
-
-
-def state_of(loaded: object, name: str) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """Find the state dict in the content of a file.
-
-    name: of the checkpoint. Returns it with notes on what was unwrapped. Raises InputError where there is none.
-    """
-    import torch
-
-    notes: list[str] = []
-    content = loaded
-    while isinstance(content, Mapping):
-        # wrappers come first: beside them stand tensors that are not weights, such as the best accuracy so far
-        key = next((key for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if key is None and _is_state(content):
-            break
-        if key is None:
-            keys = ", ".join(repr(key) for key in list(content)[:_LISTED]) or "nothing"
-            raise InputError(
-                f"{name}: no state dict in it (it contains {keys}); save model.state_dict(), bare or under one of "
-                + ", ".join(_WRAPPERS)
-            )
-        notes.append(f"took the state dict under {key!r}")
-        content = content[key]
-    if not isinstance(content, Mapping):
-        raise InputError(f"{name}: contains a {type(content).__name__}, not a state dict; save model.state_dict()")
-    state = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
-    if not state:
-        raise InputError(f"{name}: the state dict has no tensors")
-    if all(key.startswith("module.") for key in state):
-        notes.append("took the prefix 'module.' of DataParallel off every name")
-        state = {key.removeprefix("module."): value for key, value in state.items()}
-    return state, notes
-
-
-def _is_state(content: Mapping[Any, Any]) -> bool:
-    import torch
-
-    return any(isinstance(value, torch.Tensor) for value in content.values())
-
-
-def _fill(module: torch.nn.Module, state: Mapping[str, torch.Tensor], name: str, factory: str) -> None:
-    """Load a state dict. Raises InputError that lists what is missing, unexpected and misshaped."""
-    wanted = module.state_dict()
-    # counters of batch norm do not change the function; old checkpoints lack them
-    missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
-    unexpected = [key for key in state if key not in wanted]
-    misshaped = [
-        f"{key} {tuple(state[key].shape)}, expected {tuple(wanted[key].shape)}"
-        for key in wanted
-        if key in state and state[key].shape != wanted[key].shape
-    ]
-    if missing or unexpected or misshaped:
-        lines = [f"{name} does not fit {factory}:"]
-        lines += _listing(
-            "missing from the file", [f"{key}{did_you_mean(key, unexpected)}" for key in missing[:_LISTED]], missing
-        )
-        lines += _listing("not in the architecture", unexpected[:_LISTED], unexpected)
-        lines += _listing("of another shape", misshaped[:_LISTED], misshaped)
-        lines.append(f"Check the factory and its arguments ({setting('model')}, {setting('arguments')}).")
-        raise InputError("\n".join(lines))
-    module.load_state_dict(dict(state), strict=False)
-
-
-def _listing(title: str, shown: list[str], everything: list[str]) -> list[str]:
-    if not everything:
-        return []
-    more = f"\n    ... and {len(everything) - len(shown)} more" if len(everything) > len(shown) else ""
-    return [f"  {len(everything)} {title}:\n    " + "\n    ".join(shown) + more]
 
 
 def check_finite(module: torch.nn.Module, name: str) -> None:

@@ -18,14 +18,18 @@ def load(
     arguments: Mapping[str, Any] | None = None,
     input_shape: Sequence[int] | None = None,
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
+    key: str | None = None,
+    weights: Path | str | None = None,
     trust_pickle: bool = False,
 ) -> Checkpoint:
-    """Load a checkpoint of any kind: safetensors, a state dict, an exported program or TorchScript.
+    """Load a checkpoint of any kind: safetensors, a state dict, an exported program, TorchScript, a folder of
+    save_pretrained, or a network by name (`hf:NAME`, `timm:NAME`, `torchvision:NAME`).
 
-    reference: its path; model: `package.module:factory` that builds the module, with arguments, where the file does not
-    name it; input_shape: of one input, batch 1, such as (1, 3, 224, 224); preprocessing: from pixels to the input, or
-    its fields, such as {"mean": [0.5], "std": [0.5]}; trust_pickle: load a pickle that runs code, which may do anything
-    on this machine.
+    reference: its path or name; model: `package.module:factory` that builds the module, with arguments, where the file
+    does not name it; input_shape: of one input, batch 1, such as (1, 3, 224, 224); preprocessing: from pixels to the
+    input, or its fields, such as {"mean": [0.5], "std": [0.5]}; key: which of several states in the file, such as
+    "model_ema"; weights: a file with the weights of a network that the reference names (`timm:NAME`); trust_pickle:
+    load a pickle that runs code, which may do anything on this machine.
 
     Settings win over statements of the file. Raises InputError for a file that is missing, damaged, of another
     architecture or contains NaN; UsageError when a setting is missing or wrong.
@@ -37,6 +41,8 @@ def load(
         arguments=dict(arguments or {}),
         input_shape=None if input_shape is None else tuple(input_shape),
         preprocessing=preprocessing,
+        key=key,
+        weights=None if weights is None else Path(weights),
         trust_pickle=trust_pickle,
     )
     return checkpoint.load(reference, options)

@@ -39,7 +39,8 @@ def load(path: Path, formats: Mapping[str, Format], tasks: Sequence[str] = ("cla
         preprocessing_of(recipe)
     except (UsageError, InputError) as error:
         raise UsageError(f"{path}: {error.text}") from error
-    beside = {name: _beside(path.parent, getattr(recipe, name)) for name in ("checkpoint", "data")}
+    references = {name: getattr(recipe, name) for name in ("checkpoint", "weights", "data")}
+    beside = {name: _beside(path.parent, value) for name, value in references.items() if value is not None}
     return recipe.model_copy(update=beside)
 
 

@@ -58,7 +58,15 @@ class PreprocessingSpec(StrictModel):
 class Recipe(StrictModel):
     """A sweep: which network, on which data, into which cells."""
 
-    checkpoint: str = Field(description="trained weights: a path, relative to the recipe's folder")
+    checkpoint: str = Field(
+        description="trained weights: a path, relative to the recipe's folder, or hf:NAME, timm:NAME, torchvision:NAME"
+    )
+    weights: str | None = Field(
+        default=None, description="file with the weights of a network by name, relative to the recipe's folder"
+    )
+    key: str | None = Field(
+        default=None, description="which of several states in the file, such as model_ema; default: as trained"
+    )
     model: str | None = Field(
         default=None, description="package.module:factory that builds the network, where the file does not say"
     )

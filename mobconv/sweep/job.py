@@ -45,6 +45,8 @@ class Job:
             arguments=recipe.arguments,
             input_shape=tuple(recipe.input_shape) if recipe.input_shape else None,
             preprocessing=recipes.preprocessing_of(recipe),
+            key=recipe.key,
+            weights=None if recipe.weights is None else Path(recipe.weights),
             trust_pickle=trust_pickle,
             here=here,
         )
@@ -71,7 +73,9 @@ class Job:
             name: str(Path(reference).absolute()) if Path(reference).exists() else reference
             for name, reference in (("checkpoint", recipe.checkpoint), ("data", recipe.data))
         }
-        return replace(self, recipe=recipe.model_copy(update=changed))
+        weights = self.options.weights
+        options = replace(self.options, weights=None if weights is None else weights.absolute())
+        return replace(self, recipe=recipe.model_copy(update=changed), options=options)
 
 
 class Watcher:

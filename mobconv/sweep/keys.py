@@ -69,6 +69,8 @@ def inputs(job: Job, with_data: bool = True) -> Inputs:
         "arguments": recipe.arguments,
         "input_shape": recipe.input_shape,
         "preprocessing": options.preprocessing.to_json() if options.preprocessing else None,
+        "key": recipe.key,
+        "packages": _versions(*fingerprint.packages),
         "sources": source_hash.of_factory(recipe.model, job.here) if recipe.model else {},
         # code that only loading finds may have changed: such a key is used once
         "once": None if fingerprint.followed else uuid.uuid4().hex,

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from mobconv.common import file_kind
 from mobconv.errors import InputError, UsageError, setting
-from mobconv.model import factory
+from mobconv.model import factory, state_dict
 from mobconv.model.checkpoint import Checkpoint, Fingerprint, Options, complete, fingerprint_of_file
 
 if TYPE_CHECKING:
     import torch
 
 KIND = "a safetensors file"
+SETTINGS = ("key",)
 _OUR_FACTORIES = "mobconv.zoo."
 _LONGEST_HEADER = 100_000_000  # bytes; the format's own limit
 
@@ -40,19 +41,20 @@ def fingerprint(reference: str, options: Options) -> Fingerprint:
 def load(reference: str, options: Options) -> Checkpoint:
     """Build the factory's module and fill it. See checkpoint.Source for errors."""
     content = file_kind.read(Path(reference), "checkpoint")
-    state, stated = _parse(content, reference)
+    state, stated = parse(content, reference)
     name, arguments = _factory(stated, options, reference)
-    module = factory.filled(name, arguments, options.here, state, reference)
-    return complete(reference, hashlib.sha256(content).hexdigest(), module, options, stated)
+    module = factory.build(name, arguments, options.here)
+    notes = state_dict.fill(module, state, reference, name, options.key)
+    return complete(reference, hashlib.sha256(content).hexdigest(), module, options, stated, notes)
 
 
-def _parse(content: bytes, reference: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Tensors and the metadata of ours."""
+def parse(content: bytes, reference: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Tensors and the metadata of ours. Raises InputError for a damaged file."""
     from safetensors import SafetensorError
-    from safetensors.torch import load as parse
+    from safetensors.torch import load as tensors_of
 
     try:
-        state = parse(content)
+        state = tensors_of(content)
         length = int.from_bytes(content[:8], "little")
         header = json.loads(content[8 : 8 + length])
     except (SafetensorError, ValueError) as error:

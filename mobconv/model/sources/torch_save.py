@@ -9,14 +9,24 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
+import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mobconv.common import file_kind
 from mobconv.errors import InputError, setting
-from mobconv.model import factory
+from mobconv.model import factory, state_dict
 from mobconv.model.checkpoint import Checkpoint, Fingerprint, Options, complete, fingerprint_of_file
 
 KIND = "a file of torch.save (state dict or whole module)"
+SETTINGS = ("key",)
+_HYPER_PARAMETERS = "hyper_parameters"
+_INERT = (
+    *("types.SimpleNamespace", "numpy.dtype", "numpy._core.multiarray.scalar", "numpy.core.multiarray.scalar"),
+    *("pathlib.PosixPath", "pathlib.PurePosixPath", "pathlib.WindowsPath", "pathlib.PureWindowsPath"),
+    *("pathlib._local.PosixPath", "pathlib._local.WindowsPath"),
+)
 
 
 def accepts(reference: str) -> bool:
@@ -35,29 +45,48 @@ def fingerprint(reference: str, options: Options) -> Fingerprint:
 
 def load(reference: str, options: Options) -> Checkpoint:
     """Fill the factory's module with the state dict, or take the whole module. See checkpoint.Source for errors."""
-    import torch
-
     content = file_kind.read(Path(reference), "checkpoint")
     digest = hashlib.sha256(content).hexdigest()
-    value = _unpickle(content, options.trust_pickle, reference)
-    if isinstance(value, torch.nn.Module):
-        return complete(reference, digest, value, options, notes=["the file contains the whole module"])
-    state, notes = factory.state_of(value, reference)
+    value = unpickle(content, reference, options)
+    whole = state_dict.modules(value, options.key, reference) if options.factory is None else None
+    if whole is not None:
+        return complete(reference, digest, whole[0], options, notes=whole[1])
+    state_dict.check(value, reference)
     if options.factory is None:
         raise factory.unnamed(reference)
-    module = factory.filled(options.factory, options.arguments, options.here, state, reference)
+    arguments, notes = _arguments(value, options)
+    module = factory.build(options.factory, arguments, options.here)
+    notes += state_dict.fill(module, value, reference, options.factory, options.key)
     return complete(reference, digest, module, options, notes=notes)
 
 
-def _unpickle(content: bytes, trusted: bool, reference: str) -> object:
+def _arguments(value: object, options: Options) -> tuple[dict[str, Any], list[str]]:
+    """The factory's arguments, those of a Lightning file's `hyper_parameters` where the user states none; and notes."""
+    stated = value.get(_HYPER_PARAMETERS) if isinstance(value, Mapping) else None
+    if not stated or options.factory is None:
+        return options.arguments, []
+    arguments = factory.fitting(options.factory, stated, options.here)
+    arguments = {name: each for name, each in arguments.items() if name not in options.arguments}
+    said = ", ".join(f"{name}={each!r}" for name, each in arguments.items())
+    notes = [f"arguments of {options.factory} from the file's {_HYPER_PARAMETERS}: {said}"] if arguments else []
+    return arguments | options.arguments, notes
+
+
+def unpickle(content: bytes, reference: str, options: Options) -> object:
+    """The content of a file of torch.save, with tensors on the CPU; with trust, also of one that runs code.
+
+    A trusted pickle finds its modules in the folder where mobconv is started, or beside the file. Raises InputError for
+    a damaged file, and for one that would run code.
+    """
     import torch
 
     try:
-        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_inert()):
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "Unsupported global" not in str(error) and "GLOBAL" not in str(error):
             raise InputError(f"{reference}: truncated, or not a file that torch.load reads") from error
-        if not trusted:
+        if not options.trust_pickle:
             raise InputError(
                 f"{reference}: this pickle wants to run code ({_refused_global(str(error))}), so it was not loaded. "
                 f"Save model.state_dict() in its place. If you trust its author, {setting('trust_pickle', True)} loads "
@@ -67,10 +96,45 @@ def _unpickle(content: bytes, trusted: bool, reference: str) -> object:
         raise InputError(
             f"{reference}: truncated, or not a file that torch.load reads: {factory.first_sentence(error)}"
         ) from error
+    here = str(options.here or Path.cwd())
+    sys.path[:] = [here, *(folder for folder in sys.path if folder != here)]
+    beside = str(Path(reference).absolute().parent)
+    if beside not in sys.path:
+        sys.path.append(beside)
     try:
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=False)
     except Exception as error:  # a trusted pickle may raise anything
-        raise InputError(f"{reference}: cannot be unpickled: {factory.first_sentence(error)}") from error
+        raise InputError(
+            f"{reference}: cannot be unpickled: {factory.first_sentence(error)}{_of_a_script(str(error))}"
+        ) from error
+
+
+class _Inert:
+    """An object of a file that is not read: it keeps nothing and runs nothing."""
+
+    def __init__(self, *_: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
+
+
+def _inert() -> list[Any]:
+    """What training scripts keep beside weights: settings, paths and numbers. Their classes are not imported.
+
+    A namespace keeps its values, for `hyper_parameters`.
+    """
+    import argparse
+
+    return [argparse.Namespace, *((_Inert, name) for name in _INERT)]
+
+
+def _of_a_script(message: str) -> str:
+    """What to do for a class that was defined in the script that saved the file; else ''."""
+    if "__main__" not in message:
+        return ""
+    return (
+        ". The network's class was defined in the script that saved the file: save model.state_dict() there, and name "
+        f"the class, {setting('model', 'package.module:Class')}"
+    )
 
 
 def _refused_global(message: str) -> str:
