@@ -44,7 +44,7 @@ class TestBrokenFiles:
 
     def test_folder(self, cli):
         (cli.folder / "run1").mkdir()
-        cli.refuses(3, "run1 is a folder", "a checkpoint is one file", arguments=export("run1"))
+        cli.refuses(3, "run1 is a folder without the config.json", "a checkpoint is one file", arguments=export("run1"))
 
     @pytest.mark.parametrize("name", ["net.safetensors", "net.pt", "net.pt2"])
     def test_empty(self, cli, name):

@@ -1,6 +1,7 @@
 """Every kind of checkpoint keeps the promises of a source; inputs and outputs of any number, name and dtype."""
 
 import importlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -58,6 +59,8 @@ MAKERS = {
     "whole module": whole_module,
     "bare pickle": legacy,
 }
+# sources with tests of their own, which run the same conformance
+ELSEWHERE = {"pretrained": "test_pretrained.py", "timm": "test_libraries.py", "torchvision": "test_libraries.py"}
 SUFFIXES = {"safetensors": "safetensors", "exported_program": "pt2"}
 
 
@@ -75,7 +78,10 @@ def made(module, kind, folder):
 
 
 def test_every_source_is_checked():
-    assert set(SOURCES) <= set(MAKERS)
+    assert set(SOURCES) <= {*MAKERS, *ELSEWHERE}
+    for name, file in ELSEWHERE.items():
+        text = (Path(__file__).parent / file).read_text()
+        assert name in SOURCES and "source_conformance.check(" in text and f'"{name}"' in text
 
 
 @pytest.mark.parametrize("kind", MAKERS)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Colour = Literal["rgb", "bgr"]
 Layout = Literal["nchw", "nhwc"]
-Interpolation = Literal["bilinear", "bicubic", "nearest"]
+Interpolation = Literal["bilinear", "bicubic", "nearest", "lanczos", "box", "hamming"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ class Preprocessing:
     colour         order of the channels that the network sees
     layout         order of the axes that the network sees
     size           (height, width) of a crop from the middle; None: images have their size already
-    resize         length of the shorter side before that; None: the shortest that covers `size`
+    resize         length of the shorter side before that, or (height, width), which do not keep the proportions; None:
+                   the shortest side that covers `size`
     interpolation  of the resizing (Pillow's, which widens its kernel where it shrinks: antialias)
     """
 
@@ -45,7 +46,7 @@ class Preprocessing:
     colour: Colour = "rgb"
     layout: Layout = "nchw"
     size: tuple[int, int] | None = None
-    resize: int | None = None
+    resize: int | tuple[int, int] | None = None
     interpolation: Interpolation = "bilinear"
 
     def __post_init__(self) -> None:
@@ -63,7 +64,11 @@ class Preprocessing:
                 raise InputError(f"{name} {value!r}: {' or '.join(choices)}{did_you_mean(value, choices)}")
         if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
             raise InputError(f"size is a height and a width in pixels, not {self.size}")
-        if self.resize is not None and self.resize < max(self.size or (1, 1)):
+        sides = (self.resize,) * 2 if isinstance(self.resize, int) else self.resize
+        needed = self.size or (1, 1)
+        if isinstance(self.resize, int):  # the shorter side may become either
+            needed = (max(needed),) * 2
+        if sides is not None and (len(sides) != 2 or sides[0] < needed[0] or sides[1] < needed[1]):
             raise InputError(f"resize {self.resize} leaves images smaller than the size {self.size}")
 
     @property
@@ -112,12 +117,15 @@ class Preprocessing:
         from PIL.Image import Resampling
 
         height, width = self.size
-        share = (
-            self.resize / min(image.width, image.height)
-            if self.resize
-            else max(width / image.width, height / image.height)
-        )
-        wanted = max(width, round(image.width * share)), max(height, round(image.height * share))
+        if isinstance(self.resize, tuple):
+            wanted = self.resize[1], self.resize[0]
+        elif self.resize:
+            # the longer side is cut to whole pixels, as in torchvision and transformers
+            short = min(image.width, image.height)
+            wanted = image.width * self.resize // short, image.height * self.resize // short
+        else:
+            share = max(width / image.width, height / image.height)
+            wanted = max(width, round(image.width * share)), max(height, round(image.height * share))
         if wanted != image.size:
             image = image.resize(wanted, getattr(Resampling, self.interpolation.upper()))
         left, top = (image.width - width) // 2, (image.height - height) // 2
@@ -152,7 +160,8 @@ class Preprocessing:
             if fields.get("size") is not None:
                 fields["size"] = tuple(int(v) for v in value["size"])
             if fields.get("resize") is not None:
-                fields["resize"] = int(value["resize"])
+                sides = value["resize"]
+                fields["resize"] = tuple(int(v) for v in sides) if isinstance(sides, list | tuple) else int(sides)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"preprocessing needs numbers under 'mean' and 'std', a list with one a channel or one for all, got "

@@ -243,7 +243,8 @@ def source(reference: str | Path) -> Source:
     path = Path(reference)
     if path.is_dir():
         raise InputError(
-            f"{path} is a folder without config.json; a checkpoint is one file, or a folder that save_pretrained wrote"
+            f"{path} is a folder without the config.json of a model; a checkpoint is one file, or a folder that "
+            "save_pretrained wrote"
         )
     file_kind.read(path, "checkpoint")
     file_kind.refuse(path, "checkpoint")

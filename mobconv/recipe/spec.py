@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PrivateAttr, WithJsonSchema
 
-from mobconv.data.preprocessing import Preprocessing, raw
+from mobconv.data.preprocessing import Interpolation, Preprocessing, raw
 from mobconv.errors import UsageError, did_you_mean, setting
 from mobconv.recipe import layer_rules
 from mobconv.recipe.braces import expand
@@ -49,10 +49,11 @@ class PreprocessingSpec(StrictModel):
     range: list[float] = Field(default=[0.0, 1.0], description="what pixels of 0 and 255 are mapped onto first")
     colour: Literal["rgb", "bgr"] = Field(default="rgb", description="order of the network's channels")
     size: list[int] | None = Field(default=None, description="height and width that images are cropped to")
-    resize: int | None = Field(default=None, description="length of the shorter side before the crop")
-    interpolation: Literal["bilinear", "bicubic", "nearest"] = Field(
-        default="bilinear", description="how images are resized"
+    resize: int | list[int] | None = Field(
+        default=None,
+        description="length of the shorter side before the crop; or [height, width], where proportions are not kept",
     )
+    interpolation: Interpolation = Field(default="bilinear", description="how images are resized")
 
 
 class Recipe(StrictModel):

@@ -32,7 +32,7 @@ def check(
 ) -> None:
     """Check every promise of checkpoint.Source. Raises AssertionError.
 
-    scratch: a folder for a changed copy, where the reference is a file.
+    scratch: a folder for a changed copy, where the reference is a file or a folder of files.
     """
     options = options or Options()
     check_accepts(source, reference, scratch, others)
@@ -59,12 +59,19 @@ def check_fingerprint(source: Source, reference: str, scratch: Path, options: Op
     fingerprint = source.fingerprint(reference, options)
     assert fingerprint == source.fingerprint(reference, options)
     assert fingerprint.sha256 == source.load(reference, options).sha256
-    if Path(reference).is_file():
-        content = bytearray(Path(reference).read_bytes())
+    path = Path(reference)
+    if not path.exists():  # a name
+        return
+    copy = scratch / f"changed{path.suffix}"
+    (shutil.copytree if path.is_dir() else shutil.copy)(path, copy)
+    for part in sorted(copy.iterdir()) if path.is_dir() else [copy]:
+        before = part.read_bytes()
+        content = bytearray(before)
         content[len(content) // 2] ^= 1
-        changed = scratch / f"changed{Path(reference).suffix}"
-        changed.write_bytes(content)
-        assert source.fingerprint(str(changed), options).sha256 != fingerprint.sha256
+        part.write_bytes(content)
+        assert source.fingerprint(str(copy), options).sha256 != fingerprint.sha256, part
+        part.write_bytes(before)
+    assert source.fingerprint(str(copy), options).sha256 == fingerprint.sha256  # of the content alone
 
 
 def check_outputs(source: Source, reference: str, module: torch.nn.Module, options: Options) -> None:

@@ -6,6 +6,7 @@ object.
 """
 
 SOURCES = {
+    "pretrained": "mobconv.model.sources.pretrained",
     "safetensors": "mobconv.model.sources.safetensors",
     "exported_program": "mobconv.model.sources.exported_program",
     "torchscript": "mobconv.model.sources.torchscript",
