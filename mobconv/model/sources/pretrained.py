@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mobconv.errors import BackendError, InputError, UsageError, setting
-from mobconv.model import factory, image_processor
+from mobconv.model import factory, image_processor, library
 from mobconv.model.checkpoint import Checkpoint, Fingerprint, Options, complete
 
 if TYPE_CHECKING:
@@ -321,7 +321,7 @@ def _labels(module: Any) -> list[str]:
     labels = [str(names[key]) for key in sorted(names)]
     if sorted(names) != list(range(len(names))) or labels == [f"LABEL_{number}" for number in range(len(names))]:
         return []
-    return labels
+    return library.unique(labels)
 
 
 def _of_config(config: Any, names: tuple[str, ...]) -> Any:
