@@ -62,16 +62,16 @@ class Recipe(StrictModel):
     checkpoint: str = Field(
         description="trained weights: a path, relative to the recipe's folder, or hf:NAME, timm:NAME, torchvision:NAME"
     )
+    model: str | None = Field(
+        default=None, description="package.module:factory that builds the network, where the file does not say"
+    )
+    arguments: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the factory")
     weights: str | None = Field(
         default=None, description="file with the weights of a network by name, relative to the recipe's folder"
     )
     key: str | None = Field(
         default=None, description="which of several states in the file, such as model_ema; default: as trained"
     )
-    model: str | None = Field(
-        default=None, description="package.module:factory that builds the network, where the file does not say"
-    )
-    arguments: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the factory")
     input_shape: list[Annotated[int, Field(ge=1)]] | None = Field(
         default=None, min_length=2, description="shape of one input, batch 1"
     )

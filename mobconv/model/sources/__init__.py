@@ -6,11 +6,11 @@ object.
 """
 
 SOURCES = {
-    "pretrained": "mobconv.model.sources.pretrained",
-    "timm": "mobconv.model.sources.timm",
-    "torchvision": "mobconv.model.sources.torchvision",
     "safetensors": "mobconv.model.sources.safetensors",
     "exported_program": "mobconv.model.sources.exported_program",
     "torchscript": "mobconv.model.sources.torchscript",
     "torch_save": "mobconv.model.sources.torch_save",
+    "pretrained": "mobconv.model.sources.pretrained",
+    "timm": "mobconv.model.sources.timm",
+    "torchvision": "mobconv.model.sources.torchvision",
 }

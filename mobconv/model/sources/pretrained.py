@@ -227,9 +227,9 @@ def _architecture(config: Mapping[str, Any], reference: str) -> Any:
     name = names[0] if isinstance(names, list) and names else None
     if not isinstance(name, str):
         raise InputError(f"{reference}: {_CONFIG} does not name the network's class under 'architectures'")
-    found = getattr(transformers, name, None) if name.isidentifier() else None
-    if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
-        return found
+    architecture = getattr(transformers, name, None) if name.isidentifier() else None
+    if isinstance(architecture, type) and issubclass(architecture, transformers.PreTrainedModel):
+        return architecture
     if config.get("auto_map"):
         raise InputError(
             f"{reference}: its class {name} is code beside the weights, which is not run. Import it yourself: give the "
