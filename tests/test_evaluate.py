@@ -9,9 +9,9 @@ from support import CHECKPOINT, DATA
 
 from mobconv.data.labelled import Images
 from mobconv.errors import InputError
-from mobconv.evaluate import inference, input_spec
+from mobconv.evaluate import class_names, inference, input_spec
 from mobconv.evaluate.output_error import OutputDeviation, output_error
-from mobconv.evaluate.tasks.classification import check_class_names, ranks, task
+from mobconv.evaluate.tasks.classification import ranks, task
 
 
 def images(height=8, width=8, labels=(0, 1), names=()):
@@ -201,16 +201,41 @@ def test_equal_outputs_are_no_right_answers():
         (("cat", "dog"), ("Cat", "dog "), ""),
         (("cat", "dog"), (), ""),
         (("a", "b", "c"), ("a", "b"), ""),
-        (("cat", "dog"), ("dog", "cat"), "in another order"),
         (("cat", "dog"), ("cat", "bird"), "of other classes"),
         (("0", "1", "2"), ("cat", "dog"), "of other classes"),
         (("tench", "goldfish"), ("n01440764", "n01443537"), "warning"),
     ],
 )
 def test_names_of_classes(labels, names, end):
-    held = images(names=names)
+    data = images(names=names)
     if end in ("", "warning"):
-        assert bool(check_class_names(held, labels, "the file")) == (end == "warning")
+        same, doubt = class_names.match(data, labels, len(labels), "the file")
+        assert bool(doubt) == (end == "warning") and same.labels is data.labels
         return
     with pytest.raises(InputError, match=end):
-        check_class_names(held, labels, "the file")
+        class_names.match(data, labels, len(labels), "the file")
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "numbers"),
+    [
+        (("cat", "dog"), ("dog", "cat"), [1, 0, 1]),
+        (("ant", "bee", "cat", "dog"), ("Dog", "bee "), [3, 1, 3]),
+        (("ant", "bee", "cat", "dog"), ("3", "0"), [3, 0, 3]),  # folders named by the numbers of outputs
+        ((), ("7", "2"), [7, 2, 7]),
+        ((), tuple("0123456789"), [0, 1, 0]),
+    ],
+)
+def test_classes_are_found_by_their_names(labels, names, numbers):
+    """A subset of the classes, and another order of them, get the labels of their outputs."""
+    data = images(labels=[0, 1, 0], names=names)
+    matched, doubt = class_names.match(data, labels, len(labels) or 10, "the file")
+    assert matched.labels.tolist() == numbers and doubt == ""
+    assert bool(matched.notes) == (numbers != [0, 1, 0])
+    assert matched.sha256 == data.sha256 and matched.pixels is data.pixels
+
+
+def test_a_subset_without_any_names_is_doubted():
+    data = images(labels=[0, 1, 0], names=("cat", "dog"))
+    same, doubt = class_names.match(data, (), 10, "the file")
+    assert same is data and "in order" in doubt and "10 outputs" in doubt

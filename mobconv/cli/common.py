@@ -35,10 +35,21 @@ PreprocessingOption = Annotated[
         "--preprocessing",
         metavar="JSON",
         help='normalisation of pixels: {"mean": [..], "std": [..]}, for each channel or one for all, in units of 0..1 '
-        'pixels, with "range", "colour", "size" where they matter; a file with such JSON; or `raw` for pixels of 0 to '
-        "255 as they are",
+        'pixels, with "range", "colour", "size" where they matter; a file with such JSON; `imagenet` for ImageNet\'s '
+        "mean and std; or `raw` for pixels of 0 to 255 as they are",
     ),
 ]
+Labels = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        metavar="FILE",
+        help="names of the classes, in the order of the outputs: one a line, or JSON (a list, or id2label); `none` for "
+        "no names. Default: those of the checkpoint, else of the data",
+    ),
+]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="leave out images that cannot be decoded, and count them")]
+DATA = "parquet file, folder of images by class, CSV file of paths and labels, or hub name"
 TrustPickle = Annotated[
     bool, typer.Option("--trust-pickle", help="load pickles that run code: only from people you trust")
 ]
@@ -57,12 +68,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="print JSON in place of a t
 
 def preprocessing_from(text: str | None, option: str = "--preprocessing") -> Preprocessing | None:
     """Parse --preprocessing, or another option of its kind. Raises UsageError or InputError."""
-    from mobconv.data.preprocessing import Preprocessing, raw
+    from mobconv.data.preprocessing import NAMES, Preprocessing, named
 
     if text is None:
         return None
-    if text == "raw":
-        return raw()
+    if text in NAMES:
+        return named(text)
     if not text.lstrip().startswith("{"):
         try:
             text = Path(text).read_text()
@@ -91,6 +102,7 @@ def load_checkpoint(
     trust_pickle: bool,
     key: str | None = None,
     weights: Path | None = None,
+    labels: str | None = None,
 ) -> Checkpoint:
     """Load a checkpoint with the options of the command line, and print its notes on stderr."""
     from mobconv.model.loading import load
@@ -105,6 +117,7 @@ def load_checkpoint(
         preprocessing=preprocessing_from(preprocessing),
         key=key,
         weights=weights,
+        labels=labels,
         trust_pickle=trust_pickle,
     )
     for note in loaded.notes:

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mobconv.cli.common import (
+    DATA,
     AsJson,
     InputShape,
     Key,
+    Labels,
     Model,
     ModelArg,
     PreprocessingOption,
+    SkipBad,
     TrustPickle,
     Weights,
     load_checkpoint,
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
 def command(
     checkpoint: Annotated[str, typer.Argument(help="what the file was made from, as for `mobconv export`")],
     artifact: Annotated[Path, typer.Argument(help="an .onnx, .tflite, .mlpackage or .mlmodel, of any tool")],
-    data: Annotated[str, typer.Option("--data", help="parquet file, folder of images by class, or hub name")],
+    data: Annotated[str, typer.Option("--data", help=DATA)],
     limit: Annotated[int | None, typer.Option("--images", min=1, help="number of images, the first ones")] = None,
     stated_input: Annotated[
         str | None,
@@ -48,6 +51,8 @@ def command(
     preprocessing: PreprocessingOption = None,
     key: Key = None,
     weights: Weights = None,
+    labels: Labels = None,
+    skip_bad: SkipBad = False,
     trust_pickle: TrustPickle = False,
     as_json: AsJson = False,
 ) -> int:
@@ -60,7 +65,7 @@ def command(
 
     if not artifact.exists():
         raise InputError(f"{artifact}: no such file or folder")
-    loaded = load_checkpoint(checkpoint, model, model_arg, input_shape, preprocessing, trust_pickle, key, weights)
+    loaded = load_checkpoint(checkpoint, model, model_arg, input_shape, preprocessing, trust_pickle, key, weights, labels)
     with render.stages() as stage:
         comparison = compare(
             loaded,
@@ -68,6 +73,7 @@ def command(
             data,
             takes=preprocessing_from(stated_input, "--takes"),
             samples=limit,
+            skip_bad=skip_bad,
             say=stage,
             checkpoint_options=_checkpoint_options(model, model_arg, input_shape, trust_pickle, key, weights),
         )

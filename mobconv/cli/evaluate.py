@@ -7,14 +7,16 @@ from typing import Annotated
 
 import typer
 
-from mobconv.cli.common import AsJson, PreprocessingOption, preprocessing_from, say
+from mobconv.cli.common import DATA, AsJson, Labels, PreprocessingOption, SkipBad, preprocessing_from, say
 
 
 def command(
     artifact: Annotated[Path, typer.Argument(help="an .onnx, .tflite, .mlpackage or .mlmodel, ours or not")],
-    data: Annotated[str, typer.Option("--data", help="parquet file, folder of images by class, or hub name")],
+    data: Annotated[str, typer.Option("--data", help=DATA)],
     limit: Annotated[int | None, typer.Option("--images", min=1, help="take the first so many images")] = None,
     preprocessing: PreprocessingOption = None,
+    labels: Labels = None,
+    skip_bad: SkipBad = False,
     threads: Annotated[int, typer.Option("--threads", min=0, help="threads of the runtime; 0 for all cores")] = 0,
     as_json: AsJson = False,
 ) -> int:
@@ -24,7 +26,17 @@ def command(
     from mobconv.common.text import plural, size
     from mobconv.pipeline.evaluation import evaluate
 
-    figures = evaluate(artifact, data, samples=limit, preprocessing=preprocessing_from(preprocessing), threads=threads)
+    figures = evaluate(
+        artifact,
+        data,
+        samples=limit,
+        preprocessing=preprocessing_from(preprocessing),
+        labels=labels,
+        skip_bad=skip_bad,
+        threads=threads,
+    )
+    for note in figures.notes:
+        say(f"{data}: {note}")
     for warning in figures.warnings:
         say(f"warning: {warning}")
     if as_json:
@@ -32,7 +44,8 @@ def command(
         return 0
     metric = figures.metric
     print(f"{figures.artifact} ({figures.cell or 'not made by mobconv'})")
-    print(f"  {metric.name:<8} {metric.text(figures.score)}  of {plural(figures.samples, 'sample')}")
+    left_out = f", {figures.skipped:,} left out" if figures.skipped else ""
+    print(f"  {metric.name:<8} {metric.text(figures.score)}  of {plural(figures.samples, 'sample')}{left_out}")
     for name, value in figures.metrics.items():
         print(f"  {name:<8} {metric.text(value)}")
     print(f"  size     {size(figures.file_bytes)}")

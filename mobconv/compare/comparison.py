@@ -17,10 +17,10 @@ from mobconv.compare.probe import ProbeResult
 from mobconv.compare.waterfall import LossStep, preprocessing_of, run_waterfall
 from mobconv.data import labelled
 from mobconv.data.preprocessing import Preprocessing
-from mobconv.evaluate import input_spec, tasks
+from mobconv.evaluate import class_names, input_spec, tasks
 from mobconv.evaluate.tasks import Metric
-from mobconv.evaluate.tasks.classification import check_class_names
 from mobconv.model.checkpoint import Checkpoint
+from mobconv.model.labels import classes
 from mobconv.model.loading import load
 from mobconv.pipeline.artifact import Artifact, open_artifact
 from mobconv.pipeline.measure import feed_of
@@ -125,6 +125,7 @@ def compare(
     takes: Preprocessing | None = None,
     samples: int | None = None,
     task: str = "classification",
+    skip_bad: bool = False,
     say: Callable[[str], None] = lambda text: None,
     checkpoint_options: Sequence[str] = (),
 ) -> Comparison:
@@ -132,9 +133,9 @@ def compare(
 
     checkpoint: that the file was made from, loaded or a reference; artifact: of any tool; data: a parquet file, a
     folder of images by class, or a name on the hub; takes: what the file's caller does to pixels, where the file does
-    not say it; samples: how many are taken, the first ones, None for all; task: a name of evaluate.tasks.TASKS; say:
-    called with a line when a long step begins; checkpoint_options: words of the command line that say how the
-    checkpoint is loaded, for the command to paste.
+    not say it; samples: how many are taken, the first ones, None for all; task: a name of evaluate.tasks.TASKS;
+    skip_bad: leave out images that cannot be decoded; say: called with a line when a long step begins;
+    checkpoint_options: words of the command line that say how the checkpoint is loaded, for the command to paste.
 
     Raises UsageError for a checkpoint without preprocessing, and for `takes` where the file normalises inside;
     InputError for a file or data that cannot be read, or do not fit, and for a file of another network; BackendError
@@ -146,10 +147,14 @@ def compare(
         network = preprocessing_of(loaded)
         expected = opened.image_input(takes, network, "takes")
         say("data")
-        images = labelled.load(data, samples, network.fit)
+        images = labelled.load(data, samples, network.fit, network.channels, skip_bad)
         input_spec.check_image_size(images, expected.preprocessing, opened.inputs[0], str(path))
-        labels = opened.labels or loaded.labels
-        doubt = check_class_names(images, labels, str(path)) if task == "classification" else ""
+        doubt = ""
+        if task == "classification":
+            outputs = classes({spec.name: spec.shape for spec in opened.outputs})
+            images, doubt = class_names.match(images, opened.labels or loaded.labels, outputs, str(path))
+        for note in images.notes:
+            say(f"{data}: {note}")
         feed = feed_of(opened, expected.preprocessing)
         waterfall = run_waterfall(loaded, path, images, feed, the_task, say=say)
         try:

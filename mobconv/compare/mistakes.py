@@ -14,12 +14,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mobconv.data.preprocessing import Preprocessing
+from mobconv.data.preprocessing import IMAGENET, Preprocessing
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
-
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of most networks of torchvision and timm
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,44 +1,37 @@
-"""Labelled images from a parquet file, a folder of images by class, or a data set of the Hugging Face hub.
-
-`datasets` reads all three: it decodes images and knows the columns' types.
-"""
+"""Labelled images, decoded: from a parquet file, a folder of images by class, a CSV file of paths, or the hub."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
-import logging
-import tempfile
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mobconv.common import file_kind
+from mobconv.common.text import plural
+from mobconv.data import folder, hub, listing, table
+from mobconv.data.encoded import EncodedImages
+from mobconv.data.images import Fit, decode
 from mobconv.errors import InputError, setting
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from PIL.Image import Image
-
-_SPLITS = ("test", "validation", "train")
-_GROUPS = ("scan", "scan_id", "group", "patient", "subject", "scene", "video")  # columns, see Images.groups
 
 
 @dataclass(frozen=True, eq=False)
 class Images:
     """Images and their labels.
 
-    source  as the user named it
-    pixels  (N, H, W, 3) uint8, RGB; labels: (N,) int64, from 0
-    names   of the classes, empty where the data has none
-    sha256  over pixels and labels
-    groups  (N,) int64, equal for images that depend on each other (of one scan, patient or scene); None where the data
-            has no such column
+    source   as the user named it
+    pixels   (N, H, W, C) uint8, RGB where C is 3; labels: (N,) int64, from 0
+    names    of the classes, empty where the data has none
+    sha256   over pixels and labels
+    groups   (N,) int64, equal for images that depend on each other (of one scan, patient or scene); None where the data
+             has no such column
+    split    that was read, empty where the data has none
+    skipped  number of images that were left out, as they cannot be decoded
+    notes    what was chosen or left out, as sentences
     """
 
     source: str
@@ -47,131 +40,122 @@ class Images:
     names: tuple[str, ...]
     sha256: str
     groups: NDArray[np.int64] | None = None
+    split: str = ""
+    skipped: int = 0
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
 
 
-def load(source: str, limit: int | None = None, fit: Callable[[Image], Image] | None = None) -> Images:
+def load(
+    source: str, limit: int | None = None, fit: Fit | None = None, channels: int = 3, skip_bad: bool = False
+) -> Images:
     """Read and decode labelled images.
 
-    source: path of a parquet file or folder, or a name on the hub; limit: take the first so many images; fit: applied
-    to each image (see Preprocessing.fit). Raises InputError where the data cannot be read, has no image or label
-    column, or has images of several sizes.
+    source: path of a parquet file, a CSV file or a folder, or a name on the hub; limit: take the first so many images;
+    fit: applied to each image (see Preprocessing.fit); channels: see `images.decode`; skip_bad: leave out images that
+    cannot be decoded, and count them. Raises InputError where the data cannot be read, has no image or label column, an
+    image cannot be decoded, or images have several sizes.
     """
-    with tempfile.TemporaryDirectory(prefix="mobconv-data-") as cache, _quiet():
-        rows = _open(source, cache)
-        if limit is not None:
-            rows = rows.select(range(min(limit, len(rows))))
-        if not len(rows):
-            raise InputError(f"{source}: no images in it")
-        image, label = _columns(rows, source)
-        labels = _labels(rows, label, source)
-        pixels = _pixels(rows, image, source, fit)
-        groups = _groups(rows)
-        names = tuple(getattr(rows.features[label], "names", None) or ())
+    encoded = _open(source)
+    count = len(encoded.labels) if limit is None else min(limit, len(encoded.labels))
+    labels = _labels(encoded.labels[:count], source)
+    pixels, kept, notes = _pixels(encoded, count, source, fit, channels, skip_bad)
+    labels = labels[kept]
+    groups = None
+    if encoded.groups is not None:
+        groups = np.unique([str(value) for value in encoded.groups[:count]], return_inverse=True)[1].astype(np.int64)
+        groups = groups[kept]
     digest = hashlib.sha256(np.ascontiguousarray(pixels).tobytes() + labels.astype("<i8").tobytes())
-    return Images(source, pixels, labels, names, digest.hexdigest(), groups)
+    return Images(
+        source,
+        pixels,
+        labels,
+        encoded.names,
+        digest.hexdigest(),
+        groups,
+        encoded.split,
+        count - len(kept),
+        (*encoded.notes, *notes),
+    )
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the progress bars of `datasets`, and its logs of errors that it raises as well."""
-    import datasets
-
-    bars = datasets.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logging.disable(before)
-        if bars:
-            datasets.enable_progress_bars()
+def class_names(source: str) -> tuple[str, ...]:
+    """Names of a data set's classes, without decoding it; empty where it has none. Raises InputError as `load`."""
+    return _open(source).names
 
 
-def _open(source: str, cache: str) -> Dataset:
-    import datasets
-    from pyarrow import parquet
-
+def _open(source: str) -> EncodedImages:
     path = Path(source)
-    try:
-        if path.is_dir():
-            splits = datasets.load_dataset("imagefolder", data_dir=str(path), cache_dir=cache)
-        elif path.exists():
-            if path.suffix != ".parquet":
-                raise InputError(f"{source}: data is a .parquet file, a folder of images by class, or a hub name")
-            if not path.stat().st_size:
-                raise InputError(f"{source} is empty: 0 bytes")
-            file_kind.refuse(path, "parquet file")
-            if not parquet.read_metadata(path).num_rows:
-                raise InputError(f"{source}: no images in it, the table has no rows")
-            splits = datasets.load_dataset("parquet", data_files=str(path), cache_dir=cache)
-        elif path.suffix or source.count("/") != 1 or source.startswith((".", "/")):
-            raise InputError(f"{source}: no such file or folder")
-        else:
-            splits = datasets.load_dataset(source)
-    except InputError:
-        raise
-    except Exception as error:  # datasets raises its own, pyarrow's, OSError and requests' errors
-        cause = error.__cause__ or error
-        text = str(cause).strip().partition("\n")[0] or type(cause).__name__
-        if "corresponds to no data" in text:
-            raise InputError(f"{source}: no images in it") from error
-        here = "" if path.exists() else "no such file or folder here, and from the Hugging Face hub it "
-        raise InputError(f"{source}: {here}cannot be read as a data set: {text}") from error
-    split = next((name for name in _SPLITS if name in splits), next(iter(splits)))
-    return splits[split]
+    if path.is_dir():
+        return folder.read(path)
+    if path.exists():
+        if path.suffix in listing.SUFFIXES:
+            return listing.read(path)
+        if path.suffix != ".parquet":
+            raise InputError(
+                f"{source}: data is a .parquet file, a folder of images by class, a .csv file of paths and labels, or "
+                "a hub name"
+            )
+        return table.read(path)
+    if path.suffix or source.count("/") != 1 or source.startswith((".", "/")):
+        raise InputError(f"{source}: no such file or folder")
+    return hub.read(source)
 
 
-def _columns(rows: Dataset, source: str) -> tuple[str, str]:
-    import datasets
-
-    images = [name for name, kind in rows.features.items() if isinstance(kind, datasets.Image)]
-    if not images:
-        raise InputError(f"{source}: no column of images (it has {', '.join(rows.features)})")
-    labels = [name for name, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)]
-    labels += [name for name in ("label", "labels", "fine_label") if name in rows.features and name not in labels]
-    if not labels:
-        raise InputError(
-            f"{source}: no labels. A parquet file needs a column `label`; a folder of images, one folder for each class"
-        )
-    return images[0], labels[0]
+def _labels(values: Sequence[Any], source: str) -> NDArray[np.int64]:
+    for position, value in enumerate(values):
+        if not isinstance(value, int):
+            raise InputError(f"{source}: row {position} has label {value!r}; labels are whole numbers from 0")
+        if not 0 <= value < 1 << 31:
+            raise InputError(f"{source}: row {position} has label {value}; labels start at 0")
+    return np.asarray(values, np.int64)
 
 
-def _labels(rows: Dataset, column: str, source: str) -> NDArray[np.int64]:
-    values = rows[column][:]
-    if any(not isinstance(value, int) for value in values):
-        position = next(i for i, value in enumerate(values) if not isinstance(value, int))
-        raise InputError(f"{source}: row {position} has label {values[position]!r}; labels are whole numbers from 0")
-    labels = np.asarray(values, np.int64)
-    if labels.min() < 0:
-        raise InputError(f"{source}: row {int(labels.argmin())} has label {labels.min()}; labels start at 0")
-    return labels
-
-
-def _groups(rows: Dataset) -> NDArray[np.int64] | None:
-    """The group of each image, as a number."""
-    column = next((name for name in _GROUPS if name in rows.features), None)
-    if column is None:
-        return None
-    return np.unique([str(value) for value in rows[column][:]], return_inverse=True)[1].astype(np.int64)
-
-
-def _pixels(rows: Dataset, column: str, source: str, fit: Callable[[Image], Image] | None) -> NDArray[np.uint8]:
-    decoded: list[NDArray[Any]] = []
-    for position in range(len(rows)):
+def _pixels(
+    encoded: EncodedImages, count: int, source: str, fit: Fit | None, channels: int, skip_bad: bool
+) -> tuple[NDArray[np.uint8], list[int], list[str]]:
+    """Decoded images, the positions of those that could be decoded, and a note on those that could not."""
+    pixels = np.empty((0, 0, 0, channels), np.uint8)
+    kept: list[int] = []
+    bad: list[str] = []
+    for position, (name, content) in enumerate(encoded.read(count)):
         try:
-            image = rows[position][column].convert("RGB")
-            decoded.append(np.asarray(fit(image) if fit else image))
-        except Exception as error:  # Pillow raises several types for a broken image
-            raise InputError(f"{source}: image {position} cannot be decoded: {error}") from error
-        if decoded[-1].shape != decoded[0].shape:
-            sizes = f"{decoded[0].shape[1]}x{decoded[0].shape[0]} and {decoded[-1].shape[1]}x{decoded[-1].shape[0]}"
+            if isinstance(content, Exception):
+                raise content
+            image = decode(content, channels, fit)
+        except InputError as error:
+            bad.append(f"{name} cannot be decoded: {error.text}")
+            if not skip_bad:
+                raise InputError(
+                    f"{bad[0]}. Remove or replace it, or leave such images out: {setting('skip_bad', True)}"
+                ) from error
+            continue
+        if not kept:
+            pixels = _room(count, image.shape, source)
+        if image.shape != pixels.shape[1:]:
+            sizes = " and ".join(f"{width}x{height}" for height, width in (pixels.shape[1:3], image.shape[:2]))
             raise InputError(
                 f"{source}: images of {sizes} in one set; resize them to what the network takes, or say how: "
                 f'{setting("preprocessing")} with "size": [height, width]'
             )
-    return np.stack(decoded)
+        pixels[len(kept)] = image
+        kept.append(position)
+    if not kept:
+        raise InputError(
+            f"{source}: no images in it that can be decoded: {bad[0]}" if bad else f"{source}: no images in it"
+        )
+    notes = [f"left out {plural(len(bad), 'image')} of {count}, such as {bad[0]}"] if bad else []
+    return pixels[: len(kept)], kept, notes
+
+
+def _room(count: int, shape: tuple[int, ...], source: str) -> NDArray[np.uint8]:
+    """An array for all images. Raises InputError where they would not fit into this machine's memory."""
+    size = count * int(np.prod(shape))
+    if size > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2:
+        raise InputError(
+            f"{source}: {count} images of {shape[1]}x{shape[0]} would take {size >> 30} GB of memory, more than half "
+            f'of what this machine has; take fewer, or say {setting("preprocessing")} with "size": [height, width]'
+        )
+    return np.empty((count, *shape), np.uint8)

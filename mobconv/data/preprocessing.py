@@ -1,7 +1,8 @@
 """Preprocessing: from pixels to the tensor that a network was trained on.
 
 Training, the float baseline, the reference and every artifact use the same object, so that no two of them can disagree.
-Pixels are RGB, 0 to 255. They are mapped onto `range`, and the network sees (x - mean) / std.
+Pixels are 0 to 255: RGB, one channel of gray, or RGB and a fourth one. They are mapped onto `range`, and the network
+sees (x - mean) / std.
 
 The same object describes the input of an artifact: one that normalises pixels itself takes raw ones (`raw`).
 """
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 Colour = Literal["rgb", "bgr"]
 Layout = Literal["nchw", "nhwc"]
 Interpolation = Literal["bilinear", "bicubic", "nearest", "lanczos", "box", "hamming"]
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean, std of most networks of torchvision and timm
+_MOST_RESIZED = 1 << 28  # pixels of a resized image, before it is cropped
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,12 @@ class Preprocessing:
         """Whether values of pixels, 0 to 255, stay the same; order of channels and size may change."""
         return self.range == (0.0, 255.0) and {*self.mean} == {0.0} and {*self.std} == {1.0}
 
+    @property
+    def order(self) -> list[int]:
+        """The channel of the pixels that each channel of the network sees: of BGR the first three are turned around."""
+        channels = list(range(self.channels))
+        return channels[2::-1] + channels[3:] if self.colour == "bgr" and self.channels > 2 else channels
+
     def for_channels(self, count: int) -> Preprocessing:
         """The same for images of another number of channels, where all channels share one mean and one std.
 
@@ -99,19 +108,19 @@ class Preprocessing:
         return (mean - np.float32(low)) * unit, std * unit
 
     def __call__(self, pixels: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
-        """Pixels (N, H, W, C), RGB, 0 to 255 -> network input in `layout`, float32, contiguous."""
+        """Pixels (N, H, W, C), RGB where there are three, 0 to 255 -> input in `layout`, float32, contiguous."""
         if pixels.ndim != 4 or pixels.shape[3] != self.channels:
             raise InputError(
                 f"expected images of shape (N, H, W, {self.channels}), got {pixels.shape}: "
                 f"mean and std have {self.channels} channels"
             )
         shift, scale = self.constants()
-        ordered = pixels[..., ::-1] if self.colour == "bgr" else pixels
+        ordered = pixels[..., self.order] if self.colour == "bgr" else pixels
         normalised = (ordered.astype(np.float32) - shift) / scale
         return np.ascontiguousarray(normalised.transpose(0, 3, 1, 2) if self.layout == "nchw" else normalised)
 
     def fit(self, image: Image) -> Image:
-        """Resize and crop an RGB image to `size`; unchanged where that is None."""
+        """Resize and crop an image to `size`; unchanged where that is None. Raises InputError for far too long ones."""
         if self.size is None:
             return image
         from PIL.Image import Resampling
@@ -126,6 +135,8 @@ class Preprocessing:
         else:
             share = max(width / image.width, height / image.height)
             wanted = max(width, round(image.width * share)), max(height, round(image.height * share))
+        if wanted[0] * wanted[1] > _MOST_RESIZED:
+            raise InputError(f"{image.width}x{image.height} pixels would be resized to {wanted[0]}x{wanted[1]} first")
         if wanted != image.size:
             image = image.resize(wanted, getattr(Resampling, self.interpolation.upper()))
         left, top = (image.width - width) // 2, (image.height - height) // 2
@@ -184,6 +195,19 @@ def _for_each_channel(mean: Any, std: Any) -> tuple[tuple[float, ...], tuple[flo
     count = next((len(each) for each in (mean, std) if not isinstance(each, int | float)), 1)
     first, second = ([each] * count if isinstance(each, int | float) else each for each in (mean, std))
     return tuple(float(v) for v in first), tuple(float(v) for v in second)
+
+
+def named(name: str) -> Preprocessing:
+    """A preprocessing by its name: one of NAMES. Raises InputError for another one."""
+    if name not in NAMES:
+        raise InputError(f"no preprocessing has the name {name!r}: {', '.join(NAMES)}{did_you_mean(name, NAMES)}")
+    return Preprocessing(*IMAGENET) if name == "imagenet" else raw()
+
+
+NAMES = {
+    "raw": "pixels of 0 to 255 as they are",
+    "imagenet": "ImageNet's mean and std, as most networks of torchvision and timm have them",
+}
 
 
 def raw(colour: Colour = "rgb", channels: int = 3) -> Preprocessing:

@@ -81,8 +81,10 @@ def expected(
             f"{artifact} does not say how pixels are normalised; add {setting('preprocessing', example)} with the "
             f"network's own figures, or {setting('preprocessing', 'raw')} where the file takes pixels of 0 to 255"
         )
-    if preprocessing.channels == 1 and len(spec.shape) == 4 and 3 in (lengths := (spec.shape[1], spec.shape[3])):
-        preprocessing = preprocessing if 1 in lengths else preprocessing.for_channels(3)
+    if (preprocessing.channels == 1 or preprocessing.untouched) and len(spec.shape) == 4:
+        lengths = (spec.shape[1], spec.shape[3])
+        if preprocessing.channels not in lengths:
+            preprocessing = preprocessing.for_channels(next((n for n in (3, 1, 4) if n in lengths), 3))
     layout = layout_of(spec, preprocessing.channels, artifact)
     return Expected(replace(preprocessing, layout=layout), source, source == _ASSUMED)
 
@@ -102,7 +104,7 @@ def normalising_inside(assumed: Preprocessing) -> list[Preprocessing]:
 def option(preprocessing: Preprocessing) -> str:
     """A preprocessing as the command line takes it, to paste; sizes left out."""
     plain = Preprocessing(preprocessing.mean, preprocessing.std, preprocessing.range, preprocessing.colour)
-    return "raw" if plain == raw() else f"'{json.dumps(plain.to_json())}'"
+    return "raw" if plain == raw(channels=plain.channels) else f"'{json.dumps(plain.to_json())}'"
 
 
 def _recorded(record: Mapping[str, Any], artifact: Path) -> Preprocessing | None:
@@ -152,7 +154,7 @@ def layout_of(spec: TensorSpec, channels: int, artifact: Path) -> Layout:
         if spec.shape[3] == channels:
             return "nhwc"
     raise InputError(
-        f"{artifact} takes inputs of shape {tuple(spec.shape)}; {'RGB ' if channels == 3 else ''}images go in with "
+        f"{artifact} takes inputs of shape {tuple(spec.shape)}; {_colours(channels)} images go in with "
         f"{channels} channels, (N, {channels}, height, width) or (N, height, width, {channels})"
     )
 
@@ -178,8 +180,12 @@ def check_network_input(data: Images, shape: tuple[int, ...], network: str) -> N
 
     A length below 1 stands for any.
     """
-    if len(shape) != 4 or (shape[1] > 0 and shape[1] != data.pixels.shape[3]):
-        raise InputError(f"{network} takes inputs of shape {tuple(shape)}; images go in as RGB, (N, 3, height, width)")
+    channels = data.pixels.shape[3]
+    if len(shape) != 4 or (shape[1] > 0 and shape[1] != channels):
+        raise InputError(
+            f"{network} takes inputs of shape {tuple(shape)}; {_colours(channels)} images go in as (N, {channels}, "
+            "height, width)"
+        )
     height, width = data.pixels.shape[1:3]
     if any(0 < wanted != length for wanted, length in zip(shape[2:], (height, width), strict=True)):
         raise InputError(
@@ -192,7 +198,13 @@ def described(preprocessing: Preprocessing, spec: TensorSpec) -> str:
     """What a file takes, in words."""
     order = "N, " + ("C, H, W" if preprocessing.layout == "nchw" else "H, W, C")
     kind = "an image" if spec.colour and not spec.mean else spec.dtype
-    return f"{kind}, {preprocessing.colour.upper()} ({order}), {in_words(preprocessing)}"
+    colours = preprocessing.colour.upper() if preprocessing.channels == 3 else _colours(preprocessing.channels)
+    return f"{kind}, {colours} ({order}), {in_words(preprocessing)}"
+
+
+def _colours(channels: int) -> str:
+    """The colours of images, in a word or two."""
+    return {1: "gray", 3: "RGB"}.get(channels, f"{channels}-channel")
 
 
 def in_words(preprocessing: Preprocessing) -> str:

@@ -99,8 +99,8 @@ def taking_pixels(
             x = graph.call_function(aten.to.dtype, (x, torch.float32))
         if layout == "nhwc":
             x = graph.call_function(aten.permute.default, (x, [0, 3, 1, 2]))
-        if preprocessing.colour == "bgr" and not native_colour:
-            module.register_buffer(ORDER, torch.arange(preprocessing.channels).flip(0))
+        if preprocessing.order != sorted(preprocessing.order) and not native_colour:
+            module.register_buffer(ORDER, torch.tensor(preprocessing.order))
             x = graph.call_function(aten.index_select.default, (x, 1, graph.get_attr(ORDER)))
         x = graph.call_function(aten.sub.Tensor, (x, graph.get_attr(SHIFT)))
         normalised = graph.call_function(aten.div.Tensor, (x, graph.get_attr(SCALE)))
@@ -115,5 +115,15 @@ def taking_pixels(
     graph.lint()
     module.recompile()
     shape = example.shape if layout == "nchw" else tuple(example.shape[axis] for axis in (0, 2, 3, 1))
-    colour = preprocessing.colour if native_colour else "rgb"
+    colour = colour_space(preprocessing, native_colour)
     return replace(program, module=module, example={name: np.zeros(shape, dtype)}, image=colour, labels=tuple(labels))
+
+
+def colour_space(preprocessing: Preprocessing, native_colour: bool) -> str:
+    """The colour space of a file's image: 'gray', 'rgb' or 'bgr'; 'other' for a number of channels that has none.
+
+    native_colour: the file takes BGR where the network does.
+    """
+    if preprocessing.channels == 3:
+        return preprocessing.colour if native_colour else "rgb"
+    return "gray" if preprocessing.channels == 1 else "other"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mobconv.data.preprocessing import Preprocessing
+from mobconv.data.preprocessing import Preprocessing, named
 from mobconv.model import checkpoint
 from mobconv.model.checkpoint import Checkpoint, Options
+from mobconv.model.labels import read as read_labels
 
 
 def load(
@@ -17,9 +19,10 @@ def load(
     model: str | None = None,
     arguments: Mapping[str, Any] | None = None,
     input_shape: Sequence[int] | None = None,
-    preprocessing: Preprocessing | Mapping[str, Any] | None = None,
     key: str | None = None,
     weights: Path | str | None = None,
+    preprocessing: Preprocessing | Mapping[str, Any] | str | None = None,
+    labels: Sequence[str] | Path | str | None = None,
     trust_pickle: bool = False,
 ) -> Checkpoint:
     """Load a checkpoint of any kind: safetensors, a state dict, an exported program, TorchScript, a folder of
@@ -27,15 +30,18 @@ def load(
 
     reference: its path or name; model: `package.module:factory` that builds the module, with arguments, where the file
     does not name it; input_shape: of one input, batch 1, such as (1, 3, 224, 224); preprocessing: from pixels to the
-    input, or its fields, such as {"mean": [0.5], "std": [0.5]}; key: which of several states in the file, such as
-    "model_ema"; weights: a file with the weights of a network that the reference names (`timm:NAME`); trust_pickle:
-    load a pickle that runs code, which may do anything on this machine.
+    input, its fields, such as {"mean": [0.5], "std": [0.5]}, or a name, `raw` or `imagenet`; labels: names of the
+    classes, in the order of the outputs, or a file of them (see mobconv.model.labels), `none` for no names; key: which
+    of several states in the file, such as "model_ema"; weights: a file with the weights of a network that the reference
+    names (`timm:NAME`); trust_pickle: load a pickle that runs code, which may do anything on this machine.
 
     Settings win over statements of the file. Raises InputError for a file that is missing, damaged, of another
     architecture or contains NaN; UsageError when a setting is missing or wrong.
     """
     if isinstance(preprocessing, Mapping):
         preprocessing = Preprocessing.from_json(preprocessing)
+    elif isinstance(preprocessing, str):
+        preprocessing = named(preprocessing)
     options = Options(
         factory=model,
         arguments=dict(arguments or {}),
@@ -45,4 +51,9 @@ def load(
         weights=None if weights is None else Path(weights),
         trust_pickle=trust_pickle,
     )
-    return checkpoint.load(reference, options)
+    return labelled(checkpoint.load(reference, options), labels)
+
+
+def labelled(loaded: Checkpoint, labels: Sequence[str] | Path | str | None) -> Checkpoint:
+    """A checkpoint with the user's labels; with its own where these are None. Raises InputError."""
+    return loaded if labels is None else replace(loaded, labels=read_labels(labels))

@@ -51,7 +51,8 @@ class Program:
     example  the inputs it was traced with, by name, of any dtype; the leading dimension is the batch
     outputs  names of the outputs, in order
     sites    the weights that are quantized, in order of use, by name
-    image    'rgb' or 'bgr' where the input is an image of pixels from 0 to 255 (see image_input.py); '' for a tensor
+    image    'rgb', 'bgr', 'gray' or 'other' (of other channels) where the input is an image of pixels from 0 to 255
+             (see image_input.py); '' for a tensor
     labels   names of the classes, for formats that store them; empty where unknown
     batch    the only number of samples that it runs on; None for any
     notes    what tracing noticed, to be shown

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ def build(
     entry = context.entry(backend)
     folder = template or context.template(backend, cell.compute)
     with seconds.of("encode"):
-        text = record(cell, context.checkpoint, entry.preprocessing, context.options(backend))
+        text = record(cell, context.checkpoint, context.labels, entry.preprocessing, context.options(backend))
         encoded = backend.encode(folder, quantized.model, cell, path, text)
     return Built(cell, path, encoded, entry, templates.remark(folder))
 
@@ -98,6 +98,7 @@ def measure_cell(
         metric, error = context.task.metric, output_error(scored.outputs, reference.scored.outputs)
         figures |= {
             "samples": len(context.data),
+            "skipped": context.data.skipped,
             "metric": metric.name,
             "score": scored.score,
             "float_score": float_score,
@@ -135,12 +136,13 @@ def layer_rules(context: Context, scheme: Scheme) -> str:
 def record(
     cell: Cell,
     checkpoint: Checkpoint,
+    labels: Sequence[str],
     preprocessing: Preprocessing | None,
     options: Mapping[str, Any] | None = None,
 ) -> str:
     """The text that travels in an artifact, as JSON: cell, hash of the checkpoint, labels, the network's
     preprocessing, as `input` what of it the file leaves to its caller, and the options of its backend."""
-    content: dict[str, Any] = {"cell": cell.name, "checkpoint": checkpoint.sha256, "labels": list(checkpoint.labels)}
+    content: dict[str, Any] = {"cell": cell.name, "checkpoint": checkpoint.sha256, "labels": list(labels)}
     if checkpoint.preprocessing is not None:
         content["preprocessing"] = checkpoint.preprocessing.to_json()
     if preprocessing is not None:

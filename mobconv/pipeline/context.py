@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ from mobconv.data import labelled
 from mobconv.data.labelled import Images
 from mobconv.data.preprocessing import Preprocessing
 from mobconv.errors import UsageError, setting
-from mobconv.evaluate import tasks
+from mobconv.evaluate import class_names, tasks
 from mobconv.evaluate.inference import Outputs, predict_in_torch
 from mobconv.evaluate.input_spec import check_network_input
 from mobconv.evaluate.tasks import Task
+from mobconv.model import labels
 from mobconv.model.checkpoint import Checkpoint
 from mobconv.model.program import Program
 from mobconv.pipeline import templates
@@ -37,6 +38,8 @@ class Plan:
     """How cells are made from a checkpoint.
 
     data, limit  reference of a data set, and how many samples of it are taken; None for no data, all samples
+    skip_bad     leave out images that cannot be decoded
+    name_classes whether a network without labels gets the data's class names
     input        what files take: a kind of image_input.INPUTS
     options      options of backends by their names, as `Backend.options` checks them
     scheme_for   layer rules
@@ -45,6 +48,8 @@ class Plan:
 
     data: str | None = None
     limit: int | None = None
+    skip_bad: bool = False
+    name_classes: bool = True
     task: str = "classification"
     input: str = "image"
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -110,9 +115,44 @@ class Context:
         return self.load_data()
 
     def load_data(self) -> Images:
-        """Read and decode the data set."""
+        """Read and decode the data set, and match its classes with the network's labels."""
         assert self.plan.data is not None
-        return labelled.load(self.plan.data, self.plan.limit, self.preprocessing.fit)
+        preprocessing = self.preprocessing
+        images = labelled.load(
+            self.plan.data, self.plan.limit, preprocessing.fit, preprocessing.channels, self.plan.skip_bad
+        )
+        if self.plan.task != "classification":
+            return images
+        checkpoint = self.checkpoint
+        images, doubt = class_names.match(images, checkpoint.labels, self.classes, checkpoint.reference)
+        return replace(images, notes=(*images.notes, doubt)) if doubt else images
+
+    @cached_property
+    def classes(self) -> int | None:
+        """Number of the network's classes; None for other outputs."""
+        outputs = self.checkpoint.run(self.checkpoint.example)
+        return labels.classes({name: value.shape for name, value in outputs.items()})
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes, checked: the checkpoint's, else the data's where there is one for each output.
+
+        Raises InputError for labels that are equal, or not as many as the network has outputs.
+        """
+        checkpoint = self.checkpoint
+        if checkpoint.labels:
+            labels.check(checkpoint.labels, checkpoint.reference)
+            outputs = checkpoint.run(checkpoint.example)
+            shapes = {name: value.shape for name, value in outputs.items()}
+            labels.check_number(checkpoint.labels, shapes, checkpoint.reference)
+            return checkpoint.labels
+        if self.plan.data is None or not self.plan.name_classes or self.classes is None:
+            return ()
+        names = labelled.class_names(self.plan.data)
+        if len(names) != self.classes or all(name.isdecimal() for name in names):
+            return ()
+        labels.check(names, self.plan.data)
+        return names
 
     @cached_property
     def program(self) -> Program:
@@ -122,8 +162,9 @@ class Context:
         return checkpoint.trace()
 
     def run_baseline(self) -> Scored:
-        """Run the untouched module on the data. Raises InputError where data and network do not fit."""
+        """Run the untouched module on the data. Raises InputError where data, labels and network do not fit."""
         checkpoint, data = self.checkpoint, self.data
+        self.labels  # noqa: B018  checked before the first file is written
         name, example = next(iter(checkpoint.example.items()))
         check_network_input(data, example.shape, checkpoint.reference)
         preprocessing = self.preprocessing
@@ -163,7 +204,7 @@ class Context:
         if backend.name not in self._entries:
             checkpoint, options = self.checkpoint, self.options(backend)
             self._entries[backend.name] = backend.image_entry(
-                self.program, checkpoint.preprocessing, checkpoint.labels, self.plan.input, options
+                self.program, checkpoint.preprocessing, self.labels, self.plan.input, options
             )
         return self._entries[backend.name]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ from mobconv.backends.base import Backend
 from mobconv.common import files
 from mobconv.data import labelled
 from mobconv.data.preprocessing import Preprocessing
-from mobconv.evaluate import input_spec, tasks
+from mobconv.evaluate import class_names, input_spec, tasks
 from mobconv.evaluate.tasks import Metric, Scores
-from mobconv.evaluate.tasks.classification import check_class_names
+from mobconv.model.labels import classes
+from mobconv.model.labels import read as read_labels
 from mobconv.pipeline.artifact import backend_of, open_artifact
 from mobconv.pipeline.measure import measure
 
@@ -26,7 +28,8 @@ class Evaluation:
     score       the task's metric; metrics: further ones by name
     latency_ms  median of one sample on one thread; None where no runtime of its own ran it (emulated)
     input       what its caller does to pixels; input_by: where that is stated; input_text: the same in words
-    warnings    doubts about the figures
+    warnings    doubts about the figures; notes: what was chosen or left out of the data
+    skipped     samples that could not be read and were left out; split: that was read, '' where there is none
     """
 
     artifact: str
@@ -45,12 +48,20 @@ class Evaluation:
     input_by: str
     input_text: str
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    skipped: int = 0
+    split: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """All figures; scores of samples left out."""
         left_out = ("scores", "metric", "input", "input_text")
         values = {name: value for name, value in vars(self).items() if name not in left_out}
-        return values | {"metric": asdict(self.metric), "input": self.input.to_json(), "warnings": list(self.warnings)}
+        return values | {
+            "metric": asdict(self.metric),
+            "input": self.input.to_json(),
+            "warnings": list(self.warnings),
+            "notes": list(self.notes),
+        }
 
 
 def evaluate(
@@ -60,23 +71,31 @@ def evaluate(
     task: str = "classification",
     samples: int | None = None,
     preprocessing: Preprocessing | None = None,
+    labels: Sequence[str] | Path | str | None = None,
+    skip_bad: bool = False,
     threads: int = 0,
 ) -> Evaluation:
     """Measure accuracy, size and latency of one artifact on labelled data.
 
-    data: a parquet file, a folder of images by class, or a name on the hub; samples: take the first so many, None for
-    all; preprocessing: what the file's caller does to pixels, None where the file says it; threads: of the runtime, 0
-    for all cores. Raises InputError for a file or data that cannot be read, or do not fit; UsageError where the file
-    does not say what it takes; BackendError where its runtime is missing.
+    data: a parquet file, a folder of images by class, a CSV file of paths and labels, or a name on the hub; samples:
+    take the first so many, None for all; preprocessing: what the file's caller does to pixels, None where the file says
+    it; labels: names of the outputs, or a file of them, None for those in the file; skip_bad: leave out images that
+    cannot be decoded; threads: of the runtime, 0 for all cores. Raises InputError for a file or data that cannot be
+    read, or do not fit; UsageError where the file does not say what it takes; BackendError where its runtime is
+    missing.
     """
     path = Path(artifact)
     backend = _warmed_up(path)
     with open_artifact(path, threads, backend) as opened:
         expected = opened.image_input(preprocessing)
-        images = labelled.load(data, samples, expected.preprocessing.fit)
+        images = labelled.load(data, samples, expected.preprocessing.fit, expected.preprocessing.channels, skip_bad)
         input_spec.check_image_size(images, expected.preprocessing, opened.inputs[0], str(path))
         the_task = tasks.get(task)
-        doubt = check_class_names(images, opened.labels, str(path)) if task == "classification" else ""
+        doubt = ""
+        if task == "classification":
+            names = opened.labels if labels is None else read_labels(labels)
+            outputs = classes({spec.name: spec.shape for spec in opened.outputs})
+            images, doubt = class_names.match(images, names, outputs, str(path))
         measurement = measure(opened, the_task, images, expected.preprocessing)
     scored = measurement.scored
     assert scored is not None
@@ -97,6 +116,9 @@ def evaluate(
         input_by=expected.source,
         input_text=input_spec.described(expected.preprocessing, opened.inputs[0]),
         warnings=(doubt,) if doubt else (),
+        notes=images.notes,
+        skipped=images.skipped,
+        split=images.split,
     )
 
 

@@ -39,7 +39,8 @@ def load(path: Path, formats: Mapping[str, Format], tasks: Sequence[str] = ("cla
         preprocessing_of(recipe)
     except (UsageError, InputError) as error:
         raise UsageError(f"{path}: {error.text}") from error
-    references = {name: getattr(recipe, name) for name in ("checkpoint", "weights", "data")}
+    places = ("checkpoint", "weights", "data", *(("labels",) if isinstance(recipe.labels, str) else ()))
+    references = {name: getattr(recipe, name) for name in places}
     beside = {name: _beside(path.parent, value) for name, value in references.items() if value is not None}
     return recipe.model_copy(update=beside)
 

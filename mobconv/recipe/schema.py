@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mobconv.data.preprocessing import NAMES
 from mobconv.recipe.format import Format
 from mobconv.recipe.spec import Recipe
 
@@ -20,7 +21,7 @@ def json_schema(formats: Mapping[str, Format], tasks: Sequence[str] = ("classifi
         "anyOf": [backend, {"type": "array", "items": backend, "minItems": 1}],
         "description": f"formats to write: {', '.join(formats)}",
     }
-    properties["preprocessing"]["anyOf"].insert(0, {"enum": ["raw"]})
+    properties["preprocessing"]["anyOf"].insert(0, {"enum": list(NAMES)})
     properties["task"]["enum"] = list(tasks)
     options = {name: entry.options_schema for name, entry in formats.items() if entry.options_schema.get("properties")}
     definitions: dict[str, Any] = {}

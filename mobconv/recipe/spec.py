@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PrivateAttr, WithJsonSchema
 
-from mobconv.data.preprocessing import Interpolation, Preprocessing, raw
+from mobconv.data.preprocessing import NAMES, Interpolation, Preprocessing, named
 from mobconv.errors import UsageError, did_you_mean, setting
 from mobconv.recipe import layer_rules
 from mobconv.recipe.braces import expand
@@ -31,13 +31,14 @@ Names = Annotated[list[str], BeforeValidator(_as_list)]
 _SCHEME = {"type": "string", "pattern": rf"^{grammar()}$|\{{.*\}}"}
 
 
-def _expanded_raw(value: Any) -> Any:
-    """The keys that `raw` stands for; anything else unchanged."""
+def _expanded_name(value: Any) -> Any:
+    """The keys that a name such as `raw` stands for; anything else unchanged."""
     if not isinstance(value, str):
         return value
-    if value != "raw":
-        raise ValueError(f"{value!r}: keys mean and std, or `raw` for pixels of 0 to 255 as they are")
-    pixels = raw()
+    if value not in NAMES:
+        names = ", or ".join(f"`{name}` for {meaning}" for name, meaning in NAMES.items())
+        raise ValueError(f"{value!r}: keys mean and std, or {names}")
+    pixels = named(value)
     return {"mean": pixels.mean, "std": pixels.std, "range": pixels.range}
 
 
@@ -75,12 +76,21 @@ class Recipe(StrictModel):
     input_shape: list[Annotated[int, Field(ge=1)]] | None = Field(
         default=None, min_length=2, description="shape of one input, batch 1"
     )
-    preprocessing: Annotated[PreprocessingSpec | None, BeforeValidator(_expanded_raw)] = Field(
+    preprocessing: Annotated[PreprocessingSpec | None, BeforeValidator(_expanded_name)] = Field(
         default=None,
-        description="what is done to pixels before the network, where the checkpoint does not say; `raw`: nothing, "
-        "they stay 0 to 255",
+        description="what is done to pixels before the network, where the checkpoint does not say; `imagenet`: "
+        "ImageNet's mean and std; `raw`: nothing, they stay 0 to 255",
     )
-    data: str = Field(description="parquet file or image folder (relative to the recipe's folder), or hub name")
+    labels: list[str] | str | None = Field(
+        default=None,
+        description="names of the classes, in the order of the outputs: a list, or a file (relative to the recipe's "
+        "folder) with one a line or of JSON; default those of the checkpoint, else of the data; `none`: no names",
+    )
+    data: str = Field(
+        description="parquet file, image folder or CSV file of paths and labels (relative to the recipe's folder), or "
+        "hub name"
+    )
+    skip_bad: bool = Field(default=False, description="leave out images that cannot be decoded, and count them")
     images: int | None = Field(default=None, ge=1, description="number of images, from the first on; default all")
     task: str = Field(default="classification", description="what the outputs mean, and the metric they are judged by")
     input: Literal["image", "image-uint8", "tensor"] = Field(

@@ -25,7 +25,7 @@ class Row:
     parameters       weights quantized in this cell (all of the network's, in a float cell)
     weight_bytes     bytes that these weights add to the file; effective_bits is 8 times that over parameters
     fp32_tensors     tensors whose scales or tables fp16 cannot hold: they are fp32
-    samples          that the file was run on
+    samples          that the file was run on; skipped: samples of the data that could not be read, and were left out
     metric           name of the number that the task is judged by, such as 'MAE'
     score            of the file, float_score: of the float baseline, reference_score: of PyTorch with the dequantized
                      weights; all in the metric's unit
@@ -62,6 +62,7 @@ class Row:
     parameters: int | None = None
     fp32_tensors: int | None = None
     samples: int | None = None
+    skipped: int | None = None
     metric: str | None = None
     score: float | None = None
     float_score: float | None = None

@@ -31,6 +31,8 @@ class SweepContext(Context):
         plan = Plan(
             data=recipe.data,
             limit=recipe.images,
+            skip_bad=recipe.skip_bad,
+            name_classes=recipe.labels is None,
             task=recipe.task,
             input=recipe.input,
             options=recipe.options,
@@ -51,7 +53,16 @@ class SweepContext(Context):
         if self._pixels.exists():
             baseline = self.baseline
             pixels = np.load(self._pixels, mmap_mode="r")
-            return Images(baseline.source, pixels, baseline.labels, (), baseline.data_sha256, baseline.groups)
+            return Images(
+                baseline.source,
+                pixels,
+                baseline.labels,
+                (),
+                baseline.data_sha256,
+                baseline.groups,
+                baseline.split,
+                baseline.skipped,
+            )
         images = super().load_data()
         recipe = self.job.recipe
         if keys.data(recipe.data, recipe.images) not in (None, self.inputs.data):
@@ -82,7 +93,8 @@ class SweepContext(Context):
         if recorded is not None:
             return recorded
         checkpoint, scored, sites = self.checkpoint, self.run_baseline(), self.program.sites
-        notes = [*checkpoint.notes, *self.program.notes, *filter(None, [self.program.unquantized()])]
+        notes = [*checkpoint.notes, *(f"{self.data.source}: {note}" for note in self.data.notes)]
+        notes += [*self.program.notes, *filter(None, [self.program.unquantized()])]
         if warning := self.task.warning(scored.score, scored.outputs):
             notes.append(warning)
         baseline = FloatBaseline(
@@ -98,6 +110,9 @@ class SweepContext(Context):
             scores=scored.scores,
             labels=self.data.labels,
             groups=self.data.groups,
+            split=self.data.split,
+            skipped=self.data.skipped,
+            class_names=list(self.labels),
         )
         self.store.put_baseline(self.baseline_key, baseline)
         return baseline

@@ -12,8 +12,9 @@ from mobconv import backends
 from mobconv import recipe as recipes
 from mobconv.evaluate import tasks
 from mobconv.evaluate.tasks import Metric, Task
-from mobconv.model import checkpoint
+from mobconv.model import checkpoint, labels
 from mobconv.model.checkpoint import Checkpoint, Options
+from mobconv.model.loading import labelled
 from mobconv.recipe import Recipe
 from mobconv.schemes import Cell
 from mobconv.sweep import source_hash
@@ -63,15 +64,22 @@ class Job:
         return tasks.get(self.recipe.task)
 
     def load(self) -> Checkpoint:
-        """The checkpoint. Raises InputError and UsageError, as checkpoint.load."""
-        return checkpoint.load(self.recipe.checkpoint, self.options)
+        """The checkpoint, with the recipe's labels. Raises InputError and UsageError, as checkpoint.load."""
+        return labelled(checkpoint.load(self.recipe.checkpoint, self.options), self.labels)
+
+    @cached_property
+    def labels(self) -> tuple[str, ...] | None:
+        """The recipe's labels; None for those of the checkpoint. Raises InputError."""
+        return None if self.recipe.labels is None else labels.read(self.recipe.labels)
 
     def absolute(self) -> Job:
         """The same for a process that may be in another folder."""
         recipe = self.recipe
         changed = {
-            name: str(Path(reference).absolute()) if Path(reference).exists() else reference
-            for name, reference in (("checkpoint", recipe.checkpoint), ("data", recipe.data))
+            name: str(Path(reference).absolute())
+            if isinstance(reference, str) and Path(reference).exists()
+            else reference
+            for name, reference in (("checkpoint", recipe.checkpoint), ("data", recipe.data), ("labels", recipe.labels))
         }
         weights = self.options.weights
         options = replace(self.options, weights=None if weights is None else weights.absolute())

@@ -71,6 +71,8 @@ def inputs(job: Job, with_data: bool = True) -> Inputs:
         "preprocessing": options.preprocessing.to_json() if options.preprocessing else None,
         "key": recipe.key,
         "packages": _versions(*fingerprint.packages),
+        "labels": job.labels,
+        "skip_bad": recipe.skip_bad,
         "sources": source_hash.of_factory(recipe.model, job.here) if recipe.model else {},
         # code that only loading finds may have changed: such a key is used once
         "once": None if fingerprint.followed else uuid.uuid4().hex,
@@ -94,6 +96,7 @@ def cell(inputs: Inputs, baseline: FloatBaseline, job: Job, which: Cell) -> str:
         "checkpoint": inputs.checkpoint,
         "code": inputs.code,
         "data": baseline.data_sha256,
+        "labels": baseline.class_names,
         "layers": [[name, recipe.scheme_for(name, which.scheme).name] for name in baseline.sites],
         "task": recipe.task,
         "input": recipe.input,

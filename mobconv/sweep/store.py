@@ -19,7 +19,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,8 @@ class FloatBaseline:
 
     name    of the checkpoint; sites: names of the weights that are quantized, in order
     score   of the untouched module; scores: of each sample, (N,) float64
-    source  name of the data; data_sha256, labels, groups: as in data.labelled.Images
+    source  name of the data; data_sha256, labels, groups, split, skipped: as in data.labelled.Images
+    class_names  of the network, from the checkpoint or the data
     """
 
     name: str
@@ -62,6 +63,9 @@ class FloatBaseline:
     scores: NDArray[np.float64]
     labels: NDArray[np.int64]
     groups: NDArray[np.int64] | None = None
+    split: str = ""
+    skipped: int = 0
+    class_names: list[str] = field(default_factory=list)
 
 
 @dataclass

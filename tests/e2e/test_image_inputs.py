@@ -61,7 +61,7 @@ def made(small, tmp_path_factory):
             template = templates.template(backend, entry, cell.compute, out)
             model = quantize_model(program, cell.scheme)
             path = out / cell.path(backend.suffix)
-            backend.encode(template, model, cell, path, record(cell, held, entry.preprocessing))
+            backend.encode(template, model, cell, path, record(cell, held, held.labels, entry.preprocessing))
             known[key] = path
         return known[key]
 

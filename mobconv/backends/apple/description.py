@@ -8,7 +8,7 @@ from typing import Any
 RECORD_KEY = "mobconv"  # of the record, in the metadata
 # FeatureTypes.proto: ImageFeatureType.ColorSpace
 SPACES = {10: "gray", 20: "rgb", 30: "bgr", 40: "gray"}
-_NUMBERS = {"rgb": 20, "bgr": 30}
+_NUMBERS = {"gray": 10, "rgb": 20, "bgr": 30}
 LABEL, SCORES = "classLabel", "classLabel_probs"  # as coremltools names a classifier's outputs
 
 
@@ -33,7 +33,9 @@ def image_notes(spec: Any) -> Iterator[str]:
 
 
 def describe_input(spec: Any, colour: str, shape: Sequence[int]) -> None:
-    """Describe the one input, of shape (1, channels, height, width), as an image."""
+    """Describe the one input, of shape (1, channels, height, width), as an image; of other channels it stays."""
+    if colour not in _NUMBERS:
+        return
     kind = spec.description.input[0].type
     kind.ClearField("multiArrayType")
     kind.imageType.height, kind.imageType.width = shape[2], shape[3]

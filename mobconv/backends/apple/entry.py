@@ -19,5 +19,6 @@ def image_entry(program: Program, preprocessing: Preprocessing | None, labels: t
     """
     if kind == "tensor" or preprocessing is None or not image_input.is_image(program, preprocessing):
         return Entry(program, preprocessing)
-    pixels = image_input.taking_pixels(program, preprocessing, native_colour=True, labels=labels)
+    native = preprocessing.channels == 3  # pixels of four channels are plain arrays in Core ML, RGB in front
+    pixels = image_input.taking_pixels(program, preprocessing, native_colour=native, labels=labels)
     return Entry(pixels, image_input.caller_preprocessing(preprocessing, "nchw", pixels.image))

@@ -30,7 +30,7 @@ def entry(
     # (pixel - mean) / std with mean = -bias / scale and std = 1 / scale
     equal = Preprocessing(tuple(-value / scale for value in bias), (1 / scale,) * len(bias), (0.0, 255.0))
     return Entry(
-        replace(program, image=preprocessing.colour, labels=tuple(labels)),
+        replace(program, image=image_input.colour_space(preprocessing, True), labels=tuple(labels)),
         image_input.caller_preprocessing(preprocessing, "nchw", preprocessing.colour),
         options,
         image_input.taking_pixels(program, equal),
@@ -45,5 +45,5 @@ def converter_inputs(program: Program, options: Mapping[str, Any] | None) -> lis
         return None
     ct, image_type = coremltools(), options["image_type"]
     shape = next(iter(program.example.values())).shape
-    layout = getattr(ct.colorlayout, program.image.upper())
+    layout = getattr(ct.colorlayout, {"gray": "GRAYSCALE"}.get(program.image, program.image.upper()))
     return [ct.ImageType(shape=shape, scale=image_type["scale"], bias=list(image_type["bias"]), color_layout=layout)]

@@ -19,6 +19,7 @@ _IDENTIFIER = b"M001"
 _PARSER = "1.0.0"  # the oldest version of the schema that has all fields written here
 _IMAGE, _NORMALIZATION, _AXIS_LABELS = 2, 1, 2  # ContentProperties, ProcessUnitOptions, AssociatedFileType
 _COLOURS = {"rgb": 1, "gray": 2}
+_MOST_LABELS = 1 << 24  # bytes that a file of labels may have when it is unpacked
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,8 @@ def _read(flatbuffer: bytes, data: bytes) -> Metadata:
     labels: tuple[str, ...] = ()
     if files and zipfile.is_zipfile(io.BytesIO(data)):
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            labels = tuple(archive.read(files[0]).decode().splitlines())
+            if archive.getinfo(files[0]).file_size <= _MOST_LABELS:
+                labels = tuple(archive.read(files[0]).decode().splitlines())
     return Metadata(mean, std, colour, labels)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -73,27 +71,6 @@ def ranks(outputs: NDArray[Any], labels: NDArray[np.int64]) -> NDArray[np.int64]
     rank = np.asarray(((clean > of_label) | ((clean == of_label) & earlier)).sum(axis=1), np.int64)
     rank[np.isnan(np.take_along_axis(outputs, labels[:, None], axis=1))[:, 0]] = max(outputs.shape[1], 5)
     return rank
-
-
-def check_class_names(data: Images, labels: Sequence[str], network: str) -> str:
-    """Compare the data's class names with a network's, and return a warning where they may differ, or ''.
-
-    Names are compared without case, blanks and punctuation. Raises InputError where they certainly differ: the same
-    names in another order, some equal and some not, or all different and another number of them. (Folders may be
-    named by numbers, or by WordNet's.)
-    """
-    if not labels or not data.names:
-        return ""
-    ours, theirs = ([re.sub(r"[\W_]+", "", str(name)).casefold() for name in names] for names in (labels, data.names))
-    if theirs == ours[: len(theirs)]:
-        return ""
-    number = next(i for i, name in enumerate(theirs) if i >= len(ours) or ours[i] != name)
-    ours_there = repr(labels[number]) if number < len(labels) else "missing"
-    where = f"{data.source}: class {number} is {data.names[number]!r}, and output {number} of {network} is {ours_there}"
-    if {*ours} & {*theirs} or len(ours) != len(theirs):
-        order = "in another order" if {*ours} >= {*theirs} else "of other classes"
-        raise InputError(f"{where}: the labels are {order}; accuracy on this data would mean nothing")
-    return f"{where}: if these are not names of the same classes, accuracy on this data means nothing"
 
 
 def _logits(outputs: Outputs) -> NDArray[Any]:

@@ -1,0 +1,51 @@
+"""Encoded images with their labels: what every kind of data gives before anything is decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+GROUPS = ("scan", "scan_id", "group", "patient", "subject", "scene", "video")  # columns, see labelled.Images.groups
+LABELS = ("label", "labels", "fine_label")  # columns
+SPLITS = {
+    "test": ("test", "testing", "eval", "evaluation"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "train": ("train", "training"),
+}  # in the order of preference, with the names that people give them
+
+
+@dataclass(frozen=True)
+class EncodedImages:
+    """Rows of a data set.
+
+    labels  of each row, as the data has them: whole numbers from 0, where all is well
+    read    the first so many images, in order: its name, such as a path, and the content; the content is an
+            InputError where the row has none
+    names   of the classes, empty where the data has none
+    groups  of each row, None where the data has no such column
+    notes   what was chosen or left out, as sentences
+    split   that was read, empty where the data has none
+    """
+
+    labels: Sequence[Any]
+    read: Callable[[int], Iterator[tuple[str, bytes | Exception]]]
+    names: tuple[str, ...] = ()
+    groups: Sequence[Any] | None = None
+    notes: tuple[str, ...] = ()
+    split: str = ""
+
+
+def preferred_split(names: Sequence[str]) -> str:
+    """Of several splits the one to evaluate on: test, else validation, else train, else the first."""
+    for known in SPLITS.values():
+        for name in names:
+            if name.casefold() in known:
+                return name
+    return names[0]
+
+
+def note_on_splits(split: str, names: Sequence[str]) -> str:
+    """Say which split was read, and which others there are."""
+    others = [repr(name) for name in names if name != split]
+    return f"the split {split!r} is read" + (f"; there is also {', '.join(others)}" if others else "")
