@@ -8,18 +8,21 @@ from typing import Annotated
 import typer
 
 from mobconv.cli.common import (
+    DATA,
     AsJson,
     InputShape,
     Key,
+    Labels,
     Model,
     ModelArg,
     PreprocessingOption,
+    SkipBad,
     TrustPickle,
     Weights,
     load_checkpoint,
     say,
 )
-from mobconv.schemes import syntax
+from mobconv.schemes import WEIGHTS_ONLY, syntax
 
 
 def command(
@@ -35,7 +38,7 @@ def command(
         typer.Option("--to", metavar="FORMAT,..", help="formats (see `mobconv backends`), with commas between"),
     ],
     scheme: Annotated[
-        str, typer.Option("--scheme", help=f"{syntax()}. Such as w4-kmeans or w4-linear@native")
+        str, typer.Option("--scheme", help=f"{syntax()}. Such as w4-kmeans or w4-linear@native. {WEIGHTS_ONLY}")
     ] = "fp32",
     out: Annotated[Path, typer.Option("-o", "--out", help="folder for the files")] = Path("out"),
     compute: Annotated[
@@ -57,6 +60,12 @@ def command(
     preprocessing: PreprocessingOption = None,
     key: Key = None,
     weights: Weights = None,
+    labels: Labels = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help=f"{DATA}, to run the files on; default: random inputs, without labels")
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--images", min=1, help="take the first so many images")] = None,
+    skip_bad: SkipBad = False,
     trust_pickle: TrustPickle = False,
     as_json: AsJson = False,
 ) -> int:
@@ -64,28 +73,26 @@ def command(
 
     A file has the name of its cell, as in a sweep: the same name is the same file. Core ML programs compute in fp32
     unless fp16 is asked for (--compute fp16, or w4-kmeans@fp16); Apple's Neural Engine runs fp16 programs only.
+    A format that cannot be written does not keep the others from it: exit code 4, or 5 for a failure.
     """
     import json
     from dataclasses import asdict
 
+    from mobconv.evaluate import tasks
     from mobconv.pipeline import export
+    from mobconv.pipeline.context import Plan
 
     wanted = export.cells(to.split(","), scheme, compute)
-    export.check_support(wanted)
-    loaded = load_checkpoint(checkpoint, model, model_arg, input_shape, preprocessing, trust_pickle, key, weights)
-    rows = export.export_cells(loaded, wanted, out, say, file_input)
+    export.refused(wanted)
+    loaded = load_checkpoint(checkpoint, model, model_arg, input_shape, preprocessing, trust_pickle, key, weights, labels)
+    plan = Plan(data=data, limit=limit, skip_bad=skip_bad, name_classes=labels is None)
+    rows = export.export_cells(loaded, wanted, out, say, file_input, plan)
     if as_json:
         print(json.dumps([asdict(row) for row in rows], indent=1))
-        return 0
-    from mobconv.cli import render
-    from mobconv.results import tables
+    else:
+        from mobconv.cli import render
 
-    console = render.console()
-    console.print(render.exported(rows))
-    console.print(
-        "eff. bits: bytes that the weights add to the file, in bits per weight; latency: one image on one thread, "
-        "as a multiple of the same format's fp32 file.",
-        style="dim",
-    )
-    render.remarks(console, tables.remarks(rows))
+        render.exported(rows, data, tasks.get(plan.task).metric if data else None)
+    if error := export.failure(rows):
+        raise error
     return 0

@@ -15,7 +15,7 @@ from mobconv.cli import stopping
 from mobconv.common.text import size
 from mobconv.evaluate.tasks import Metric
 from mobconv.results import FAILED, OK, Results, Row, tables
-from mobconv.schemes import Cell
+from mobconv.schemes import WEIGHTS_ONLY, Cell
 from mobconv.sweep import Watcher
 
 WIDE = 100  # columns that the whole table of `report A B` takes
@@ -182,22 +182,41 @@ def rows(cells: Sequence[Row], columns: Sequence[tables.RowColumn]) -> Table:
     return table
 
 
-def exported(cells: Sequence[Row]) -> Table:
-    """The files that `mobconv export` wrote, as a table."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    titles = ("file", "size", "eff. bits", "latency", "needs")
+def exported(cells: Sequence[Row], data: str | None = None, metric: Metric | None = None) -> None:
+    """Print the files that `mobconv export` wrote, as a table.
+
+    data, metric: that they were run on, and judged by; None for random inputs.
+    """
+    out, table = console(), Table(box=None, pad_edge=False, header_style="bold")
+    titles = ["file", "size", "eff. bits", "SNR dB", *([metric.heading] if metric else []), "latency", "", "needs"]
     for title in titles:
         table.add_column(title, justify="left" if title in ("file", "needs") else "right", no_wrap=title != "file")
     for row in cells:
-        ratio = "not measured here" if row.latency_ratio is None else f"{row.latency_ratio:.2f}x float"
+        if row.status != OK:
+            table.add_row(row.cell, row.status, style="red" if row.status == FAILED else "dim")
+            continue
+        timed = row.latency_ms is not None and row.latency_ratio is not None
         table.add_row(
             escape(str(row.path)),
             size(row.file_bytes),
             "-" if row.effective_bits is None else f"{row.effective_bits:.2f}",
-            ratio,
+            tables.snr(row),
+            *([metric.number(row.score)] if metric else []),
+            f"{row.latency_ms:.2f} ms" if timed else "not measured here",
+            f"{row.latency_ratio:.2f}x float" if timed else "",
             row.requires or "-",
         )
-    return table
+    out.print(table)
+    where = f"on {data}" if data else "on random inputs"
+    lines = [
+        f"SNR: of the outputs against PyTorch, {where}; 20 dB more is a tenth of the error",
+        "eff. bits: bytes that the weights add to the file, in bits per weight",
+        "latency: one sample on one thread, and as a multiple of the same format's fp32 file",
+    ]
+    if any(row.bits < 16 for row in cells):
+        lines.append(WEIGHTS_ONLY)
+    out.print(escape("; ".join(lines) + "."), style="dim")
+    remarks(out, tables.remarks(cells))
 
 
 @contextmanager

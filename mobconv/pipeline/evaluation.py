@@ -13,7 +13,7 @@ from mobconv.data import labelled
 from mobconv.data.preprocessing import Preprocessing
 from mobconv.evaluate import class_names, input_spec, tasks
 from mobconv.evaluate.tasks import Metric, Scores
-from mobconv.model.labels import classes
+from mobconv.model.labels import check_number, classes
 from mobconv.model.labels import read as read_labels
 from mobconv.pipeline.artifact import backend_of, open_artifact
 from mobconv.pipeline.measure import measure
@@ -93,8 +93,11 @@ def evaluate(
         the_task = tasks.get(task)
         doubt = ""
         if task == "classification":
-            names = opened.labels if labels is None else read_labels(labels)
-            outputs = classes({spec.name: spec.shape for spec in opened.outputs})
+            shapes = {spec.name: spec.shape for spec in opened.outputs}
+            names, outputs = opened.labels, classes(shapes)
+            if labels is not None:
+                names = read_labels(labels)
+                check_number(names, shapes, str(path))
             images, doubt = class_names.match(images, names, outputs, str(path))
         measurement = measure(opened, the_task, images, expected.preprocessing)
     scored = measurement.scored

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -11,15 +12,27 @@ from typing import TYPE_CHECKING, Any
 from mobconv import backends
 from mobconv.common import files, locks
 from mobconv.data.preprocessing import Preprocessing
-from mobconv.errors import BackendError, InputError, UsageError, did_you_mean, setting
+from mobconv.errors import (
+    BackendError,
+    CellError,
+    InputError,
+    MobconvError,
+    OutputError,
+    UsageError,
+    did_you_mean,
+    setting,
+)
+from mobconv.evaluate.output_error import output_error
 from mobconv.model import image_input
 from mobconv.model.checkpoint import Checkpoint
-from mobconv.model.loading import load
+from mobconv.model.loading import labelled, load
 from mobconv.model.sources.in_memory import load as in_memory
+from mobconv.pipeline.artifact import open_artifact
 from mobconv.pipeline.build import build, measure_cell
 from mobconv.pipeline.context import Context, Plan
-from mobconv.pipeline.measure import Seconds
-from mobconv.results import CELLS, Row
+from mobconv.pipeline.example_error import example_error
+from mobconv.pipeline.measure import Scored, Seconds
+from mobconv.results import CELLS, FAILED, OK, UNSUPPORTED, Row
 from mobconv.schemes import Cell, Compute
 
 if TYPE_CHECKING:
@@ -53,13 +66,32 @@ def cells(to: Sequence[str], scheme: str, compute: str | None = None) -> list[Ce
     return wanted
 
 
-def check_support(wanted: Sequence[Cell]) -> None:
-    """Raise BackendError where a backend is missing or cannot hold a cell."""
+def refused(wanted: Sequence[Cell]) -> dict[Cell, str]:
+    """Cells whose backend is missing here or cannot hold them, with the reason.
+
+    Raises BackendError where none of the cells is left.
+    """
+    reasons = {}
     for cell in wanted:
         backend = backends.get(cell.backend)
         missing, support = backend.missing(), backend.support(cell)
         if missing or support.stored_bits is None:
-            raise BackendError(f"{cell}: {missing or support.reason}")
+            reasons[cell] = missing or support.reason
+    if len(reasons) == len(wanted):
+        raise BackendError("\n".join(f"{cell}: {reason}" for cell, reason in reasons.items()))
+    return reasons
+
+
+def failure(rows: Sequence[Row]) -> BackendError | CellError | None:
+    """The error of an export some of whose files could not be written; None where all were.
+
+    A CellError for a cell that failed where it should have worked, else a BackendError.
+    """
+    lost = [row for row in rows if row.status != OK]
+    if not lost:
+        return None
+    text = f"{len(lost)} of {len(rows)} files could not be written: {', '.join(row.cell for row in lost)}"
+    return CellError(text) if any(row.status == FAILED for row in lost) else BackendError(text)
 
 
 def export(
@@ -72,39 +104,50 @@ def export(
     compute: str | None = None,
     input: str | None = None,
     preprocessing: Preprocessing | None = None,
-    labels: Sequence[str] = (),
+    labels: Sequence[str] | Path | str | None = None,
+    data: str | None = None,
+    samples: int | None = None,
+    skip_bad: bool = False,
     options: Mapping[str, Any] | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> list[Row]:
-    """Export a network to one or more formats, read each file back, and time it.
+    """Export a network to one or more formats, read each file back, compare it with PyTorch, and time it.
 
     source: a checkpoint of `load`, a reference to one, or a module in memory; example: of a module, its inputs with a
     batch of 1: a tensor or array, a tuple of them in the order of `forward`, or a mapping by name. to: names of formats
     (with commas between, as text); scheme: of the weights, as in `w4-kmeans`; out: folder, where the files are
     `<format>/<scheme>.<suffix>`; compute: 'fp32' or 'fp16', None for the format's default. input: what files take,
     'image' (pixels of 0 to 255), 'image-uint8' or 'tensor'; None for images where the network takes them and its
-    preprocessing is known. preprocessing, labels: of a module in memory. options: of formats, by name. say: called with
-    a line when a long step begins.
+    preprocessing is known. preprocessing: of the network, where the checkpoint does not say. labels: names of the
+    classes or a file of them, `none` for no names; None for those of the checkpoint, else of the data. data, samples,
+    skip_bad: labelled data, as in `evaluate`, that the files are run on; without, they are compared with PyTorch on
+    random inputs. options: of formats, by name. say: called with a line when a long step begins.
 
-    Returns a row for each file: path, bytes, effective bits, latency (see docs/results.md). Raises UsageError for
-    settings that do not fit, InputError for a network that cannot be traced, BackendError, before anything is written,
-    when a format is missing here or cannot hold the scheme; LockedError where another process works in the folder.
+    Returns a row for each file: path, bytes, effective bits, error against PyTorch, latency (see docs/results.md).
+    Where only some of the formats can be written, the rows of the others have `status` unsupported or failed, and a
+    reason. Raises UsageError for settings that do not fit, InputError for a network that cannot be traced, and for
+    labels that are equal or not as many as the outputs; BackendError where no file can be written, as the formats are
+    missing here or cannot hold the scheme; LockedError where another process works in the folder.
     """
     wanted = cells(to.split(",") if isinstance(to, str) else to, scheme, compute)
-    return export_cells(_checkpoint(source, example, preprocessing, labels), wanted, Path(out), say, input, options)
+    checkpoint = _checkpoint(source, example, preprocessing, labels)
+    plan = Plan(
+        data=data, limit=samples, skip_bad=skip_bad, name_classes=labels is None, input="tensor", options=options or {}
+    )
+    return export_cells(checkpoint, wanted, Path(out), say, input, plan)
 
 
 def _checkpoint(
     source: Checkpoint | torch.nn.Module | Path | str,
     example: Any,
     preprocessing: Preprocessing | None,
-    labels: Sequence[str],
+    labels: Sequence[str] | Path | str | None,
 ) -> Checkpoint:
     if isinstance(source, Checkpoint):
-        return source
+        return labelled(source, labels)
     if isinstance(source, str | Path):
-        return load(source, preprocessing=preprocessing)
-    return in_memory(source, example, preprocessing, labels)
+        return load(source, preprocessing=preprocessing, labels=labels)
+    return labelled(in_memory(source, example, preprocessing), labels)
 
 
 def export_cells(
@@ -113,14 +156,14 @@ def export_cells(
     out: Path,
     say: Callable[[str], None] = lambda text: None,
     kind: str | None = None,
-    options: Mapping[str, Any] | None = None,
+    plan: Plan | None = None,
 ) -> list[Row]:
-    """Write, read back and time each cell; see `export`."""
-    check_support(wanted)
+    """Write, read back, compare and time each cell; see `export`. plan: its input is replaced by `kind`."""
+    reasons = refused(wanted)
     _check_folder(out)
     files.ensure_folder(out)
     with tempfile.TemporaryDirectory(prefix="mobconv-") as scratch:
-        context = Context(lambda: checkpoint, Plan(input="tensor", options=options or {}), Path(scratch), say)
+        context = Context(lambda: checkpoint, plan or Plan(input="tensor"), Path(scratch), say)
         program = context.program
         unquantized = program.unquantized() if wanted[0].scheme.mode is not None else ""
         for note in filter(None, (*program.notes, unquantized)):
@@ -130,17 +173,75 @@ def export_cells(
                 f"{checkpoint.reference}: the network has no weights to quantize; export it as fp32 or fp16"
             )
         context.plan = replace(context.plan, input=_kind(context, kind, say))
-        rows = []
+        context.labels  # noqa: B018  checked before the first file is written
+        baseline = context.run_baseline() if context.plan.data is not None else None
+        if baseline is not None:
+            for note in context.data.notes:
+                say(f"{context.data.source}: {note}")
+        rows, errors = [], []
         try:
             with locks.folder(out, "mobconv export"):
                 _check_folder(out)  # again, for a sweep that came and went while the network was traced
                 for cell in wanted:
-                    path, seconds = out / cell.path(backends.get(cell.backend).suffix), Seconds()
-                    built = build(cell, context, path, seconds=seconds)
-                    rows.append(measure_cell(built, context, str(path), seconds).row)
+                    if cell in reasons:
+                        rows.append(Row.of(cell, UNSUPPORTED, reason=reasons[cell]))
+                        continue
+                    try:
+                        rows.append(_export_cell(cell, context, out, baseline))
+                    except MobconvError as error:
+                        if isinstance(error, OutputError):
+                            raise
+                        errors.append(error)
+                        status = UNSUPPORTED if isinstance(error, BackendError) else FAILED
+                        rows.append(Row.of(cell, status, reason=error.text))
         finally:
             context.close()
+    if errors and not any(row.status == OK for row in rows):
+        raise (
+            errors[0]
+            if len(rows) == 1
+            else type(errors[0])("\n".join(f"{row.cell}: {row.reason.removeprefix(f'{row.cell}: ')}" for row in rows))
+        )
     return rows
+
+
+def _export_cell(cell: Cell, context: Context, out: Path, baseline: Scored | None) -> Row:
+    """Write a file and measure it: against PyTorch on the data, of which `baseline` is the module's, else on noise.
+
+    A file that cannot be read back is removed. Raises MobconvError; what converters and runtimes raise is a CellError.
+    """
+    backend, seconds = backends.get(cell.backend), Seconds()
+    path = out / cell.path(backend.suffix)
+    try:
+        built = build(cell, context, path, seconds=seconds)
+        try:
+            measured = measure_cell(
+                built, context, str(path), seconds, float_score=None if baseline is None else baseline.score
+            )
+            scored = measured.measurement.scored
+            if baseline is not None and scored is not None:
+                deviation = output_error(scored.outputs, baseline.outputs)
+            else:
+                with open_artifact(path, context.plan.threads, backend) as artifact:
+                    deviation = example_error(artifact, context.checkpoint, built.entry)
+        except Exception:
+            files.remove(path)
+            raise
+    except MobconvError:
+        raise
+    except Exception as error:  # converters and runtimes raise anything
+        if files.disk_full(error):
+            raise
+        text = str(error).strip().partition("\n")[0]
+        raise CellError(f"{cell}: {type(error).__name__}: {text}") from error
+    row = measured.row
+    row.float_snr_db, row.float_error = deviation.snr_db, deviation.max_error
+    if not math.isfinite(deviation.max_error):
+        row.float_error = None
+        row.note = "; ".join(
+            filter(None, (row.note, "its outputs are not finite (NaN or infinity) where it was compared with PyTorch"))
+        )
+    return row
 
 
 def _check_folder(out: Path) -> None:

@@ -35,6 +35,7 @@ class Row:
     agreement        fraction of samples for which file and reference mean the same; snr_db of the file's outputs
                      against the reference's
     max_error        largest output error of a sample over its largest reference output, of the worst sample
+    float_snr_db     of the file's outputs against the untouched module's; float_error: as max_error, against them
     latency_ratio    to the same backend's fp32 file, run in turn; None where no runtime of its own ran
     seconds          spent, by stage
     """
@@ -73,6 +74,8 @@ class Row:
     agreement: float | None = None
     snr_db: float | None = None
     max_error: float | None = None
+    float_snr_db: float | None = None
+    float_error: float | None = None
     latency_ms: float | None = None
     latency_ratio: float | None = None
     load_ms: float | None = None

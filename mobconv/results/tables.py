@@ -97,6 +97,13 @@ def remarks(rows: Iterable[Row]) -> list[str]:
     return [f"{text} ({some(names)})" for text, names in cells.items()]
 
 
+def snr(row: Row) -> str:
+    """Decibels of a file's outputs against the untouched module's; 'equal' where they are, '-' where not compared."""
+    if row.float_snr_db is not None:
+        return f"{row.float_snr_db:.0f}"
+    return "equal" if row.float_error == 0 else "-"
+
+
 def cliff_line(cliff: Cliff, metric: Metric) -> str:
     """One cliff as a sentence."""
     usual = ((cliff.algorithm, "mse"), (cliff.storage, "packed"), (cliff.compute, "fp32"))  # goes without saying

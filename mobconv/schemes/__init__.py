@@ -10,13 +10,14 @@ for kmeans; algorithm `mse`; storage packed; compute as the backend's default. S
 from mobconv.schemes.algorithms import ALGORITHMS, DEFAULT_ALGORITHM, Algorithm, Needs
 from mobconv.schemes.cell import Cell, grammar
 from mobconv.schemes.parts import BITS, DEFAULT_GRANULARITY, Compute, Granularity, Mode, Storage
-from mobconv.schemes.scheme import Scheme, syntax
+from mobconv.schemes.scheme import WEIGHTS_ONLY, Scheme, syntax
 
 __all__ = [
     "ALGORITHMS",
     "BITS",
     "DEFAULT_ALGORITHM",
     "DEFAULT_GRANULARITY",
+    "WEIGHTS_ONLY",
     "Algorithm",
     "Cell",
     "Compute",

@@ -5,9 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from mobconv.common.text import plural
 from mobconv.errors import UsageError, did_you_mean
 from mobconv.schemes.algorithms import ALGORITHMS, DEFAULT_ALGORITHM, supporting
 from mobconv.schemes.parts import BITS, DEFAULT_GRANULARITY, Granularity, Mode
+
+WEIGHTS_ONLY = "Weights only; activations stay float"
+# what people ask for whose tools quantize activations too: int8, uint8, INT4, 8bit, w8a8, qint8, dynamic
+_INTEGER = re.compile(r"(?:q?u?int|i|u)(\d+)|(\d+)-?bits?|w(\d+)a\d+(?:-.*)?|q(\d+)(?:_.*)?|w?(\d)", re.IGNORECASE)
 
 
 def syntax() -> str:
@@ -77,6 +82,12 @@ class Scheme:
             return cls(int(text[2:]))
         width, *parts = text.split("-")
         bits = re.fullmatch(r"w(\d+)", width)
+        if wish := _INTEGER.fullmatch(text):
+            wanted = min(max(int(next(filter(None, wish.groups()))), BITS[0]), BITS[-1])
+            raise UsageError(
+                f"Unknown scheme {text!r}. {WEIGHTS_ONLY}: w{wanted}-symmetric stores them in {plural(wanted, 'bit')}, "
+                f"a scale for each channel; w{wanted}-linear adds zero points, w{wanted}-kmeans has a lookup table"
+            )
         if bits is None or not parts:
             near = did_you_mean(text, ["fp32", "fp16", *(f"w{b}-{m}" for b in BITS for m in Mode)])
             raise UsageError(f"Unknown scheme {text!r}{near}: fp32, fp16 or w<bits>-<mode>, such as w4-kmeans")
