@@ -43,15 +43,21 @@ class Measured:
         """Whether it was timed and runs about as fast as float."""
         return self.row.latency_ratio is not None and self.row.latency_ratio <= FLOAT_SPEED
 
+    def surely_within(self, margin: float) -> bool:
+        """Whether its loss is at most a margin by all of the interval; by the figure where there is none."""
+        return (self.lost.high if self.lost.known else self.loss) <= margin
+
 
 @dataclass(frozen=True)
 class Choice:
     """The smallest files of a backend: without measurable loss, the same at float speed, and within the margin.
 
-    None where no file is.
+    All three have an interval that ends within the margin: on few samples any file would have no measurable loss.
+    None where no file has one.
 
     float32  bytes of the backend's fp32 file, None where it was not built
     timed    whether any file has a latency; sure: whether any has an interval
+    wide     whether an interval of a file within the margin by its figure reaches beyond it
     """
 
     backend: str
@@ -61,6 +67,7 @@ class Choice:
     within: Measured | None
     timed: bool
     sure: bool
+    wide: bool
 
 
 @dataclass(frozen=True)
@@ -152,7 +159,7 @@ def digest(results: Results, scores: SampleScores | None, path: Path) -> Digest:
         margin=margin,
         measured=tuple(measured),
         by_cell={each.row.cell: each for each in measured},
-        choices=tuple(_choice(name, of_backend[name], fallen) for name in backends),
+        choices=tuple(_choice(name, of_backend[name], margin) for name in backends),
         fronts={name: pareto(of_backend[name]) for name in backends},
         accuracy=_panels(measured, fallen, lambda each: shown(each.score)),
         losses=_panels(measured, fallen, shown_losses),
@@ -181,16 +188,18 @@ def _measured(results: Results, scores: SampleScores | None, path: Path) -> list
     return measured
 
 
-def _choice(backend: str, files: Sequence[Measured], fallen: Callable[[Measured], bool]) -> Choice:
-    lossless = [each for each in files if each.lost.low <= 0]
+def _choice(backend: str, files: Sequence[Measured], margin: float) -> Choice:
+    within = [each for each in files if each.surely_within(margin)]
+    lossless = [each for each in within if each.lost.low <= 0]
     return Choice(
         backend,
         next((each.bytes for each in files if each.row.scheme == "fp32"), None),
         _smallest(lossless),
         _smallest([each for each in lossless if each.fast]),
-        _smallest([each for each in files if not fallen(each)]),
+        _smallest(within),
         timed=any(each.row.latency_ratio is not None for each in files),
         sure=any(each.lost.known for each in files),
+        wide=any(each.loss <= margin and not each.surely_within(margin) for each in files),
     )
 
 

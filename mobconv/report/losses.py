@@ -164,7 +164,11 @@ def _outcome(comparison: Comparison) -> Iterator[str]:
     total, unit = comparison.total, comparison.metric.loss_unit
     if total.within_noise:
         change = f"{comparison.metric.loss_text(total.loss)} {unit}".rstrip()
-        yield f"The file is as accurate as the float network, within noise ({change})."
+        low, high = (comparison.metric.loss_text(end) for end in (total.low, total.high))
+        yield (
+            f"No loss can be measured on these samples: {change} against the float network, 95 % interval {low} to "
+            f"{high}."
+        )
         return
     amount = f"{_amount(comparison, total.loss)} {unit}".rstrip()
     losses = {

@@ -14,6 +14,8 @@ from mobconv.results import OK, Row
 
 PLOTS = 12  # of a kind in one page: nobody compares more than that, and each takes a quarter of a second to draw
 
+_WIDE = "intervals reach beyond the margin: measure on more samples"
+_NO_INTERVALS = "no intervals without scores of samples"
 _SHIP = ("no measurable loss", "no measurable loss, at float speed", "within the margin")
 
 
@@ -136,10 +138,12 @@ def _tiles(digest: Digest) -> list[dict[str, Any]]:
     rest = [f"{count} {status}" for status, count in counts.items() if status != OK]
     margin, samples = metric.amount(digest.margin), plural(digest.results.data.get("samples", 0), "image")
     sure = any(choice.sure for choice in digest.choices)
-    none = ("none", "no file is") if sure else ("not known", "no intervals without scores of samples")
+    wide = any(choice.wide for choice in digest.choices)
+    unsure = ("not known", _WIDE) if wide else ("none", "no file is")
+    none = unsure if sure else ("not known", _NO_INTERVALS)
     tiles = [
         _best(digest, "Smallest, no measurable loss", [choice.lossless for choice in digest.choices], none),
-        _best(digest, f"Smallest within {margin} of float", [choice.within for choice in digest.choices]),
+        _best(digest, f"Smallest within {margin} of float", [choice.within for choice in digest.choices], unsure),
         {
             "title": f"Float {metric.name}",
             "figure": metric.text(digest.float_score),
@@ -185,21 +189,22 @@ def _cliff_tile(digest: Digest) -> dict[str, Any]:
 def _ship_note(digest: Digest) -> str:
     metric = digest.metric
     return (
-        "The smallest file of each format. No measurable loss: the 95 % interval of the difference to float contains "
-        "0, or is all a gain; on few images that says little, so look at the interval. At float speed: at most "
-        f"{FLOAT_SPEED:g} times the latency of fp32. Within the margin: no more than {metric.amount(digest.margin)} "
-        f"{metric.worse_side} float, by the figure."
+        f"The smallest file of each format. Within the margin: no more than {metric.amount(digest.margin)} "
+        f"{metric.worse_side} float by all of the 95 % interval of the difference, or by the figure where there is no "
+        "interval. No measurable loss: within the margin, and the interval contains 0 or is all a gain. At float "
+        f"speed: at most {FLOAT_SPEED:g} times the latency of fp32."
     )
 
 
 def _ship(choice: Choice, metric: Metric) -> dict[str, Any]:
-    lossless = "none" if choice.sure else "not known"
-    fast = "not known" if not choice.timed else lossless
-    why = "no intervals without scores of samples" if not choice.sure else "latency not measured here"
+    within = _WIDE if choice.wide else ""
+    lossless = within if choice.sure else _NO_INTERVALS
+    fast = lossless or ("" if choice.timed else "latency not measured here")
     entries = []
-    for each, missing in ((choice.lossless, lossless), (choice.fast, fast), (choice.within, "none")):
+    # why it is not known; '' where no file is
+    for each, why in ((choice.lossless, lossless), (choice.fast, fast), (choice.within, within)):
         if each is None:
-            entries.append({"name": missing, "lines": [why] if missing == "not known" else []})
+            entries.append({"name": "not known" if why else "none", "lines": [why] if why else []})
         else:
             name = each.row.cell.partition("/")[2]
             entries.append({"name": name, "lines": words.choice_lines(each, choice.float32, metric)})

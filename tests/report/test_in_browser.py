@@ -307,3 +307,58 @@ def test_a_thousand_rows_are_filtered_sorted_and_plotted(driver, tmp_path, monke
     assert len(np.unique(pixels(driver).reshape(-1, 3), axis=0)) > 100
     assert driver.execute_script("return document.querySelectorAll('table.cells tbody tr').length") == 1000
     assert len(driver.find_elements(By.CSS_SELECTOR, "svg.chart")) == 2 * plots + min(4, plots)
+
+
+@pytest.mark.parametrize("width", [1200, 390])
+def test_a_table_that_is_cut_says_that_it_scrolls(driver, report, width):
+    opened(driver, report, width=width)
+    cut, hint = driver.execute_script(
+        "const scroll = document.querySelector('.scroll:has(.cells)');"
+        "return [scroll.scrollWidth > scroll.clientWidth, scroll.previousElementSibling.getClientRects().length > 0]"
+    )
+    assert cut == hint == (width == 390)
+
+
+@pytest.mark.parametrize("width", [1200, 390])
+def test_a_screenshot_of_the_whole_page_has_plots_and_table(driver, report, width):
+    """Without scrolling: no stretch of a screen's height is blank."""
+    import base64
+
+    opened(driver, report, width=width)
+    height = driver.execute_script("return document.documentElement.scrollHeight")
+    how = {"captureBeyondViewport": True, "format": "png"}
+    shot = base64.b64decode(driver.execute_cdp_cmd("Page.captureScreenshot", how)["data"])
+    image = np.asarray(Image.open(io.BytesIO(shot)).convert("L"))
+    scale = image.shape[0] / height
+    inked = np.flatnonzero((image.max(axis=1) - image.min(axis=1)) > 60)
+    gaps = np.diff([0, *inked, image.shape[0]]) / scale
+    assert gaps.max() < 150, f"blank for {gaps.max():.0f} px"
+
+
+def test_no_page_of_a_print_is_blank(driver, report):
+    """Each page, printed alone, has text or a plot: more than the bytes of an empty one."""
+    import base64
+
+    opened(driver, report)
+
+    def printed(page):
+        how = {"printBackground": True, "pageRanges": page}
+        return len(base64.b64decode(driver.execute_cdp_cmd("Page.printToPDF", how)["data"]))
+
+    pages = base64.b64decode(driver.execute_cdp_cmd("Page.printToPDF", {})["data"]).count(b"/Type /Page\n")
+    assert pages > 3
+    sizes = [printed(str(number)) for number in range(1, pages + 1)]
+    driver.get("data:text/html,<p>")
+    blank = printed("1")
+    assert min(sizes) > 5 * blank
+
+
+def test_plots_use_the_width_that_they_have(driver, report):
+    """Where they stand side by side, each fills its column."""
+    opened(driver, report, width=1200)
+    widths = driver.execute_script(
+        "return [...document.querySelectorAll('svg.chart')].map(svg => "
+        "[svg.getBoundingClientRect().width, svg.parentElement.getBoundingClientRect().width])"
+    )
+    assert all(plot >= min(column, 576) - 1 for plot, column in widths)
+    assert driver.title.startswith("digits-mobilenet-v2")

@@ -52,6 +52,14 @@
     }
   }
 
+  // what the hint above a table says holds only where the table is cut
+  for (const hint of document.querySelectorAll(".hint")) {
+    const scroll = hint.nextElementSibling;
+    const check = () => { hint.hidden = scroll.scrollWidth <= scroll.clientWidth; };
+    new ResizeObserver(check).observe(scroll);
+    check();
+  }
+
   // a tip shows the figures of the mark nearest to the pointer; the table has all of them too
   const tip = document.getElementById("tip");
   const near = 28;
