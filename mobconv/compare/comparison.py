@@ -18,6 +18,7 @@ from mobconv.compare.waterfall import LossStep, preprocessing_of, run_waterfall
 from mobconv.data import labelled
 from mobconv.data.preprocessing import Preprocessing
 from mobconv.evaluate import input_spec, tasks
+from mobconv.evaluate.inference import single
 from mobconv.evaluate.tasks import Metric
 from mobconv.evaluate.tasks.classification import check_class_names
 from mobconv.model.checkpoint import Checkpoint
@@ -144,6 +145,7 @@ def compare(
     with open_artifact(path) as opened:
         loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load(checkpoint)
         network = preprocessing_of(loaded)
+        single(opened.outputs, str(path), "output")
         expected = opened.image_input(takes, network, "takes")
         say("data")
         images = labelled.load(data, samples, network.fit)

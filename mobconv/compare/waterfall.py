@@ -85,7 +85,7 @@ class Waterfall:
     def difference(self, before: int, after: int) -> paired.Difference:
         """How much worse one step is than another, by their positions, with its interval."""
         scores = self.steps[before].scores, self.steps[after].scores
-        return paired.difference(*scores, self.images.groups, self.task.metric.higher_is_better)
+        return self.task.metric.difference(*scores, self.images.groups)
 
     def total(self) -> paired.Difference:
         """From the float baseline to the whole file."""

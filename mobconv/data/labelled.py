@@ -10,8 +10,8 @@ import hashlib
 import io
 import logging
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,14 +31,16 @@ _GROUPS = ("scan", "scan_id", "group", "patient", "subject", "scene", "video")  
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Images and their labels.
+    """Images, and their labels or other targets.
 
     source  as the user named it
-    pixels  (N, H, W, 3) uint8, RGB; labels: (N,) int64, from 0
+    pixels  (N, H, W, 3) uint8, RGB; labels: (N,) int64, from 0, empty where the data has none
     names   of the classes, empty where the data has none
     sha256  over pixels and labels
     groups  (N,) int64, equal for images that depend on each other (of one scan, patient or scene); None where the data
             has no such column
+    targets what outputs are compared with besides labels, such as masks (N, H, W), by name
+    float_outputs  of the float network, (N, ...) by name, for tasks that compare with them; None where there are none
     """
 
     source: str
@@ -47,17 +49,26 @@ class Images:
     names: tuple[str, ...]
     sha256: str
     groups: NDArray[np.int64] | None = None
+    targets: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    float_outputs: Mapping[str, NDArray[Any]] | None = None
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.pixels)
+
+    @property
+    def fed(self) -> NDArray[np.uint8]:
+        """What is fed to a network, behind preprocessing."""
+        return self.pixels
 
 
-def load(source: str, limit: int | None = None, fit: Callable[[Image], Image] | None = None) -> Images:
+def load(
+    source: str, limit: int | None = None, fit: Callable[[Image], Image] | None = None, with_labels: bool = True
+) -> Images:
     """Read and decode labelled images.
 
     source: path of a parquet file or folder, or a name on the hub; limit: take the first so many images; fit: applied
-    to each image (see Preprocessing.fit). Raises InputError where the data cannot be read, has no image or label
-    column, or has images of several sizes.
+    to each image (see Preprocessing.fit); with_labels: False for a task that needs none, where the data may have none.
+    Raises InputError where the data cannot be read, has no image or label column, or has images of several sizes.
     """
     with tempfile.TemporaryDirectory(prefix="mobconv-data-") as cache, _quiet():
         rows = _open(source, cache)
@@ -65,11 +76,11 @@ def load(source: str, limit: int | None = None, fit: Callable[[Image], Image] | 
             rows = rows.select(range(min(limit, len(rows))))
         if not len(rows):
             raise InputError(f"{source}: no images in it")
-        image, label = _columns(rows, source)
-        labels = _labels(rows, label, source)
+        image, label = _columns(rows, source, with_labels)
+        labels = np.zeros(0, np.int64) if label is None else _labels(rows, label, source)
         pixels = _pixels(rows, image, source, fit)
         groups = _groups(rows)
-        names = tuple(getattr(rows.features[label], "names", None) or ())
+        names = () if label is None else tuple(getattr(rows.features[label], "names", None) or ())
     digest = hashlib.sha256(np.ascontiguousarray(pixels).tobytes() + labels.astype("<i8").tobytes())
     return Images(source, pixels, labels, names, digest.hexdigest(), groups)
 
@@ -126,7 +137,7 @@ def _open(source: str, cache: str) -> Dataset:
     return splits[split]
 
 
-def _columns(rows: Dataset, source: str) -> tuple[str, str]:
+def _columns(rows: Dataset, source: str, with_labels: bool) -> tuple[str, str | None]:
     import datasets
 
     images = [name for name, kind in rows.features.items() if isinstance(kind, datasets.Image)]
@@ -134,11 +145,12 @@ def _columns(rows: Dataset, source: str) -> tuple[str, str]:
         raise InputError(f"{source}: no column of images (it has {', '.join(rows.features)})")
     labels = [name for name, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)]
     labels += [name for name in ("label", "labels", "fine_label") if name in rows.features and name not in labels]
-    if not labels:
+    if not labels and with_labels:
         raise InputError(
-            f"{source}: no labels. A parquet file needs a column `label`; a folder of images, one folder for each class"
+            f"{source}: no labels. A parquet file needs a column `label`; a folder of images, one folder for each "
+            f"class. Without labels, {setting('task', 'fidelity')} compares outputs with those of the float network"
         )
-    return images[0], labels[0]
+    return images[0], labels[0] if labels else None
 
 
 def _labels(rows: Dataset, column: str, source: str) -> NDArray[np.int64]:

@@ -25,7 +25,7 @@ from mobconv.evaluate.tasks import Metric, Scores
 from mobconv.gate.baseline import Baseline, LockedCell
 from mobconv.gate.limits import Growth
 from mobconv.results import Results, Row, SampleScores
-from mobconv.stats.paired import Difference, difference
+from mobconv.stats.paired import Difference
 
 NOT_MET, WITHIN_NOISE, NOT_JUDGED, MET = "not met", "within noise", "not judged", "met"
 
@@ -81,7 +81,7 @@ def _loss(
     if samples is None or evidence.scores is None:
         judgement = _figure(metric.loss(before, after), limit)
         return Judgement(judgement.outcome, judgement.value, "by the figure alone: no scores of samples to pair")
-    return _interval(difference(*samples, evidence.scores.groups, metric.higher_is_better), limit)
+    return _interval(metric.difference(*samples, evidence.scores.groups), limit)
 
 
 def _bytes(row: Row, limit: int, evidence: Evidence) -> Judgement:

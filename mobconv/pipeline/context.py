@@ -12,17 +12,20 @@ from typing import Any
 import numpy as np
 
 from mobconv.backends.base import Backend, Entry, Runner
-from mobconv.data import labelled
+from mobconv.data.arrays import Arrays, Samples
 from mobconv.data.labelled import Images
 from mobconv.data.preprocessing import Preprocessing
 from mobconv.errors import UsageError, setting
 from mobconv.evaluate import tasks
-from mobconv.evaluate.inference import Outputs, predict_in_torch
-from mobconv.evaluate.input_spec import check_network_input
-from mobconv.evaluate.tasks import Task
+from mobconv.backends.base import TensorSpec
+from mobconv.evaluate.inference import Feed, Outputs, predict_in_torch
+from mobconv.evaluate.input_spec import array_feed, check_arrays, check_network_input
+from mobconv.evaluate.tasks import Task, compares_with_float
+from mobconv.model import image_input
 from mobconv.model.checkpoint import Checkpoint
 from mobconv.model.program import Program
-from mobconv.pipeline import templates
+from mobconv.pipeline import samples, templates
+from mobconv.pipeline.artifact import Artifact
 from mobconv.pipeline.measure import Scored, score
 from mobconv.pipeline.quantized import SchemeFor, quantize_model, same_scheme
 from mobconv.pipeline.reference import reference
@@ -105,14 +108,55 @@ class Context:
         return preprocessing
 
     @cached_property
-    def data(self) -> Images:
-        """Decoded samples. Raises InputError where they cannot be read."""
-        return self.load_data()
+    def data(self) -> Samples:
+        """Decoded samples, with the float network's outputs where the task compares with them.
 
-    def load_data(self) -> Images:
+        Raises InputError where they cannot be read, or do not fit the network.
+        """
+        data = self.load_data()
+        self._check_fit(data)
+        if compares_with_float(self.task) and data.float_outputs is None:
+            data = samples.with_float_outputs(data, self._run_float(data))
+        return data
+
+    def load_data(self) -> Samples:
         """Read and decode the data set."""
         assert self.plan.data is not None
-        return labelled.load(self.plan.data, self.plan.limit, self.preprocessing.fit)
+        inputs = {name: value.shape for name, value in self.checkpoint.example.items()}
+        return samples.load(self.plan.data, inputs, lambda: self.preprocessing, self.plan.limit, self.task)
+
+    def _check_fit(self, data: Samples) -> None:
+        """Raise InputError where data and network do not fit, UsageError where the files would take something else."""
+        checkpoint = self.checkpoint
+        shapes = {name: value.shape for name, value in checkpoint.example.items()}
+        if isinstance(data, Images):
+            check_network_input(data, next(iter(shapes.values())), checkpoint.reference)
+            return
+        check_arrays(data, shapes, checkpoint.reference)
+        if self.plan.input != "tensor" and image_input.is_image(self.program, checkpoint.preprocessing):
+            raise UsageError(
+                f"{data.source} has arrays of {next(iter(data.inputs.values())).dtype}, the network's own tensors, and "
+                f"files would take pixels of 0 to 255: say {setting('input', 'tensor')}, or give bytes (N, height, "
+                "width, channels)"
+            )
+
+    def _feed(self, data: Samples) -> Feed:
+        """Samples -> inputs of the network, by name."""
+        example = self.checkpoint.example
+        if isinstance(data, Arrays):
+            specs = [TensorSpec(name, value.shape, str(value.dtype)) for name, value in example.items()]
+            return array_feed(specs, list(data.inputs), self.checkpoint.reference)
+        name, preprocessing = next(iter(example)), self.preprocessing
+        return lambda part: {name: preprocessing(part)}
+
+    def fed_through(self, artifact: Artifact, otherwise: Preprocessing | None) -> Preprocessing | None:
+        """What the caller of a file does to pixels of the data; None for arrays.
+
+        otherwise: where the file does not say.
+        """
+        if isinstance(self.data, Arrays):
+            return None
+        return artifact.image_input(otherwise=otherwise).preprocessing
 
     @cached_property
     def program(self) -> Program:
@@ -123,15 +167,15 @@ class Context:
 
     def run_baseline(self) -> Scored:
         """Run the untouched module on the data. Raises InputError where data and network do not fit."""
-        checkpoint, data = self.checkpoint, self.data
-        name, example = next(iter(checkpoint.example.items()))
-        check_network_input(data, example.shape, checkpoint.reference)
-        preprocessing = self.preprocessing
-        self.stage("float baseline")
-        outputs = predict_in_torch(
-            lambda part: checkpoint.run({name: preprocessing(part)}), data.pixels, self.plan.threads
-        )
+        data = self.data
+        outputs = self._run_float(data) if data.float_outputs is None else dict(data.float_outputs)
         return score(self.task, outputs, data)
+
+    def _run_float(self, data: Samples) -> Outputs:
+        """Outputs of the untouched module."""
+        checkpoint, feed = self.checkpoint, self._feed(data)
+        self.stage("float baseline")
+        return predict_in_torch(lambda part: checkpoint.run(feed(part)), data.fed, self.plan.threads)
 
     def quantized(self, scheme: Scheme) -> Quantized:
         """The network's weights under a scheme; kept until the next scheme is asked for."""
@@ -147,14 +191,13 @@ class Context:
         if scheme not in self._references:
             model = self.quantized(scheme).model
             start = time.perf_counter()
-            program, preprocessing = reference(self.program, model, scheme), self.preprocessing
-            name = next(iter(program.example))
+            program, feed = reference(self.program, model, scheme), self._feed(self.data)
 
             def run(part: Any) -> Outputs:
-                outputs = program.run({name: preprocessing(part)})
+                outputs = program.run(feed(part))
                 return {output: np.asarray(value, np.float32) for output, value in outputs.items()}
 
-            scored = score(self.task, predict_in_torch(run, self.data.pixels, self.plan.threads), self.data)
+            scored = score(self.task, predict_in_torch(run, self.data.fed, self.plan.threads), self.data)
             self._references = {scheme: Reference(scored, time.perf_counter() - start)}
         return self._references[scheme]
 

@@ -83,7 +83,7 @@ def _difference(comparison: Comparison, difference: Difference | None) -> tuple[
     if difference is None:
         return "", "", "", ""
     text = comparison.metric.loss_text
-    if difference.worse + difference.better == 0:
+    if not difference.changed:
         return text(difference.loss), "no change", "", ""
     interval = f"{text(difference.low)} to {text(difference.high)}"
     p = f"{difference.p:.2g}" if difference.p >= 1e-4 else "< 0.0001"

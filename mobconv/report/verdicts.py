@@ -48,7 +48,7 @@ def value(verdict: Verdict) -> str:
     text = figure(verdict.value, verdict.unit, signed, digits)
     if verdict.value != verdict.limit and text.lstrip("+") == figure(verdict.limit, verdict.unit, digits=digits):
         text = figure(verdict.value, verdict.unit, signed, digits + 2)
-    if verdict.interval is None or verdict.interval.worse + verdict.interval.better == 0:
+    if verdict.interval is None or not verdict.interval.changed:
         return text
     return f"{text} ({verdict.interval.low:+.{digits}f} to {verdict.interval.high:+.{digits}f})"
 

@@ -202,7 +202,7 @@ class Sweep:
                 "parameters": baseline.parameters,
                 "quantizable_weights": baseline.quantizable_weights,
             },
-            data={"source": baseline.source, "sha256": baseline.data_sha256, "samples": len(baseline.scores)},
+            data={"source": baseline.source, "sha256": baseline.data_sha256, "samples": baseline.samples},
             tools=versions,
             task=results.task_fields(self.job.task.name, metric),
             float_score=baseline.score,

@@ -6,11 +6,12 @@ from importlib import import_module
 from typing import cast
 
 from mobconv.errors import UsageError, did_you_mean
-from mobconv.evaluate.tasks.base import Metric, Outputs, Scores, Task
+from mobconv.evaluate.tasks.base import Metric, Outputs, Scores, Task, compares_with_float, further
 
 # name -> module with an attribute `task`; the first is the default of a recipe
 TASKS = {
     "classification": "mobconv.evaluate.tasks.classification",
+    "regression": "mobconv.evaluate.tasks.regression",
 }
 
 
@@ -21,4 +22,4 @@ def get(name: str) -> Task:
     return cast(Task, import_module(TASKS[name]).task)
 
 
-__all__ = ["TASKS", "Metric", "Outputs", "Scores", "Task", "get"]
+__all__ = ["TASKS", "Metric", "Outputs", "Scores", "Task", "compares_with_float", "further", "get"]
