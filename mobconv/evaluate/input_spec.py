@@ -153,7 +153,7 @@ def _exact(values: NDArray[Any], spec: TensorSpec, where: str) -> NDArray[Any]:
     """Numbers in the dtype of an input, none of them changed. Raises InputError for one that the dtype cannot hold."""
     dtype = np.dtype(spec.dtype)
     if dtype.kind not in "iu" or spec.quantization is not None:
-        return typed(values, spec)
+        return np.array(typed(values, spec))  # a copy: those of a file are read-only, which PyTorch warns of
     limits = np.iinfo(dtype)
     whole = values if values.dtype.kind in "biu" else np.rint(values)
     if whole.size and (whole.min() < limits.min or whole.max() > limits.max or not np.array_equal(whole, values)):
@@ -161,7 +161,7 @@ def _exact(values: NDArray[Any], spec: TensorSpec, where: str) -> NDArray[Any]:
             f"{where}: input {spec.name!r} takes {spec.dtype}, and the data has values that are not whole numbers of "
             f"{limits.min} to {limits.max}"
         )
-    return np.ascontiguousarray(whole, dtype)
+    return np.array(whole, dtype, order="C")
 
 
 def check_arrays(data: Arrays, shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
@@ -172,7 +172,9 @@ def check_arrays(data: Arrays, shapes: Mapping[str, tuple[int, ...]], where: str
     for name, values in data.inputs.items():
         shape = shapes.get(name)
         if shape is None:
-            raise InputError(f"{data.source}: array {name!r} is not an input of {where}, which takes {', '.join(shapes)}")
+            raise InputError(
+                f"{data.source}: array {name!r} is not an input of {where}, which takes {', '.join(shapes)}"
+            )
         wanted, has = shape[1:], values.shape[1:]
         if len(wanted) != len(has) or any(0 < one != other for one, other in zip(wanted, has, strict=True)):
             raise InputError(

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mobconv.backends.base import Backend, Entry, Runner
+from mobconv.backends.base import Backend, Entry, Runner, TensorSpec
 from mobconv.data.arrays import Arrays, Samples
 from mobconv.data.labelled import Images
 from mobconv.data.preprocessing import Preprocessing
 from mobconv.errors import UsageError, setting
 from mobconv.evaluate import tasks
-from mobconv.backends.base import TensorSpec
 from mobconv.evaluate.inference import Feed, Outputs, predict_in_torch
 from mobconv.evaluate.input_spec import array_feed, check_arrays, check_network_input
 from mobconv.evaluate.tasks import Task, compares_with_float
@@ -40,6 +39,7 @@ class Plan:
     """How cells are made from a checkpoint.
 
     data, limit  reference of a data set, and how many samples of it are taken; None for no data, all samples
+    task         what the outputs mean; None for classification
     input        what files take: a kind of image_input.INPUTS
     options      options of backends by their names, as `Backend.options` checks them
     scheme_for   layer rules
@@ -48,7 +48,7 @@ class Plan:
 
     data: str | None = None
     limit: int | None = None
-    task: str = "classification"
+    task: Task | None = None
     input: str = "image"
     options: Mapping[str, Any] = field(default_factory=dict)
     scheme_for: SchemeFor = same_scheme
@@ -91,10 +91,10 @@ class Context:
         """Loaded. Raises what loading raises."""
         return self._load()
 
-    @property
+    @cached_property
     def task(self) -> Task:
         """What the outputs mean."""
-        return tasks.get(self.plan.task)
+        return self.plan.task or tasks.get("classification")
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
@@ -114,10 +114,15 @@ class Context:
         Raises InputError where they cannot be read, or do not fit the network.
         """
         data = self.load_data()
-        self._check_fit(data)
-        if compares_with_float(self.task) and data.float_outputs is None:
-            data = samples.with_float_outputs(data, self._run_float(data))
-        return data
+        self._check_kind(data)
+        return self.with_float_outputs(data) if compares_with_float(self.task) else data
+
+    def with_float_outputs(self, data: Samples) -> Samples:
+        """The same samples with the outputs of the untouched module, run now unless they are there.
+
+        Raises InputError where data and network do not fit.
+        """
+        return data if data.float_outputs is not None else replace(data, float_outputs=self._run_float(data))
 
     def load_data(self) -> Samples:
         """Read and decode the data set."""
@@ -125,15 +130,11 @@ class Context:
         inputs = {name: value.shape for name, value in self.checkpoint.example.items()}
         return samples.load(self.plan.data, inputs, lambda: self.preprocessing, self.plan.limit, self.task)
 
-    def _check_fit(self, data: Samples) -> None:
-        """Raise InputError where data and network do not fit, UsageError where the files would take something else."""
-        checkpoint = self.checkpoint
-        shapes = {name: value.shape for name, value in checkpoint.example.items()}
-        if isinstance(data, Images):
-            check_network_input(data, next(iter(shapes.values())), checkpoint.reference)
+    def _check_kind(self, data: Samples) -> None:
+        """Raise UsageError where the data has arrays, and files would take pixels."""
+        if isinstance(data, Images) or self.plan.input == "tensor":
             return
-        check_arrays(data, shapes, checkpoint.reference)
-        if self.plan.input != "tensor" and image_input.is_image(self.program, checkpoint.preprocessing):
+        if image_input.is_image(self.program, self.checkpoint.preprocessing):
             raise UsageError(
                 f"{data.source} has arrays of {next(iter(data.inputs.values())).dtype}, the network's own tensors, and "
                 f"files would take pixels of 0 to 255: say {setting('input', 'tensor')}, or give bytes (N, height, "
@@ -141,11 +142,16 @@ class Context:
             )
 
     def _feed(self, data: Samples) -> Feed:
-        """Samples -> inputs of the network, by name."""
-        example = self.checkpoint.example
+        """Samples -> inputs of the network, by name. Raises InputError where they do not fit."""
+        example, reference = self.checkpoint.example, self.checkpoint.reference
         if isinstance(data, Arrays):
+            names = list(example) if len(example) > 1 else list(data.inputs)
+            check_arrays(
+                data, {name: value.shape for name, value in zip(names, example.values(), strict=True)}, reference
+            )
             specs = [TensorSpec(name, value.shape, str(value.dtype)) for name, value in example.items()]
-            return array_feed(specs, list(data.inputs), self.checkpoint.reference)
+            return array_feed(specs, list(data.inputs), reference)
+        check_network_input(data, next(iter(example.values())).shape, reference)
         name, preprocessing = next(iter(example)), self.preprocessing
         return lambda part: {name: preprocessing(part)}
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -59,8 +57,3 @@ def as_images(content: Arrays) -> Images:
     if len(labels) and labels.min() < 0:
         raise InputError(f"{content.source}: row {int(labels.argmin())} has label {labels.min()}; labels start at 0")
     return Images(content.source, pixels, labels, content.names, content.sha256, content.groups, targets)
-
-
-def with_float_outputs(samples: Samples, outputs: Mapping[str, Any]) -> Samples:
-    """The same samples with the outputs of the float network."""
-    return replace(samples, float_outputs=outputs)

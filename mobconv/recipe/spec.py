@@ -71,9 +71,21 @@ class Recipe(StrictModel):
         description="what is done to pixels before the network, where the checkpoint does not say; `raw`: nothing, "
         "they stay 0 to 255",
     )
-    data: str = Field(description="parquet file or image folder (relative to the recipe's folder), or hub name")
+    data: str = Field(
+        description="parquet file, image folder, or .npz of arrays (relative to the recipe's folder), or hub name"
+    )
     images: int | None = Field(default=None, ge=1, description="number of images, from the first on; default all")
     task: str = Field(default="classification", description="what the outputs mean, and the metric they are judged by")
+    metric: str | None = Field(
+        default=None,
+        description="one of the task's metrics in place of its first, or your own, package.module:name (see "
+        "docs/tasks.md)",
+    )
+    higher_is_better: bool | None = Field(default=None, description="of a metric of your own that does not say it")
+    postprocess: str | None = Field(
+        default=None,
+        description="package.module:function that makes the task's outputs of a sample's, such as boxes",
+    )
     input: Literal["image", "image-uint8", "tensor"] = Field(
         default="image",
         description="input of the files: pixels of 0 to 255, normalised inside, or the network's own tensor",

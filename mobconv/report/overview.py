@@ -240,7 +240,7 @@ def _line(digest: Digest, row: Row, columns: int) -> Line:
         TableEntry(measured_by, str(row.verified), figure=False),
         TableEntry(row.requires or "-", row.requires or None, figure=False),
     ]
-    return Line(row.cell, entries, _details(row, metric), kind=row.status, data=data)
+    return Line(row.cell, entries, _details(row, digest.results.further), kind=row.status, data=data)
 
 
 def _loss(value: float | None, metric: Metric, kind: str = "") -> TableEntry:
@@ -251,7 +251,7 @@ def _figure(value: float | None, pattern: str) -> TableEntry:
     return TableEntry("-" if value is None else pattern.format(value), value)
 
 
-def _details(row: Row, metric: Metric) -> list[str]:
+def _details(row: Row, further: Callable[[str], Metric]) -> list[str]:
     """The file, its storage and its further figures, a line each."""
     lines = [f"file: {row.path}" if row.path else "", f"sha256: {row.sha256}" if row.sha256 else ""]
     if row.file_bytes is not None:
@@ -265,7 +265,7 @@ def _details(row: Row, metric: Metric) -> list[str]:
         )
     lines.append(f"measured by {words.measured_by(row)}")
     figures = [
-        *(f"{name} {metric.text(value)}" for name, value in row.metrics.items()),
+        *(f"{name} {further(name).text(value)}" for name, value in row.metrics.items()),
         f"agrees with PyTorch of the same weights on {row.agreement * 100:.2f} % of images"
         if row.agreement is not None
         else "",

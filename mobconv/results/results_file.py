@@ -84,6 +84,8 @@ def read(path: Path) -> Results:
         rows = [_checked(path, row_from(values)) for values in content["cells"]]
         cliffs = [_checked(path, Cliff(**_known(Cliff, values))) for values in content["cliffs"]]
         task = {"name": str(content["task"]["name"]), "metric": _metric(path, content["task"]["metric"])}
+        if further := content["task"].get("further", {}):
+            task["further"] = {str(name): _metric(path, values) for name, values in further.items()}
         return Results(
             content["model"],
             content["data"],

@@ -157,7 +157,7 @@ class Results:
 
     model, data  path or source and sha256, with `parameters` and `quantizable_weights`, or `samples`
     tools        versions by name
-    task         name of the task, and the metric's fields (see evaluate.tasks.Metric)
+    task         name of the task, the metric's fields (see evaluate.tasks.Metric), and those of further metrics by name
     notes        what mobconv recognised in checkpoint and data, and reasons to doubt the figures
     """
 
@@ -176,10 +176,16 @@ class Results:
         """The number that scores are."""
         return Metric(**self.task["metric"])
 
+    def further(self, name: str) -> Metric:
+        """The metric of a name in `Row.metrics`; the task's own where none is stated."""
+        stated = self.task.get("further", {}).get(name)
+        return self.metric if stated is None else Metric(**stated)
 
-def task_fields(name: str, metric: Metric) -> dict[str, Any]:
+
+def task_fields(name: str, metric: Metric, further: Mapping[str, Metric] | None = None) -> dict[str, Any]:
     """A task as `Results.task` has it."""
-    return {"name": name, "metric": asdict(metric)}
+    others = {other: asdict(each) for other, each in (further or {}).items()}
+    return {"name": name, "metric": asdict(metric)} | ({"further": others} if others else {})
 
 
 def cliffs(rows: Iterable[Row], float_score: float, margin: float, metric: Metric) -> list[Cliff]:

@@ -39,7 +39,7 @@ class SampleScores:
     """
 
     def __init__(self, path: Path, arrays: Mapping[str, NDArray[np.float64]], resampled: bool = False) -> None:
-        """path: of the scores.npz, for messages; resampled: whether the metric is no mean."""
+        """path: of the scores.npz, for messages; resampled: whether the metric is not a mean."""
         self.path, self._resampled = path, resampled
         self._arrays = dict(arrays)
         groups = self._arrays.pop(GROUPS, None)
@@ -51,7 +51,7 @@ class SampleScores:
         return self._arrays[FLOAT]
 
     def of(self, row: Row) -> Scores:
-        """Of a cell, (N,), or of resamples. Raises InputError where they are missing, or not those of the row's score."""
+        """Of a cell, (N,), or of resamples. Raises InputError where they are missing, or not of the row's score."""
         scores = self._arrays.get(row.cell)
         if scores is None:
             raise InputError(

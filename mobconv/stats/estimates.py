@@ -76,7 +76,7 @@ class PairedScores:
     def __init__(
         self, groups: NDArray[np.int64] | None = None, higher_is_better: bool = True, resamples: int = 0
     ) -> None:
-        """groups: (N,), as in scores.npz; resamples: of a metric that is no mean, see Metric."""
+        """groups: (N,), as in scores.npz; resamples: of a metric that is not a mean, see Metric."""
         self.groups, self.higher_is_better, self.resamples = groups, higher_is_better, resamples
         self._estimates: dict[tuple[bytes, bytes], Estimate] = {}
 

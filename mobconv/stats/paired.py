@@ -25,10 +25,10 @@ class Difference:
     loss       of the samples at hand
     low, high  95 % interval of it, percentile bootstrap over samples or groups of them
     p          two-sided: McNemar's exact test where a sample is right or wrong, else a sign-flip permutation test; of a
-               metric that is no mean, twice the share of resamples on the other side of 0
-    worse, better  samples whose score is worse, or better, in `after`; of a metric that is no mean, resamples
+               metric that is not a mean, twice the share of resamples on the other side of 0
+    worse, better  samples whose score is worse, or better, in `after`; of a metric that is not a mean, resamples
     groups     independent groups that were drawn; the number of samples where the data names none, and of resamples
-               for a metric that is no mean
+               for a metric that is not a mean
     """
 
     loss: float
@@ -50,9 +50,7 @@ class Difference:
         return self.worse + self.better > 0
 
 
-def of_resamples(
-    before: NDArray[np.float64], after: NDArray[np.float64], higher_is_better: bool = True
-) -> Difference:
+def of_resamples(before: NDArray[np.float64], after: NDArray[np.float64], higher_is_better: bool = True) -> Difference:
     """Compare a metric of all samples and of the same bootstrap resamples, each (1 + rounds,); see `resampling`.
 
     Sources: Efron and Tibshirani 1993, ch. 13 (percentile interval) and ch. 16 (its achieved significance level).

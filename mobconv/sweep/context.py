@@ -31,7 +31,7 @@ class SweepContext(Context):
         plan = Plan(
             data=recipe.data,
             limit=recipe.images,
-            task=recipe.task,
+            task=job.task,
             input=recipe.input,
             options=recipe.options,
             scheme_for=recipe.scheme_for,

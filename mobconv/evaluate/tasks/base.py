@@ -132,7 +132,11 @@ class Task(Protocol):
     """The meaning of outputs. An object with these attributes and methods, registered in `TASKS`."""
 
     name: str
-    metric: Metric
+
+    @property
+    def metric(self) -> Metric:
+        """That the task is judged by."""
+        ...
 
     def check(self, outputs: Outputs, data: Samples) -> None:
         """Raise InputError where outputs and targets do not fit, such as a label that no output stands for."""
@@ -143,7 +147,7 @@ class Task(Protocol):
         ...
 
     def scores(self, outputs: Outputs, data: Samples) -> Scores:
-        """A score for each sample, (N,), in the metric's unit; of a metric that is no mean, see `Metric.resamples`."""
+        """A score for each sample, (N,), in the metric's unit; where it is not a mean, see `Metric.resamples`."""
         ...
 
     def aggregate(self, scores: Scores) -> float:

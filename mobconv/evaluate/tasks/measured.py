@@ -31,7 +31,8 @@ class Measure:
     statistics  of each sample; of a metric that is a mean, the scores (N,) in its unit
     combine     from statistics and how often each sample counts, (N,), to the metric; None for the mean
     applies     whether these outputs and this data have such a metric
-    rounds      resamples that a metric is computed on, where it is no mean
+    rounds      resamples that a metric is computed on, where it is not a mean
+    judges      whether a task can be judged by it: it is finite, and a bootstrap says how sure it is
     """
 
     metric: Metric
@@ -39,6 +40,7 @@ class Measure:
     combine: Callable[[Statistics, NDArray[np.int64]], float] | None = None
     applies: Callable[[Outputs, Samples], bool] = any_data
     rounds: int = ROUNDS
+    judges: bool = True
 
     @property
     def stored(self) -> Metric:
@@ -73,9 +75,9 @@ class MeasuredTask:
 
     def judged_by(self, name: str) -> MeasuredTask:
         """The same task, judged by another of its metrics, by name without regard to case. Raises UsageError."""
-        names = {measure.metric.name.casefold(): measure for measure in self.measures}
+        names = {measure.metric.name.casefold(): measure for measure in self.measures if measure.judges}
         if name.casefold() not in names:
-            known = ", ".join(measure.metric.name for measure in self.measures)
+            known = ", ".join(measure.metric.name for measure in self.measures if measure.judges)
             raise UsageError(
                 f"{setting('metric', name)}: the task {self.name} has {known}{did_you_mean(name.casefold(), names)}; a "
                 "metric of your own is package.module:name"
@@ -143,8 +145,8 @@ def mean(scores: Scores) -> float:
 def same(outputs: Outputs, reference: Outputs) -> float:
     """The fraction of samples whose outputs mean the same, 0 to 1, where nothing else is known of them.
 
-    The same class where the first output is (N, classes); else every number within 1 % of the largest of the reference's
-    output.
+    The same class where the first output is (N, classes); else every number within 1 % of the largest of the
+    reference's output.
     """
     first, wanted = (next(iter(each.values())) for each in (outputs, reference))
     if classes(wanted):

@@ -14,17 +14,17 @@ from mobconv.evaluate.tasks.measured import Measure, MeasuredTask
 def _errors(outputs: Outputs, data: Samples) -> NDArray[np.float64]:
     """Output less target of the first output, (N, numbers)."""
     output, target = first_output(outputs), only_target(data)
-    return (output.astype(np.float64).reshape(target.shape) - target).reshape(len(target), -1)
+    return np.asarray(output.astype(np.float64).reshape(target.shape) - target, np.float64).reshape(len(target), -1)
 
 
 def _absolute(outputs: Outputs, data: Samples) -> Scores:
     """Mean absolute error of each sample, (N,)."""
-    return np.abs(_errors(outputs, data)).mean(axis=1)
+    return np.asarray(np.abs(_errors(outputs, data)).mean(axis=1))
 
 
 def _squared(outputs: Outputs, data: Samples) -> Scores:
     """Mean squared error of each sample, (N,)."""
-    return (_errors(outputs, data) ** 2).mean(axis=1)
+    return np.asarray((_errors(outputs, data) ** 2).mean(axis=1))
 
 
 def _root(squared: Scores, counts: NDArray[np.int64]) -> float:
