@@ -67,5 +67,14 @@ def read(folder: Path) -> Samples:
     outputs = None if content["float_outputs"] is None else arrays(content["float_outputs"])
     source, names, sha256, groups = content["source"], tuple(content["names"]), content["sha256"], fixed.get("groups")
     if content["kind"] == "images":
-        return Images(source, inputs["pixels"], fixed["labels"], names, sha256, groups, targets, outputs)
+        return Images(
+            source,
+            inputs["pixels"],
+            fixed["labels"],
+            names,
+            sha256,
+            groups,
+            targets=targets,
+            float_outputs=outputs,
+        )
     return Arrays(source, inputs, targets, names, sha256, groups, outputs)

@@ -17,7 +17,7 @@ from mobconv.data.labelled import Images
 from mobconv.data.preprocessing import Preprocessing
 from mobconv.errors import UsageError, setting
 from mobconv.evaluate import tasks
-from mobconv.evaluate.inference import Feed, Outputs, predict_in_torch
+from mobconv.evaluate.inference import Feed, Outputs, count, joined, predict_in_torch, rows
 from mobconv.evaluate.input_spec import array_feed, check_arrays, check_network_input
 from mobconv.evaluate.tasks import Task, compares_with_float
 from mobconv.model import image_input
@@ -181,7 +181,18 @@ class Context:
         """Outputs of the untouched module."""
         checkpoint, feed = self.checkpoint, self._feed(data)
         self.stage("float baseline")
-        return predict_in_torch(lambda part: checkpoint.run(feed(part)), data.fed, self.plan.threads)
+        run = self._of_its_batch(checkpoint.run)
+        return predict_in_torch(lambda part: run(feed(part)), data.fed, self.plan.threads)
+
+    def _of_its_batch(self, run: Callable[[dict[str, Any]], Outputs]) -> Callable[[dict[str, Any]], Outputs]:
+        """The same function for any number of samples, where an exported program was made for one alone."""
+        if self.checkpoint.exported is None or any(len(value) != 1 for value in self.checkpoint.example.values()):
+            return run
+
+        def one_by_one(feeds: dict[str, Any]) -> Outputs:
+            return joined([run(dict(rows(feeds, slice(place, place + 1)))) for place in range(count(feeds))])
+
+        return one_by_one
 
     def quantized(self, scheme: Scheme) -> Quantized:
         """The network's weights under a scheme; kept until the next scheme is asked for."""
@@ -198,9 +209,10 @@ class Context:
             model = self.quantized(scheme).model
             start = time.perf_counter()
             program, feed = reference(self.program, model, scheme), self._feed(self.data)
+            run_program = self._of_its_batch(program.run)
 
             def run(part: Any) -> Outputs:
-                outputs = program.run(feed(part))
+                outputs = run_program(feed(part))
                 return {output: np.asarray(value, np.float32) for output, value in outputs.items()}
 
             scored = score(self.task, predict_in_torch(run, self.data.fed, self.plan.threads), self.data)

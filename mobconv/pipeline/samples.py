@@ -56,4 +56,4 @@ def as_images(content: Arrays) -> Images:
     labels, targets = content.labels, content.targets
     if len(labels) and labels.min() < 0:
         raise InputError(f"{content.source}: row {int(labels.argmin())} has label {labels.min()}; labels start at 0")
-    return Images(content.source, pixels, labels, content.names, content.sha256, content.groups, targets)
+    return Images(content.source, pixels, labels, content.names, content.sha256, content.groups, targets=targets)

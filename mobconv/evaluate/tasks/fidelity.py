@@ -48,12 +48,16 @@ def _snr(sums: NDArray[np.float64], counts: NDArray[np.int64]) -> float:
 
 
 def _largest(outputs: Outputs, data: Samples) -> Scores:
-    """Largest absolute error of each sample over the largest absolute output of all samples, in percent, (N,)."""
-    worst = np.zeros(len(data))
-    for value, wanted in zip(outputs.values(), _float(data).values(), strict=True):
-        against = wanted.astype(np.float64).reshape(len(data), -1)
-        error = np.abs(value.reshape(len(data), -1) - against).max(axis=1)
-        worst = np.maximum(worst, 100 * error / max(float(np.abs(against).max()), np.finfo(np.float32).tiny))
+    """Largest absolute error of each sample over the output's largest absolute value, in percent, (N,).
+
+    That of all outputs stands in for an output that is 0 throughout.
+    """
+    worst, wanted = np.zeros(len(data)), _float(data)
+    largest = {name: float(np.abs(value).max(initial=0)) for name, value in wanted.items()}
+    for value, (name, against) in zip(outputs.values(), wanted.items(), strict=True):
+        difference = (value.astype(np.float64) - against).reshape(len(data), -1)
+        scale = largest[name] or max(largest.values()) or 1.0
+        worst = np.maximum(worst, 100 * np.abs(difference).max(axis=1) / scale)
     return worst
 
 
