@@ -173,6 +173,7 @@ def _array(stream: IO[bytes], size: int, limit: int | None, most: int | None = N
     if dtype.hasobject or dtype.kind not in "biufU" or not dtype.itemsize:
         raise ValueError(f"an array of {dtype}: only numbers and texts are read, and nothing is unpickled")
     count = math.prod(shape)
+    size -= stream.tell()
     if any(length < 0 for length in shape) or count * dtype.itemsize > size:
         raise ValueError(f"an array of shape {shape} and {dtype} is declared, and there are {size} bytes for it")
     whole = shape
@@ -189,7 +190,7 @@ def _array(stream: IO[bytes], size: int, limit: int | None, most: int | None = N
     array = flat.reshape(shape[::-1]).T if columns_first else flat.reshape(shape)
     array = array if limit is None or not array.ndim else array[:limit]
     if dtype.kind != "U":
-        array = np.ascontiguousarray(array, dtype.newbyteorder("="))
+        array = np.array(array, dtype.newbyteorder("="), order="C")
     return array
 
 

@@ -155,7 +155,7 @@ TASKS = {
     "classification": ("tokens", tokens, 120, "", 70),
     "regression": ("field", field, 200, "", 0.1),
     "segmentation": ("segmenter", segmenter, 60, f"{HALF}input_shape: [1, 3, 12, 20]\n", 75),
-    "embedding": ("signal", signal, 80, "input_shape: [1, 1, 40]\nmetric: recall@1\n", 70),
+    "embedding": ("signal", signal, 80, "input_shape: [1, 1, 40]\n", 0.99),
     "detection": (
         "detector", detector, 250, f"{HALF}input_shape: [1, 3, 16, 24]\npostprocess: task_nets:boxes\n", 30,
     ),
