@@ -10,9 +10,11 @@ import typer
 from mobconv.cli.common import (
     AsJson,
     InputShape,
+    MetricOption,
     Model,
     ModelArg,
     PreprocessingOption,
+    TaskOption,
     TrustPickle,
     load_checkpoint,
     preprocessing_from,
@@ -39,6 +41,8 @@ def command(
             "wants); `raw` for pixels of 0 to 255",
         ),
     ] = None,
+    task: TaskOption = None,
+    metric: MetricOption = None,
     shown: Annotated[int, typer.Option("--layers", min=0, help="number of layers to list, worst first")] = 10,
     model: Model = None,
     model_arg: ModelArg = None,
@@ -47,7 +51,10 @@ def command(
     trust_pickle: TrustPickle = False,
     as_json: AsJson = False,
 ) -> int:
-    """Find out where the accuracy of an artifact went: which step, which layers, which mistake in preprocessing."""
+    """Find out where the accuracy of an artifact went: which step, which layers, which mistake in preprocessing.
+
+    Images without labels: `--task fidelity` compares outputs with those of the float network.
+    """
     import json
 
     from mobconv.cli import render
@@ -64,6 +71,8 @@ def command(
             data,
             takes=preprocessing_from(stated_input, "--takes"),
             samples=limit,
+            task=task or "classification",
+            metric=metric,
             say=stage,
             checkpoint_options=_checkpoint_options(model, model_arg, input_shape, trust_pickle),
         )

@@ -63,6 +63,11 @@ class Arrays:
         return len(next(iter(self.inputs.values())))
 
     @property
+    def kind(self) -> str:
+        """What the samples are."""
+        return "arrays"
+
+    @property
     def fed(self) -> Mapping[str, NDArray[Any]]:
         """What is fed to a network."""
         return self.inputs

@@ -56,6 +56,11 @@ class Images:
         return len(self.pixels)
 
     @property
+    def kind(self) -> str:
+        """What the samples are."""
+        return "images"
+
+    @property
     def fed(self) -> NDArray[np.uint8]:
         """What is fed to a network, behind preprocessing."""
         return self.pixels

@@ -44,7 +44,7 @@ def write(folder: Path, samples: Samples) -> None:
     else:
         inputs = dict(samples.inputs)
     content = {
-        "kind": "images" if isinstance(samples, Images) else "arrays",
+        "kind": samples.kind,
         "source": samples.source,
         "names": list(samples.names),
         "sha256": samples.sha256,

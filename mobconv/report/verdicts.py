@@ -89,8 +89,8 @@ def legend(report: GateReport) -> Iterator[str]:
     """How to read the table, and the notes on the results."""
     paired = [verdict.interval for verdict in report.verdicts if verdict.interval is not None]
     if paired:
-        groups, images = paired[0].groups, plural(report.samples, "image")
-        drawn = images if groups == report.samples else f"{plural(groups, 'group')} of the {images}"
+        groups, images = paired[0].groups, plural(report.samples, report.sample)
+        drawn = images if groups in (0, report.samples) else f"{plural(groups, 'group')} of the {images}"
         yield f"95 % intervals by paired bootstrap over {drawn}; a drop fails where all of it is above the limit"
     yield from report.notes
 

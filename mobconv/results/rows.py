@@ -155,7 +155,7 @@ class Cliff:
 class Results:
     """All of a sweep, as in ``results.json``.
 
-    model, data  path or source and sha256, with `parameters` and `quantizable_weights`, or `samples`
+    model, data  path or source and sha256, with `parameters` and `quantizable_weights`, or `samples` and `kind`
     tools        versions by name
     task         name of the task, the metric's fields (see evaluate.tasks.Metric), and those of further metrics by name
     notes        what mobconv recognised in checkpoint and data, and reasons to doubt the figures
@@ -170,6 +170,11 @@ class Results:
     cliffs: list[Cliff]
     schema: int = SCHEMA
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def sample(self) -> str:
+        """What a sample is called: 'image', or 'sample' of data of arrays."""
+        return "sample" if self.data.get("kind") == "arrays" else "image"
 
     @property
     def metric(self) -> Metric:

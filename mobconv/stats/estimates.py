@@ -85,7 +85,7 @@ class PairedScores:
         key = before.tobytes(), after.tobytes()
         if key not in self._estimates:
             if self.resamples:
-                lost = of_resamples(before, after, self.higher_is_better)
+                lost = of_resamples(before, after, self.groups, self.higher_is_better)
             else:
                 lost = difference(before, after, self.groups, self.higher_is_better)
             self._estimates[key] = Estimate(lost.loss, lost.low, lost.high, lost.p, paired=True)

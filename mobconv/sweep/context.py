@@ -86,6 +86,7 @@ class SweepContext(Context):
             notes=notes,
             score=scored.score,
             source=Path(self.data.source).name,
+            kind=self.data.kind,
             samples=len(self.data),
             data_sha256=self.data.sha256,
             scores=scored.scores,

@@ -203,7 +203,12 @@ class Sweep:
                 "parameters": baseline.parameters,
                 "quantizable_weights": baseline.quantizable_weights,
             },
-            data={"source": baseline.source, "sha256": baseline.data_sha256, "samples": baseline.samples},
+            data={
+                "source": baseline.source,
+                "sha256": baseline.data_sha256,
+                "samples": baseline.samples,
+                "kind": baseline.kind,
+            },
             tools=versions,
             task=results.task_fields(task.name, metric, tasks.further(task)),
             float_score=baseline.score,

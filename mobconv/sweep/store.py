@@ -47,7 +47,8 @@ class FloatBaseline:
 
     name    of the checkpoint; sites: names of the weights that are quantized, in order
     score   of the untouched module; scores: of each sample, (N,) float64, or of resamples
-    source  name of the data, samples: their number; data_sha256, groups: as in data.arrays.Samples
+    source  name of the data, kind: 'images' or 'arrays', samples: their number; data_sha256, groups: as in
+            data.arrays.Samples
     """
 
     name: str
@@ -58,6 +59,7 @@ class FloatBaseline:
     notes: list[str]
     score: float
     source: str
+    kind: str
     samples: int
     data_sha256: str
     scores: NDArray[np.float64]

@@ -68,7 +68,7 @@ class Metric:
         groups: as in scores.npz.
         """
         if self.resamples:
-            return paired.of_resamples(before, after, self.higher_is_better)
+            return paired.of_resamples(before, after, groups, self.higher_is_better)
         return paired.difference(before, after, groups, self.higher_is_better)
 
     def change(self, loss: float) -> float:
@@ -94,6 +94,13 @@ class Metric:
     def beyond(self, margin: float) -> str:
         """Scores that are worse by more than a margin: 'more than 5 points below', 'more than 0.5 px above'."""
         return f"more than {self.amount(margin)} {self.worse_side}"
+
+    @property
+    def test(self) -> str:
+        """The test that gives p of a paired difference."""
+        if self.resamples:
+            return "the share of resamples on the other side of 0"
+        return "McNemar's exact test" if self.full is not None else "sign-flip permutation test"
 
     @property
     def heading(self) -> str:
