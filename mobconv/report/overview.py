@@ -49,8 +49,8 @@ def html(digest: Digest) -> str:
         heading=model,
         lead=(
             f"{plural(len(digest.measured), 'file')} in {plural(len(backends), 'format')} "
-            f"({words.joined(backends)}), each read back from disk and measured on {plural(samples, results.sample)} of "
-            f"{source}."
+            f"({words.joined(backends)}), each read back from disk and measured on "
+            f"{plural(samples, results.sample)} of {source}."
         ),
         notes=results.notes,
         tiles=_tiles(digest),
@@ -187,8 +187,8 @@ def _ship_note(digest: Digest) -> str:
     return (
         "The smallest file of each format. No measurable loss: the 95 % interval of the difference to float contains "
         f"0, or is all a gain; on few {digest.results.sample}s that says little, so look at the interval. At float "
-        f"speed: at most {FLOAT_SPEED:g} times the latency of fp32. Within the margin: no more than {metric.amount(digest.margin)} "
-        f"{metric.worse_side} float, by the figure."
+        f"speed: at most {FLOAT_SPEED:g} times the latency of fp32. Within the margin: no more than "
+        f"{metric.amount(digest.margin)} {metric.worse_side} float, by the figure."
     )
 
 
