@@ -142,6 +142,13 @@ class TestArtifacts:
         opset = [helper.make_opsetid("", 18)]
         onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), str(path))
 
+    def test_of_several_outputs_the_first_is_judged(self, cli):
+        self.foreign(cli.folder / "one.onnx")
+        self.foreign(cli.folder / "two.onnx", outputs=2)
+        given = ["--preprocessing", '{"mean": 0.5, "std": 0.5}', "--json"]
+        one, two = (json.loads(cli(*self.evaluate(f"{name}.onnx", *given))[1]) for name in ("one", "two"))
+        assert one["score"] == two["score"] and one["metrics"] == two["metrics"]
+
     def test_without_record_needs_preprocessing(self, cli):
         self.foreign(cli.folder / "net.onnx")
         code, _, err = cli(*self.evaluate("net.onnx"))
@@ -171,7 +178,7 @@ class TestArtifacts:
 
     @pytest.mark.parametrize(
         ("kind", "word"),
-        [({"size": 28}, "takes 28x28"), ({"channels": 1}, "RGB"), ({"outputs": 2}, "has 2 outputs")],
+        [({"size": 28}, "takes 28x28"), ({"channels": 1}, "RGB")],
     )
     def test_files_that_are_no_classifier_of_these_images(self, cli, kind, word):
         self.foreign(cli.folder / "net.onnx", **kind)

@@ -88,7 +88,9 @@ def locate(constants: Iterable[tuple[str, NDArray[Any]]], sites: Mapping[str, We
     return places
 
 
-def search(constants: Iterable[tuple[str, NDArray[Any]]], sites: Mapping[str, WeightSite], folded: bool = False) -> Places:
+def search(
+    constants: Iterable[tuple[str, NDArray[Any]]], sites: Mapping[str, WeightSite], folded: bool = False
+) -> Places:
     """The placements of every parameter, none for one that no constant has.
 
     folded: also find parameters whose axes were divided or reversed before they were transposed.

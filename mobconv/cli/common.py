@@ -49,7 +49,30 @@ Labels = Annotated[
     ),
 ]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="leave out images that cannot be decoded, and count them")]
-DATA = "parquet file, folder of images by class, CSV file of paths and labels, or hub name"
+DATA = "parquet file, folder of images by class, CSV file of paths and labels, .npz of arrays, or hub name"
+TaskOption = Annotated[
+    str | None,
+    typer.Option(
+        "--task", metavar="TASK", help="what outputs mean: classification (default), regression, fidelity ..."
+    ),
+]
+MetricOption = Annotated[
+    str | None,
+    typer.Option(
+        "--metric",
+        metavar="NAME|PKG:OBJECT",
+        help="one of the task's metrics in place of its first, as F1 or RMSE; or your own: a function of outputs and "
+        "targets, or an object with update and compute (docs/tasks.md)",
+    ),
+]
+Postprocess = Annotated[
+    str | None,
+    typer.Option("--postprocess", metavar="PKG:FUNCTION", help="makes the task's outputs of a sample's, such as boxes"),
+]
+HigherIsBetter = Annotated[
+    bool | None,
+    typer.Option("--higher-is-better/--lower-is-better", help="of a metric of your own that does not say it"),
+]
 TrustPickle = Annotated[
     bool, typer.Option("--trust-pickle", help="load pickles that run code: only from people you trust")
 ]

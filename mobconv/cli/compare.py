@@ -13,10 +13,12 @@ from mobconv.cli.common import (
     InputShape,
     Key,
     Labels,
+    MetricOption,
     Model,
     ModelArg,
     PreprocessingOption,
     SkipBad,
+    TaskOption,
     TrustPickle,
     Weights,
     load_checkpoint,
@@ -44,6 +46,8 @@ def command(
             "wants); `raw` for pixels of 0 to 255",
         ),
     ] = None,
+    task: TaskOption = None,
+    metric: MetricOption = None,
     shown: Annotated[int, typer.Option("--layers", min=0, help="number of layers to list, worst first")] = 10,
     model: Model = None,
     model_arg: ModelArg = None,
@@ -56,7 +60,10 @@ def command(
     trust_pickle: TrustPickle = False,
     as_json: AsJson = False,
 ) -> int:
-    """Find out where the accuracy of an artifact went: which step, which layers, which mistake in preprocessing."""
+    """Find out where the accuracy of an artifact went: which step, which layers, which mistake in preprocessing.
+
+    Images without labels: `--task fidelity` compares outputs with those of the float network.
+    """
     import json
 
     from mobconv.cli import render
@@ -65,7 +72,9 @@ def command(
 
     if not artifact.exists():
         raise InputError(f"{artifact}: no such file or folder")
-    loaded = load_checkpoint(checkpoint, model, model_arg, input_shape, preprocessing, trust_pickle, key, weights, labels)
+    loaded = load_checkpoint(
+        checkpoint, model, model_arg, input_shape, preprocessing, trust_pickle, key, weights, labels
+    )
     with render.stages() as stage:
         comparison = compare(
             loaded,
@@ -74,6 +83,8 @@ def command(
             takes=preprocessing_from(stated_input, "--takes"),
             samples=limit,
             skip_bad=skip_bad,
+            task=task or "classification",
+            metric=metric,
             say=stage,
             checkpoint_options=_checkpoint_options(model, model_arg, input_shape, trust_pickle, key, weights),
         )

@@ -84,7 +84,9 @@ def command(
 
     wanted = export.cells(to.split(","), scheme, compute)
     export.refused(wanted)
-    loaded = load_checkpoint(checkpoint, model, model_arg, input_shape, preprocessing, trust_pickle, key, weights, labels)
+    loaded = load_checkpoint(
+        checkpoint, model, model_arg, input_shape, preprocessing, trust_pickle, key, weights, labels
+    )
     plan = Plan(data=data, limit=limit, skip_bad=skip_bad, name_classes=labels is None)
     rows = export.export_cells(loaded, wanted, out, say, file_input, plan)
     if as_json:
@@ -92,7 +94,7 @@ def command(
     else:
         from mobconv.cli import render
 
-        render.exported(rows, data, tasks.get(plan.task).metric if data else None)
+        render.exported(rows, data, tasks.get("classification").metric if data else None)
     if error := export.failure(rows):
         raise error
     return 0

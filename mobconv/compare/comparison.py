@@ -15,13 +15,16 @@ from mobconv.compare.diagnosis import Diagnosis, NormalisesInside, diagnose, is_
 from mobconv.compare.layer_errors import LayerErrors, layer_errors
 from mobconv.compare.probe import ProbeResult
 from mobconv.compare.waterfall import LossStep, preprocessing_of, run_waterfall
-from mobconv.data import labelled
+from mobconv.data.labelled import Images
 from mobconv.data.preprocessing import Preprocessing
+from mobconv.errors import InputError
 from mobconv.evaluate import class_names, input_spec, tasks
+from mobconv.evaluate.inference import single
 from mobconv.evaluate.tasks import Metric
 from mobconv.model.checkpoint import Checkpoint
 from mobconv.model.labels import classes
 from mobconv.model.loading import load
+from mobconv.pipeline import samples as samples_of
 from mobconv.pipeline.artifact import Artifact, open_artifact
 from mobconv.pipeline.measure import feed_of
 from mobconv.stats.paired import Difference
@@ -126,6 +129,7 @@ def compare(
     samples: int | None = None,
     task: str = "classification",
     skip_bad: bool = False,
+    metric: str | None = None,
     say: Callable[[str], None] = lambda text: None,
     checkpoint_options: Sequence[str] = (),
 ) -> Comparison:
@@ -133,7 +137,7 @@ def compare(
 
     checkpoint: that the file was made from, loaded or a reference; artifact: of any tool; data: a parquet file, a
     folder of images by class, or a name on the hub; takes: what the file's caller does to pixels, where the file does
-    not say it; samples: how many are taken, the first ones, None for all; task: a name of evaluate.tasks.TASKS;
+    not say it; samples: how many are taken, the first ones, None for all; task, metric: as for evaluate.tasks.get;
     skip_bad: leave out images that cannot be decoded; say: called with a line when a long step begins;
     checkpoint_options: words of the command line that say how the checkpoint is loaded, for the command to paste.
 
@@ -141,16 +145,17 @@ def compare(
     InputError for a file or data that cannot be read, or do not fit, and for a file of another network; BackendError
     where a runtime is missing, or the format's files cannot be cut.
     """
-    path, the_task = Path(artifact), tasks.get(task)
+    path, the_task = Path(artifact), tasks.get(task, metric)
     with open_artifact(path) as opened:
         loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load(checkpoint)
         network = preprocessing_of(loaded)
+        single(opened.outputs, str(path), "output")
         expected = opened.image_input(takes, network, "takes")
         say("data")
-        images = labelled.load(data, samples, network.fit, network.channels, skip_bad)
+        images = _images(data, loaded, network, samples, the_task, skip_bad)
         input_spec.check_image_size(images, expected.preprocessing, opened.inputs[0], str(path))
         doubt = ""
-        if task == "classification":
+        if the_task.name == "classification":
             outputs = classes({spec.name: spec.shape for spec in opened.outputs})
             images, doubt = class_names.match(images, opened.labels or loaded.labels, outputs, str(path))
         for note in images.notes:
@@ -164,6 +169,21 @@ def compare(
         finally:
             waterfall.alignment.close()
     return _comparison(opened, loaded, diagnosis, errors, doubt, checkpoint_options)
+
+
+def _images(
+    data: str, checkpoint: Checkpoint, network: Preprocessing, limit: int | None, task: tasks.Task, skip_bad: bool
+) -> Images:
+    """The images to compare on. Raises InputError, also for arrays that are not images."""
+    inputs = {name: value.shape for name, value in checkpoint.example.items()}
+    images = samples_of.load(data, inputs, lambda: network, limit, task, skip_bad)
+    if not isinstance(images, Images):
+        raise InputError(
+            f"{data}: `mobconv compare` takes images: an .npz has them as bytes (N, height, width, channels). For "
+            "other arrays, `mobconv evaluate` with the checkpoint says how far a file's outputs are from the float "
+            "network's"
+        )
+    return images
 
 
 def _comparison(

@@ -151,7 +151,15 @@ def _score(task: Task, outputs: Floats, data: Images) -> float:
 def _first(images: Images, count: int) -> Images:
     """The first images of a data set."""
     groups = None if images.groups is None else images.groups[:count]
-    return replace(images, pixels=images.pixels[:count], labels=images.labels[:count], groups=groups)
+    outputs = images.float_outputs and {name: value[:count] for name, value in images.float_outputs.items()}
+    return replace(
+        images,
+        pixels=images.pixels[:count],
+        labels=images.labels[:count],
+        groups=groups,
+        targets={name: value[:count] for name, value in images.targets.items()},
+        float_outputs=outputs,
+    )
 
 
 def snr_db(outputs: Floats, reference: Floats) -> float:

@@ -28,7 +28,7 @@ from mobconv.errors import InputError, UsageError, setting
 from mobconv.evaluate.inference import Feed, predict
 from mobconv.evaluate.input_spec import check_network_input
 from mobconv.evaluate.output_error import output_error
-from mobconv.evaluate.tasks import Scores, Task
+from mobconv.evaluate.tasks import Scores, Task, compares_with_float
 from mobconv.model.checkpoint import Checkpoint
 from mobconv.model.program import Program
 from mobconv.pipeline.measure import score
@@ -85,7 +85,7 @@ class Waterfall:
     def difference(self, before: int, after: int) -> paired.Difference:
         """How much worse one step is than another, by their positions, with its interval."""
         scores = self.steps[before].scores, self.steps[after].scores
-        return paired.difference(*scores, self.images.groups, self.task.metric.higher_is_better)
+        return self.task.metric.difference(*scores, self.images.groups)
 
     def total(self) -> paired.Difference:
         """From the float baseline to the whole file."""
@@ -145,7 +145,11 @@ def _run(
     precise = graph_view.precise()
     steps = _Steps(task, images, _notes(alignment, precise is not None))
     say("float")
-    steps.add(predict(lambda part: _baseline(alignment.checkpoint, part), _channels_last(alignment.checkpoint, inputs)))
+    outputs = predict(lambda part: _baseline(alignment.checkpoint, part), _channels_last(alignment.checkpoint, inputs))
+    if compares_with_float(task):
+        images = replace(images, float_outputs={"output": outputs})
+        steps = _Steps(task, images, steps.notes)
+    steps.add(outputs)
     say("weights")
     steps.add(predict(lambda part: np.asarray(decoded.run(part, {decoded.output})[decoded.output], np.float32), inputs))
     say("graph")
@@ -235,7 +239,7 @@ class _Steps:
     """Steps in the order of `_MEASURES`, scored as they are added. notes: by step."""
 
     def __init__(self, task: Task, images: Images, notes: Mapping[str, str], steps: Sequence[LossStep] = ()) -> None:
-        self._task, self._images, self._notes = task, images, notes
+        self._task, self._images, self.notes = task, images, notes
         self.steps = tuple(steps)
 
     def add(self, outputs: Floats) -> None:
@@ -255,7 +259,7 @@ class _Steps:
             self._task.agreement(scored.outputs, first),
             self._task.agreement(scored.outputs, previous),
             output_error(scored.outputs, previous).snr_db,
-            self._notes.get(name, ""),
+            self.notes.get(name, ""),
         )
         self.steps = (*self.steps, step)
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mobconv.errors import setting
+
 GROUPS = ("scan", "scan_id", "group", "patient", "subject", "scene", "video")  # columns, see labelled.Images.groups
 LABELS = ("label", "labels", "fine_label")  # columns
 SPLITS = {
@@ -19,7 +21,7 @@ SPLITS = {
 class EncodedImages:
     """Rows of a data set.
 
-    labels  of each row, as the data has them: whole numbers from 0, where all is well
+    labels  of each row, as the data has them: whole numbers from 0, where all is well; None without labels
     read    the first so many images, in order: its name, such as a path, and the content; the content is an
             InputError where the row has none
     names   of the classes, empty where the data has none
@@ -34,6 +36,9 @@ class EncodedImages:
     groups: Sequence[Any] | None = None
     notes: tuple[str, ...] = ()
     split: str = ""
+
+
+NO_LABELS = f"Without labels, {setting('task', 'fidelity')} compares outputs with those of the float network"
 
 
 def preferred_split(names: Sequence[str]) -> str:

@@ -7,16 +7,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mobconv.common.text import plural
-from mobconv.data.encoded import SPLITS, EncodedImages, note_on_splits, preferred_split
+from mobconv.data.encoded import NO_LABELS, SPLITS, EncodedImages, note_on_splits, preferred_split
 from mobconv.data.images import MOST_BYTES, SUFFIXES
 from mobconv.errors import InputError
 
 
-def read(folder: Path) -> EncodedImages:
+def read(folder: Path, with_labels: bool = True) -> EncodedImages:
     """List a folder's images, sorted by class and path.
 
     A class is a folder; images in folders within it are of the class too. Other files are left out, and counted in a
-    note. Raises InputError for a folder without images or without classes.
+    note. with_labels: whether there must be classes. Raises InputError for a folder without images or without classes.
     """
     folder, split, notes = _of_split(folder)
     classes: dict[str, list[Path]] = {}
@@ -30,10 +30,12 @@ def read(folder: Path) -> EncodedImages:
     loose = [path for path in sorted(folder.iterdir()) if path.is_file() and path.suffix.casefold() in SUFFIXES]
     paths = [path for images in classes.values() for path in images]
     if not paths:
+        if loose and not with_labels:
+            return EncodedImages([None] * len(loose), lambda count: read_files(loose[:count]), split=split)
         if loose:
             raise InputError(
                 f"{folder}: no labels: its {plural(len(loose), 'image')} are in no folder of a class. A folder of "
-                "images has one folder for each class"
+                f"images has one folder for each class. {NO_LABELS}"
             )
         listed = f"; it has {plural(len(others), 'other file')}, such as {others[0].name}" if others else ""
         raise InputError(f"{folder}: no images in it{listed}")

@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-def read(name: str) -> EncodedImages:
-    """Load a data set by its name. Raises InputError where it cannot be loaded, has no images or no labels."""
+def read(name: str, with_labels: bool = True) -> EncodedImages:
+    """Load a data set by its name; with_labels: whether it must have labels.
+
+    Raises InputError where it cannot be loaded, has no images or no labels.
+    """
     import datasets
 
     with _quiet():
@@ -36,7 +39,7 @@ def read(name: str) -> EncodedImages:
     images = [column for column, kind in rows.features.items() if isinstance(kind, datasets.Image)]
     labels = [column for column, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)]
     labels += [column for column in LABELS if column in rows.features and column not in labels]
-    if not images or not labels:
+    if not images or (with_labels and not labels):
         missing = "no labels" if images else "no column of images"
         raise InputError(f"{name}: {missing} (it has {', '.join(rows.features)})")
     rows = rows.cast_column(images[0], datasets.Image(decode=False))
@@ -47,9 +50,9 @@ def read(name: str) -> EncodedImages:
             yield f"{name}: image {position}", _content(rows[position][images[0]])
 
     return EncodedImages(
-        rows[labels[0]][:],
+        rows[labels[0]][:] if labels else [None] * len(rows),
         read_images,
-        tuple(getattr(rows.features[labels[0]], "names", None) or ()),
+        tuple(getattr(rows.features[labels[0]], "names", None) or ()) if labels else (),
         rows[group][:] if group else None,
         (note_on_splits(split, list(splits)),) if len(splits) > 1 else (),
         split,

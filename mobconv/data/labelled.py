@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ from mobconv.errors import InputError, setting
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Images and their labels.
+    """Images, and their labels or other targets.
 
     source   as the user named it
-    pixels   (N, H, W, C) uint8, RGB where C is 3; labels: (N,) int64, from 0
+    pixels   (N, H, W, C) uint8, RGB where C is 3; labels: (N,) int64, from 0, empty where the data has none
     names    of the classes, empty where the data has none
     sha256   over pixels and labels
     groups   (N,) int64, equal for images that depend on each other (of one scan, patient or scene); None where the data
@@ -32,6 +32,8 @@ class Images:
     split    that was read, empty where the data has none
     skipped  number of images that were left out, as they cannot be decoded
     notes    what was chosen or left out, as sentences
+    targets  what outputs are compared with besides labels, such as masks (N, H, W), by name
+    float_outputs  of the float network, (N, ...) by name, for tasks that compare with them; None where there are none
     """
 
     source: str
@@ -43,26 +45,45 @@ class Images:
     split: str = ""
     skipped: int = 0
     notes: tuple[str, ...] = ()
+    targets: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    float_outputs: Mapping[str, NDArray[Any]] | None = None
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.pixels)
+
+    @property
+    def kind(self) -> str:
+        """What the samples are."""
+        return "images"
+
+    @property
+    def fed(self) -> NDArray[np.uint8]:
+        """What is fed to a network, behind preprocessing."""
+        return self.pixels
 
 
 def load(
-    source: str, limit: int | None = None, fit: Fit | None = None, channels: int = 3, skip_bad: bool = False
+    source: str,
+    limit: int | None = None,
+    fit: Fit | None = None,
+    channels: int = 3,
+    skip_bad: bool = False,
+    with_labels: bool = True,
 ) -> Images:
     """Read and decode labelled images.
 
     source: path of a parquet file, a CSV file or a folder, or a name on the hub; limit: take the first so many images;
     fit: applied to each image (see Preprocessing.fit); channels: see `images.decode`; skip_bad: leave out images that
-    cannot be decoded, and count them. Raises InputError where the data cannot be read, has no image or label column, an
-    image cannot be decoded, or images have several sizes.
+    cannot be decoded, and count them; with_labels: False for a task that needs none, where the data may have none.
+    Raises InputError where the data cannot be read, has no image or label column, an image cannot be decoded, or images
+    have several sizes.
     """
-    encoded = _open(source)
+    encoded = _open(source, with_labels)
     count = len(encoded.labels) if limit is None else min(limit, len(encoded.labels))
-    labels = _labels(encoded.labels[:count], source)
+    unlabelled = not with_labels and all(label is None for label in encoded.labels[:count])
+    labels = np.zeros(0, np.int64) if unlabelled else _labels(encoded.labels[:count], source)
     pixels, kept, notes = _pixels(encoded, count, source, fit, channels, skip_bad)
-    labels = labels[kept]
+    labels = labels if unlabelled else labels[kept]
     groups = None
     if encoded.groups is not None:
         groups = np.unique([str(value) for value in encoded.groups[:count]], return_inverse=True)[1].astype(np.int64)
@@ -83,25 +104,25 @@ def load(
 
 def class_names(source: str) -> tuple[str, ...]:
     """Names of a data set's classes, without decoding it; empty where it has none. Raises InputError as `load`."""
-    return _open(source).names
+    return _open(source, with_labels=False).names
 
 
-def _open(source: str) -> EncodedImages:
+def _open(source: str, with_labels: bool) -> EncodedImages:
     path = Path(source)
     if path.is_dir():
-        return folder.read(path)
+        return folder.read(path, with_labels)
     if path.exists():
         if path.suffix in listing.SUFFIXES:
-            return listing.read(path)
+            return listing.read(path, with_labels)
         if path.suffix != ".parquet":
             raise InputError(
                 f"{source}: data is a .parquet file, a folder of images by class, a .csv file of paths and labels, or "
                 "a hub name"
             )
-        return table.read(path)
+        return table.read(path, with_labels)
     if path.suffix or source.count("/") != 1 or source.startswith((".", "/")):
         raise InputError(f"{source}: no such file or folder")
-    return hub.read(source)
+    return hub.read(source, with_labels)
 
 
 def _labels(values: Sequence[Any], source: str) -> NDArray[np.int64]:

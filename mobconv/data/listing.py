@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mobconv.data.encoded import GROUPS, LABELS, EncodedImages
+from mobconv.data.encoded import GROUPS, LABELS, NO_LABELS, EncodedImages
 from mobconv.data.folder import read_files
 from mobconv.errors import InputError
 
@@ -17,11 +17,12 @@ _CLASSES = (*LABELS, "class", "class_name", "target", "category")
 _HOW = "it needs a first line with the names of columns, such as `path,label`"
 
 
-def read(path: Path) -> EncodedImages:
+def read(path: Path, with_labels: bool = True) -> EncodedImages:
     """Read a list of images: a first line with names of columns, and a line for each image.
 
     Paths are relative to the folder of the file, and lead to files below it. Labels are whole numbers from 0, or names,
-    which are numbered in alphabetical order. Raises InputError for a file that is of another form, or leads elsewhere.
+    which are numbered in alphabetical order. with_labels: whether there must be a column of them. Raises InputError for
+    a file that is of another form, or leads elsewhere.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -36,14 +37,15 @@ def read(path: Path) -> EncodedImages:
     columns = {(name or "").strip().casefold(): name for name in (rows[0] if rows else {}) if isinstance(name, str)}
     place = next((columns[name] for name in _PATHS if name in columns), None)
     label = next((columns[name] for name in _CLASSES if name in columns), None)
-    if not rows or place is None or label is None:
+    if not rows or place is None or (label is None and with_labels):
         missing = "no rows" if not rows else "no column of paths" if place is None else "no column of labels"
-        raise InputError(f"{path}: {missing}; {_HOW}")
+        hint = "" if place is None or not rows else f". {NO_LABELS}"
+        raise InputError(f"{path}: {missing}; {_HOW}{hint}")
     group = next((columns[name] for name in GROUPS if name in columns), None)
     for number, row in enumerate(rows):
-        if not (row[place] or "").strip() or not (row[label] or "").strip():
+        if not (row[place] or "").strip() or not (label is None or (row[label] or "").strip()):
             raise InputError(f"{path}: row {number} has no path or no label")
-    texts = [row[label].strip() for row in rows]
+    texts = [row[label].strip() for row in rows] if label is not None else []
     paths = [_below(path, row[place].strip(), number) for number, row in enumerate(rows)]
     numbers = all(text.removeprefix("-").isdecimal() for text in texts)
     names = () if numbers else tuple(sorted(set(texts)))
@@ -52,7 +54,7 @@ def read(path: Path) -> EncodedImages:
     def images(count: int) -> Iterator[tuple[str, bytes | Exception]]:
         return read_files(paths[:count])
 
-    labels: Sequence[int] = [int(text) if numbers else position[text] for text in texts]
+    labels: Sequence[int | None] = [int(text) if numbers else position[text] for text in texts] or [None] * len(rows)
     return EncodedImages(labels, images, names, [row[group] for row in rows] if group else None)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobconv.common import file_kind
-from mobconv.data.encoded import GROUPS, LABELS, EncodedImages
+from mobconv.data.encoded import GROUPS, LABELS, NO_LABELS, EncodedImages
 from mobconv.data.images import MOST_BYTES
 from mobconv.errors import InputError
 
@@ -24,8 +24,11 @@ _BATCH = 16  # rows whose images are in memory at once
 _BYTES = ("image", "img", "bytes", "image_bytes", "picture", "png", "jpeg", "jpg")  # columns of plain bytes
 
 
-def read(path: Path) -> EncodedImages:
-    """Open a parquet file. Raises InputError for one that is damaged, without rows, images or labels."""
+def read(path: Path, with_labels: bool = True) -> EncodedImages:
+    """Open a parquet file; with_labels: whether it must have labels.
+
+    Raises InputError for one that is damaged, without rows, images or labels.
+    """
     from pyarrow import ArrowException, parquet
 
     if not path.stat().st_size:
@@ -37,15 +40,18 @@ def read(path: Path) -> EncodedImages:
         if not table.metadata.num_rows:
             raise InputError(f"{path}: no images in it, the table has no rows")
         features = _features(schema)
-        image, label = _image_column(schema, features, path), _label_column(schema, features, path)
+        image, label = _image_column(schema, features, path), _label_column(schema, features)
+        if label is None and with_labels:
+            columns = ", ".join(schema.names)
+            raise InputError(f"{path}: no labels. A parquet file needs a column `label`; it has {columns}. {NO_LABELS}")
         group = next((name for name in GROUPS if name in schema.names), None)
-        columns = table.read([label, *([group] if group else [])])
-        labels = columns.column(label).to_pylist()
+        columns = table.read([name for name in (label, group) if name])
+        labels = columns.column(label).to_pylist() if label else [None] * table.metadata.num_rows
         groups = columns.column(group).to_pylist() if group else None
     except (ArrowException, OSError) as error:
         text = str(error).strip().partition("\n")[0] or type(error).__name__
         raise InputError(f"{path}: cannot be read as a data set: {text}") from error
-    names = features.get(label, {}).get("names") or ()
+    names = features.get(label or "", {}).get("names") or ()
     classes = tuple(map(str, names)) if isinstance(names, list) else ()
     return EncodedImages(labels, lambda count: _images(table, image, count, path), classes, groups)
 
@@ -89,12 +95,10 @@ def _image_column(schema: pyarrow.Schema, features: dict[str, dict[str, Any]], p
     return str(plain[0])
 
 
-def _label_column(schema: pyarrow.Schema, features: dict[str, dict[str, Any]], path: Path) -> str:
+def _label_column(schema: pyarrow.Schema, features: dict[str, dict[str, Any]]) -> str | None:
     described = [name for name in schema.names if features.get(name, {}).get("_type") == "ClassLabel"]
     labels = [*described, *(name for name in LABELS if name in schema.names)]
-    if not labels:
-        raise InputError(f"{path}: no labels. A parquet file needs a column `label`; it has {', '.join(schema.names)}")
-    return str(labels[0])
+    return str(labels[0]) if labels else None
 
 
 def _images(table: ParquetFile, column: str, count: int, path: Path) -> Iterator[tuple[str, bytes | Exception]]:

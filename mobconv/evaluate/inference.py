@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar, cast
 
@@ -15,8 +15,10 @@ from mobconv.errors import InputError
 
 Pixels = NDArray[np.uint8]
 Outputs = dict[str, NDArray[Any]]
-Feed = Callable[[NDArray[Any]], dict[str, NDArray[Any]]]
-"""Pixels (n, H, W, C) -> the inputs of a file, by name."""
+Fed = NDArray[Any] | Mapping[str, NDArray[Any]]
+"""Samples as a data set has them: pixels (n, H, W, C), or arrays (n, ...) by name."""
+Feed = Callable[[Any], dict[str, NDArray[Any]]]
+"""Samples as a data set has them -> the inputs of a file, by name."""
 Result = TypeVar("Result", NDArray[Any], dict[str, NDArray[Any]])
 
 BATCH = 32  # larger batches spend more time on fresh memory than they save
@@ -29,12 +31,22 @@ def batches(count: int, size: int = BATCH) -> Iterator[slice]:
         yield slice(start, min(start + size, count))
 
 
-def predict(run: Callable[[Any], Result], inputs: NDArray[Any]) -> Result:
+def count(inputs: Fed) -> int:
+    """Number of samples."""
+    return len(next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs)
+
+
+def rows(inputs: Fed, part: slice) -> Fed:
+    """Some of the samples."""
+    return {name: value[part] for name, value in inputs.items()} if isinstance(inputs, Mapping) else inputs[part]
+
+
+def predict(run: Callable[[Any], Result], inputs: Fed) -> Result:
     """Run a function on batches of inputs (N, ...) and join its arrays, or its arrays by name, along the first axis."""
-    return joined([run(inputs[part]) for part in batches(len(inputs))])
+    return joined([run(rows(inputs, part)) for part in batches(count(inputs))])
 
 
-def predict_in_torch(run: Callable[[Any], Result], inputs: NDArray[Any], threads: int = 0) -> Result:
+def predict_in_torch(run: Callable[[Any], Result], inputs: Fed, threads: int = 0) -> Result:
     """`predict` for functions that PyTorch computes: batches side by side, each on one thread; 0 for all cores.
 
     The outputs are the same to the last bit for any number of threads. Threads that share a batch would wait for one
@@ -43,34 +55,35 @@ def predict_in_torch(run: Callable[[Any], Result], inputs: NDArray[Any], threads
     """
     import torch
 
-    pixels = int(np.prod(sorted(inputs.shape[1:])[-2:])) if inputs.ndim == 4 else 0
+    arrays = inputs.values() if isinstance(inputs, Mapping) else [inputs]
+    pixels = max(int(np.prod(sorted(each.shape[1:])[-2:])) if each.ndim == 4 else 0 for each in arrays)
     size = max(1, min(BATCH, BATCH * _PIXELS // max(pixels, 1)))
-    parts = list(batches(len(inputs), size))
+    parts = list(batches(count(inputs), size))
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
         # alone: the executor of Core ML files tries on its first samples how it may run the others
-        results = [run(inputs[parts[0]])]
+        results = [run(rows(inputs, parts[0]))]
         with ThreadPoolExecutor(threads or os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            results += pool.map(lambda part: run(inputs[part]), parts[1:])
+            results += pool.map(lambda part: run(rows(inputs, part)), parts[1:])
     finally:
         torch.set_num_threads(before)
     return joined(results)
 
 
-def predict_side_by_side(open_one: Callable[[], Runner], inputs: NDArray[Any], workers: int, feed: Feed) -> Outputs:
-    """Outputs of a file by several runners of one thread each, on inputs (N, ...) that `feed` turns into the file's.
+def predict_side_by_side(open_one: Callable[[], Runner], inputs: Fed, workers: int, feed: Feed) -> Outputs:
+    """Outputs of a file by several runners of one thread each, on samples that `feed` turns into the file's inputs.
 
     Runtimes release the GIL, and small networks leave the second thread of one runner mostly idle.
     """
     # whole batches, so that a batch is the same for any number of workers
-    parts = list(batches(len(inputs)))
+    parts = list(batches(count(inputs)))
     shares = [[parts[i] for i in share] for share in np.array_split(np.arange(len(parts)), workers) if len(share)]
 
     def one(share: list[slice]) -> Outputs:
         runner = open_one()
         try:
-            return predict(of_runner(runner, feed), inputs[share[0].start : share[-1].stop])
+            return predict(of_runner(runner, feed), rows(inputs, slice(share[0].start, share[-1].stop)))
         finally:
             runner.close()
 
@@ -81,7 +94,7 @@ def predict_side_by_side(open_one: Callable[[], Runner], inputs: NDArray[Any], w
 def of_runner(runner: Runner, feed: Feed) -> Callable[[Any], Outputs]:
     """A runner as a function of samples, which `feed` turns into its inputs -> named outputs as real numbers."""
 
-    def run(samples: NDArray[Any]) -> Outputs:
+    def run(samples: Fed) -> Outputs:
         outputs = runner.run(feed(samples))
         return {spec.name: dequantized(outputs[spec.name], spec) for spec in runner.outputs}
 

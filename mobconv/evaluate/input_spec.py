@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobconv.backends.base import TensorSpec
+from mobconv.data.arrays import Arrays
 from mobconv.data.labelled import Images
 from mobconv.data.preprocessing import Colour, Layout, Preprocessing, raw
 from mobconv.errors import InputError, UsageError, setting
@@ -50,11 +51,10 @@ def expected(
     """What the file's caller does: as stated by the user, else as the file says, else `otherwise` (a checkpoint's).
 
     inputs, outputs, record: of the file at `artifact`; option: the setting that `stated` came from. Raises InputError
-    for a file of several inputs or outputs, and for one that takes no images; UsageError where nothing states it, and
+    for a file of several inputs, and for one that takes no images; UsageError where nothing states it, and
     where a file of ours that normalises inside would be fed anything but raw pixels.
     """
     spec = single(inputs, str(artifact), "input")
-    single(outputs, str(artifact), "output")
     recorded = _recorded(record, artifact)
     if stated is not None:
         if recorded is not None and recorded.untouched and not stated.untouched:
@@ -132,6 +132,61 @@ def image_feed(preprocessing: Preprocessing, spec: TensorSpec) -> Feed:
         return {spec.name: typed(preprocessing(pixels), spec)}
 
     return feed
+
+
+def array_feed(specs: Sequence[TensorSpec], names: Sequence[str], where: str) -> Feed:
+    """Arrays (n, ...) by the names of a network's inputs -> inputs of its file, each in its type.
+
+    Inputs of one name belong together; a single one may have any name. Raises InputError where a name is missing.
+    """
+    by_name = {spec.name: spec.name for spec in specs}
+    if len(specs) == len(names) == 1:
+        by_name = {specs[0].name: names[0]}
+    if missing := [name for name in by_name.values() if name not in names]:
+        raise InputError(f"{where} takes {', '.join(by_name)}, and the data has {', '.join(names)}: no {missing[0]!r}")
+
+    def feed(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        return {spec.name: _exact(arrays[by_name[spec.name]], spec, where) for spec in specs}
+
+    return feed
+
+
+def _exact(values: NDArray[Any], spec: TensorSpec, where: str) -> NDArray[Any]:
+    """Numbers in the dtype of an input, none of them changed. Raises InputError for one that the dtype cannot hold."""
+    dtype = np.dtype(spec.dtype)
+    if dtype.kind not in "iu" or spec.quantization is not None:
+        return np.array(typed(values, spec))  # a copy: those of a file are read-only, which PyTorch warns of
+    limits = np.iinfo(dtype)
+    whole = values if values.dtype.kind in "biu" else np.rint(values)
+    if whole.size and (whole.min() < limits.min or whole.max() > limits.max or not np.array_equal(whole, values)):
+        raise InputError(
+            f"{where}: input {spec.name!r} takes {spec.dtype}, and the data has values that are not whole numbers of "
+            f"{limits.min} to {limits.max}"
+        )
+    return np.array(whole, dtype, order="C")
+
+
+def check_arrays(data: Arrays, shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
+    """Raise InputError where arrays have other shapes than a network's or a file's inputs, by the names of `data`.
+
+    The first length is the batch; a length below 1 stands for any.
+    """
+    for name, values in data.inputs.items():
+        shape = shapes.get(name)
+        if shape is None:
+            raise InputError(
+                f"{data.source}: array {name!r} is not an input of {where}, which takes {', '.join(shapes)}"
+            )
+        wanted, has = shape[1:], values.shape[1:]
+        if len(wanted) != len(has) or any(0 < one != other for one, other in zip(wanted, has, strict=True)):
+            raise InputError(
+                f"{data.source}: samples of {name!r} have shape {has}, and {where} takes {tuple(wanted)}"
+                + (
+                    "; arrays go in as they are, and bytes (N, height, width, channels) as images"
+                    if len(wanted) == len(has) == 3
+                    else ""
+                )
+            )
 
 
 def typed(values: NDArray[np.float32], spec: TensorSpec) -> NDArray[Any]:

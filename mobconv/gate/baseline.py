@@ -2,7 +2,8 @@
 
     {"kind": "mobconv baseline", "schema": 2, "mobconv": version,
      "model": {"path", "sha256"}, "data": {"source", "sha256", "samples"},
-     "metric": {"name", "unit", "loss_unit", "higher_is_better", "decimals", "full"}, "float_score": score,
+     "metric": {"name", "unit", "loss_unit", "higher_is_better", "decimals", "full",
+                "resamples"}, "float_score": score,
      "cells": {cell: {"score", "bytes", "sha256", "scores": {"type", "zlib"} or null}}}
 
 `scores` are those of each sample, for paired intervals; null where the sweep's scores.npz was missing. `zlib` is base64
@@ -122,7 +123,7 @@ def _locked(name: str, cell: Mapping[str, Any], metric: Metric, samples: int) ->
 
 def _packed(scores: Scores, metric: Metric) -> dict[str, str]:
     """See the top of this file."""
-    if metric.full is not None and bool(np.isin(scores, (0.0, metric.full)).all()):
+    if metric.full is not None and not metric.resamples and bool(np.isin(scores, (0.0, metric.full)).all()):
         kind, content = _BITS, np.packbits(scores > 0).tobytes()
     else:
         kind, content = _FLOATS, scores.astype("<f4").tobytes()
@@ -133,6 +134,7 @@ def _unpacked(name: str, packed: Mapping[str, Any], metric: Metric, samples: int
     kind = packed["type"]
     if kind not in (_BITS, _FLOATS) or (kind == _BITS and metric.full is None):
         raise ValueError(f"{name}: scores of type {kind!r} for {metric.name}")
+    samples = metric.scores_of(samples)
     size = -(-samples // 8) if kind == _BITS else 4 * samples
     content = _inflated(packed["zlib"], size)
     if content is None:

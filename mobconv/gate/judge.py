@@ -60,11 +60,12 @@ class Verdict:
 
 @dataclass(frozen=True)
 class GateReport:
-    """Verdicts, failures first; notes on the results; the number of samples that were measured."""
+    """Verdicts, failures first; notes on the results; the number of samples that were measured, and their name."""
 
     verdicts: tuple[Verdict, ...]
     notes: tuple[str, ...]
     samples: int
+    sample: str = "image"
 
     @property
     def met(self) -> bool:
@@ -105,7 +106,7 @@ def judge(budget: Budget, evidence: Evidence, artifacts: bool = True) -> GateRep
     # sorted() keeps the budget's order among equals
     ordered = sorted(verdicts, key=lambda verdict: _ORDER.index(verdict.outcome))
     notes = tuple(_notes(evidence, judged, artifacts, ordered))
-    return GateReport(tuple(ordered), notes, int(evidence.results.data.get("samples", 0)))
+    return GateReport(tuple(ordered), notes, int(evidence.results.data.get("samples", 0)), evidence.results.sample)
 
 
 def _check_baseline(budget: Budget, evidence: Evidence) -> None:

@@ -25,7 +25,7 @@ from mobconv.evaluate.tasks import Metric, Scores
 from mobconv.gate.baseline import Baseline, LockedCell
 from mobconv.gate.limits import Growth
 from mobconv.results import Results, Row, SampleScores
-from mobconv.stats.paired import Difference, difference
+from mobconv.stats.paired import Difference
 
 NOT_MET, WITHIN_NOISE, NOT_JUDGED, MET = "not met", "within noise", "not judged", "met"
 
@@ -63,13 +63,13 @@ def _figure(value: float | None, limit: float, least: bool = False) -> Judgement
     return Judgement(MET if (value >= limit if least else value <= limit) else NOT_MET, value)
 
 
-def _interval(lost: Difference, limit: float) -> Judgement:
+def _interval(lost: Difference, limit: float, evidence: Evidence) -> Judgement:
     """See the top of this file."""
     value, low = lost.loss, float(f"{lost.low:.12g}")
     if low > limit:
         return Judgement(NOT_MET, value, "beyond noise", lost)
     if value > limit:
-        return Judgement(WITHIN_NOISE, value, "more images would decide", lost)
+        return Judgement(WITHIN_NOISE, value, f"more {evidence.results.sample}s would decide", lost)
     return Judgement(MET, value, "", lost)
 
 
@@ -81,7 +81,7 @@ def _loss(
     if samples is None or evidence.scores is None:
         judgement = _figure(metric.loss(before, after), limit)
         return Judgement(judgement.outcome, judgement.value, "by the figure alone: no scores of samples to pair")
-    return _interval(difference(*samples, evidence.scores.groups, metric.higher_is_better), limit)
+    return _interval(metric.difference(*samples, evidence.scores.groups), limit, evidence)
 
 
 def _bytes(row: Row, limit: int, evidence: Evidence) -> Judgement:

@@ -86,7 +86,7 @@ def measure_cell(
             artifact,
             context.task if with_data else None,
             context.data if with_data else None,
-            artifact.image_input(otherwise=preprocessing).preprocessing if with_data else None,
+            context.fed_through(artifact, preprocessing) if with_data else None,
             built.entry.program.example,
             context.float_runner(backend, cell.compute) if timing and artifact.verified != EMULATED else None,
             timing,

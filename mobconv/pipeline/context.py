@@ -11,19 +11,21 @@ from typing import Any
 
 import numpy as np
 
-from mobconv.backends.base import Backend, Entry, Runner
-from mobconv.data import labelled
+from mobconv.backends.base import Backend, Entry, Runner, TensorSpec
+from mobconv.data import arrays, labelled
+from mobconv.data.arrays import Arrays, Samples
 from mobconv.data.labelled import Images
 from mobconv.data.preprocessing import Preprocessing
 from mobconv.errors import UsageError, setting
 from mobconv.evaluate import class_names, tasks
-from mobconv.evaluate.inference import Outputs, predict_in_torch
-from mobconv.evaluate.input_spec import check_network_input
-from mobconv.evaluate.tasks import Task
-from mobconv.model import labels
+from mobconv.evaluate.inference import Feed, Outputs, predict_in_torch
+from mobconv.evaluate.input_spec import array_feed, check_arrays, check_network_input
+from mobconv.evaluate.tasks import Task, compares_with_float
+from mobconv.model import image_input, labels
 from mobconv.model.checkpoint import Checkpoint
 from mobconv.model.program import Program
-from mobconv.pipeline import templates
+from mobconv.pipeline import samples, templates
+from mobconv.pipeline.artifact import Artifact
 from mobconv.pipeline.measure import Scored, score
 from mobconv.pipeline.quantized import SchemeFor, quantize_model, same_scheme
 from mobconv.pipeline.reference import reference
@@ -40,6 +42,7 @@ class Plan:
     data, limit  reference of a data set, and how many samples of it are taken; None for no data, all samples
     skip_bad     leave out images that cannot be decoded
     name_classes whether a network without labels gets the data's class names
+    task         what the outputs mean; None for classification
     input        what files take: a kind of image_input.INPUTS
     options      options of backends by their names, as `Backend.options` checks them
     scheme_for   layer rules
@@ -50,7 +53,7 @@ class Plan:
     limit: int | None = None
     skip_bad: bool = False
     name_classes: bool = True
-    task: str = "classification"
+    task: Task | None = None
     input: str = "image"
     options: Mapping[str, Any] = field(default_factory=dict)
     scheme_for: SchemeFor = same_scheme
@@ -93,10 +96,10 @@ class Context:
         """Loaded. Raises what loading raises."""
         return self._load()
 
-    @property
+    @cached_property
     def task(self) -> Task:
         """What the outputs mean."""
-        return tasks.get(self.plan.task)
+        return self.plan.task or tasks.get("classification")
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
@@ -110,21 +113,31 @@ class Context:
         return preprocessing
 
     @cached_property
-    def data(self) -> Images:
-        """Decoded samples. Raises InputError where they cannot be read."""
-        return self.load_data()
+    def data(self) -> Samples:
+        """Decoded samples, with the float network's outputs where the task compares with them.
 
-    def load_data(self) -> Images:
+        Raises InputError where they cannot be read, or do not fit the network.
+        """
+        data = self.load_data()
+        self._check_kind(data)
+        return self.with_float_outputs(data) if compares_with_float(self.task) else data
+
+    def with_float_outputs(self, data: Samples) -> Samples:
+        """The same samples with the outputs of the untouched module, run now unless they are there.
+
+        Raises InputError where data and network do not fit.
+        """
+        return data if data.float_outputs is not None else replace(data, float_outputs=self._run_float(data))
+
+    def load_data(self) -> Samples:
         """Read and decode the data set, and match its classes with the network's labels."""
-        assert self.plan.data is not None
-        preprocessing = self.preprocessing
-        images = labelled.load(
-            self.plan.data, self.plan.limit, preprocessing.fit, preprocessing.channels, self.plan.skip_bad
-        )
-        if self.plan.task != "classification":
-            return images
-        checkpoint = self.checkpoint
-        images, doubt = class_names.match(images, checkpoint.labels, self.classes, checkpoint.reference)
+        checkpoint, plan = self.checkpoint, self.plan
+        assert plan.data is not None
+        inputs = {name: value.shape for name, value in checkpoint.example.items()}
+        content = samples.load(plan.data, inputs, lambda: self.preprocessing, plan.limit, self.task, plan.skip_bad)
+        if self.task.name != "classification" or not isinstance(content, Images):
+            return content
+        images, doubt = class_names.match(content, checkpoint.labels, self.classes, checkpoint.reference)
         return replace(images, notes=(*images.notes, doubt)) if doubt else images
 
     @cached_property
@@ -146,13 +159,48 @@ class Context:
             shapes = {name: value.shape for name, value in outputs.items()}
             labels.check_number(checkpoint.labels, shapes, checkpoint.reference)
             return checkpoint.labels
-        if self.plan.data is None or not self.plan.name_classes or self.classes is None:
+        source = self.plan.data
+        if source is None or not self.plan.name_classes or self.task.name != "classification" or self.classes is None:
             return ()
-        names = labelled.class_names(self.plan.data)
+        names = () if arrays.accepts(source) else labelled.class_names(source)
         if len(names) != self.classes or all(name.isdecimal() for name in names):
             return ()
-        labels.check(names, self.plan.data)
+        labels.check(names, source)
         return names
+
+    def _check_kind(self, data: Samples) -> None:
+        """Raise UsageError where the data has arrays, and files would take pixels."""
+        if isinstance(data, Images) or self.plan.input == "tensor":
+            return
+        if image_input.is_image(self.program, self.checkpoint.preprocessing):
+            raise UsageError(
+                f"{data.source} has arrays of {next(iter(data.inputs.values())).dtype}, the network's own tensors, and "
+                f"files would take pixels of 0 to 255: say {setting('input', 'tensor')}, or give bytes (N, height, "
+                "width, channels)"
+            )
+
+    def _feed(self, data: Samples) -> Feed:
+        """Samples -> inputs of the network, by name. Raises InputError where they do not fit."""
+        example, reference = self.checkpoint.example, self.checkpoint.reference
+        if isinstance(data, Arrays):
+            names = list(example) if len(example) > 1 else list(data.inputs)
+            check_arrays(
+                data, {name: value.shape for name, value in zip(names, example.values(), strict=True)}, reference
+            )
+            specs = [TensorSpec(name, value.shape, str(value.dtype)) for name, value in example.items()]
+            return array_feed(specs, list(data.inputs), reference)
+        check_network_input(data, next(iter(example.values())).shape, reference)
+        name, preprocessing = next(iter(example)), self.preprocessing
+        return lambda part: {name: preprocessing(part)}
+
+    def fed_through(self, artifact: Artifact, otherwise: Preprocessing | None) -> Preprocessing | None:
+        """What the caller of a file does to pixels of the data; None for arrays.
+
+        otherwise: where the file does not say.
+        """
+        if isinstance(self.data, Arrays):
+            return None
+        return artifact.image_input(otherwise=otherwise).preprocessing
 
     @cached_property
     def program(self) -> Program:
@@ -163,16 +211,16 @@ class Context:
 
     def run_baseline(self) -> Scored:
         """Run the untouched module on the data. Raises InputError where data, labels and network do not fit."""
-        checkpoint, data = self.checkpoint, self.data
+        data = self.data
         self.labels  # noqa: B018  checked before the first file is written
-        name, example = next(iter(checkpoint.example.items()))
-        check_network_input(data, example.shape, checkpoint.reference)
-        preprocessing = self.preprocessing
-        self.stage("float baseline")
-        outputs = predict_in_torch(
-            lambda part: checkpoint.run({name: preprocessing(part)}), data.pixels, self.plan.threads
-        )
+        outputs = self._run_float(data) if data.float_outputs is None else dict(data.float_outputs)
         return score(self.task, outputs, data)
+
+    def _run_float(self, data: Samples) -> Outputs:
+        """Outputs of the untouched module."""
+        checkpoint, feed = self.checkpoint, self._feed(data)
+        self.stage("float baseline")
+        return predict_in_torch(lambda part: checkpoint.run(feed(part)), data.fed, self.plan.threads)
 
     def quantized(self, scheme: Scheme) -> Quantized:
         """The network's weights under a scheme; kept until the next scheme is asked for."""
@@ -188,14 +236,13 @@ class Context:
         if scheme not in self._references:
             model = self.quantized(scheme).model
             start = time.perf_counter()
-            program, preprocessing = reference(self.program, model, scheme), self.preprocessing
-            name = next(iter(program.example))
+            program, feed = reference(self.program, model, scheme), self._feed(self.data)
 
             def run(part: Any) -> Outputs:
-                outputs = program.run({name: preprocessing(part)})
+                outputs = program.run(feed(part))
                 return {output: np.asarray(value, np.float32) for output, value in outputs.items()}
 
-            scored = score(self.task, predict_in_torch(run, self.data.pixels, self.plan.threads), self.data)
+            scored = score(self.task, predict_in_torch(run, self.data.fed, self.plan.threads), self.data)
             self._references = {scheme: Reference(scored, time.perf_counter() - start)}
         return self._references[scheme]
 

@@ -15,10 +15,18 @@ from typing import Any
 from numpy.typing import NDArray
 
 from mobconv.backends.base import Runner
-from mobconv.data.labelled import Images
+from mobconv.data.arrays import Arrays, Samples
 from mobconv.data.preprocessing import Preprocessing
-from mobconv.evaluate.inference import Feed, Outputs, of_runner, predict_in_torch, predict_side_by_side, single
-from mobconv.evaluate.input_spec import image_feed
+from mobconv.evaluate.inference import (
+    Feed,
+    Outputs,
+    of_runner,
+    predict_in_torch,
+    predict_side_by_side,
+    rows,
+    single,
+)
+from mobconv.evaluate.input_spec import array_feed, check_arrays, image_feed
 from mobconv.evaluate.latency import Latency, latency
 from mobconv.evaluate.tasks import Scores, Task
 from mobconv.pipeline.artifact import EMULATED, Artifact
@@ -44,7 +52,7 @@ class Seconds:
 class Scored:
     """Outputs and their scores on data.
 
-    scores   of each sample, (N,), in the metric's unit; score: the metric of all of them
+    scores   of each sample, (N,), in the metric's unit, or of resamples; score: the metric of all of them
     metrics  further metrics by name
     """
 
@@ -62,7 +70,7 @@ class Measurement:
     latency: Latency | None
 
 
-def score(task: Task, outputs: Outputs, data: Images) -> Scored:
+def score(task: Task, outputs: Outputs, data: Samples) -> Scored:
     """Score outputs by a task. Raises InputError where they do not fit the data."""
     task.check(outputs, data)
     scores = task.scores(outputs, data)
@@ -72,7 +80,7 @@ def score(task: Task, outputs: Outputs, data: Images) -> Scored:
 def measure(
     artifact: Artifact,
     task: Task | None = None,
-    data: Images | None = None,
+    data: Samples | None = None,
     preprocessing: Preprocessing | None = None,
     example: Mapping[str, NDArray[Any]] | None = None,
     baseline: Runner | None = None,
@@ -81,43 +89,54 @@ def measure(
 ) -> Measurement:
     """Run a file on data, score its outputs, and time it.
 
-    data: with its task, and with what the caller of the file does to pixels; None only to time it. example: one sample
-    at the file's inputs, to be timed where there is no data. baseline: the runner whose latency is the ratio's
-    denominator; None for the file itself. Raises InputError where data and file do not fit.
+    data: with its task, and with what the caller of the file does to pixels where it has images; None only to time it.
+    example: one sample at the file's inputs, to be timed where there is no data. baseline: the runner whose latency is
+    the ratio's denominator; None for the file itself. Raises InputError where data and file do not fit.
     """
     seconds = seconds or Seconds()
-    feed = None if preprocessing is None else feed_of(artifact, preprocessing)
     scored = None
-    if data is not None and task is not None and feed is not None:
+    if data is not None and task is not None:
+        feed = feed_of(artifact, preprocessing, data)
         with seconds.of("run"):
             outputs = run_on(artifact, data, feed)
         scored = score(task, outputs, data)
-        example = feed(data.pixels[:1])
+        example = feed(rows(data.fed, slice(0, 1)))
     if not timing or artifact.verified == EMULATED or example is None:
         return Measurement(scored, None)
     with seconds.of("latency"):
         return Measurement(scored, _time(artifact, example, baseline))
 
 
-def run_on(artifact: Artifact, data: Images, feed: Feed) -> Outputs:
+def run_on(artifact: Artifact, data: Samples, feed: Feed) -> Outputs:
     """Outputs for all samples of data, in their order; closes the artifact's runner."""
     threads = artifact.threads
     if artifact.verified == EMULATED:
         # predict_in_torch has `threads` batches at a time, and each would use as many threads again
         runner = artifact.reopen(1) if threads > 1 or artifact.runner is None else artifact.runner
         try:
-            return predict_in_torch(of_runner(runner, feed), data.pixels, threads)
+            return predict_in_torch(of_runner(runner, feed), data.fed, threads)
         finally:
             if runner is not artifact.runner:
                 runner.close()
             artifact.close()
     artifact.close()
     workers = threads or os.cpu_count() or 1
-    return predict_side_by_side(lambda: artifact.reopen(1), data.pixels, workers, feed)
+    return predict_side_by_side(lambda: artifact.reopen(1), data.fed, workers, feed)
 
 
-def feed_of(artifact: Artifact, preprocessing: Preprocessing) -> Feed:
-    """Pixels (n, H, W, C) uint8 -> the file's only input. Raises InputError for a file with several."""
+def feed_of(artifact: Artifact, preprocessing: Preprocessing | None, data: Samples | None = None) -> Feed:
+    """Samples -> the file's inputs: pixels (n, H, W, C) uint8 behind preprocessing, or arrays as they are.
+
+    preprocessing: of the file's caller, for images; data: what is fed, None for images. Raises InputError for arrays
+    that do not fit the file, and for images where it has several inputs.
+    """
+    if isinstance(data, Arrays):
+        specs, where = artifact.inputs, str(artifact.path)
+        feed = array_feed(specs, list(data.inputs), where)
+        names = list(data.inputs) if len(specs) == 1 else [spec.name for spec in specs]
+        check_arrays(data, {name: spec.shape for name, spec in zip(names, specs, strict=True)}, where)
+        return feed
+    assert preprocessing is not None
     return image_feed(preprocessing, single(artifact.inputs, str(artifact.path), "input"))
 
 

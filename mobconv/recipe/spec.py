@@ -87,12 +87,22 @@ class Recipe(StrictModel):
         "folder) with one a line or of JSON; default those of the checkpoint, else of the data; `none`: no names",
     )
     data: str = Field(
-        description="parquet file, image folder or CSV file of paths and labels (relative to the recipe's folder), or "
-        "hub name"
+        description="parquet file, image folder, CSV file of paths and labels, or .npz of arrays (relative to the "
+        "recipe's folder), or hub name"
     )
     skip_bad: bool = Field(default=False, description="leave out images that cannot be decoded, and count them")
     images: int | None = Field(default=None, ge=1, description="number of images, from the first on; default all")
     task: str = Field(default="classification", description="what the outputs mean, and the metric they are judged by")
+    metric: str | None = Field(
+        default=None,
+        description="one of the task's metrics in place of its first, or your own, package.module:name (see "
+        "docs/tasks.md)",
+    )
+    higher_is_better: bool | None = Field(default=None, description="of a metric of your own that does not say it")
+    postprocess: str | None = Field(
+        default=None,
+        description="package.module:function that makes the task's outputs of a sample's, such as boxes",
+    )
     input: Literal["image", "image-uint8", "tensor"] = Field(
         default="image",
         description="input of the files: pixels of 0 to 255, normalised inside, or the network's own tensor",

@@ -60,16 +60,17 @@ def legend(changes: Changes) -> Iterator[str]:
         yield f"change: {metric.losses}, B less A{direction}; latency: each against its own fp32 file"
         return
     if changes.paired:
-        over = f"{plural(changes.groups, 'group')} of images" if changes.groups else "images"
-        test = "McNemar's exact test" if metric.full is not None else "sign-flip permutation test"
-        source = f"paired bootstrap over {over}; p: {test}"
+        samples = f"{changes.after.results.sample}s"
+        over = f"{plural(changes.groups, 'group')} of {samples}" if changes.groups else samples
+        source = f"paired bootstrap over {over}; p: {metric.test}"
     else:
         source = "unpaired, by Newcombe's formula; p: Fisher's exact test"
     many = ": of so many, some intervals leave out 0 by chance" if changes.tests > 1 else ""
     yield (
         f"change: {metric.losses}, B less A{direction}, with its 95 % interval ({source}). p is adjusted by Holm for "
         f"{plural(changes.tests, 'comparison')}{many}. better or worse: p at most 5 % and an interval without 0; the "
-        "same: equal scores of every image, or the same file. latency: each against its own fp32 file"
+        f"same: equal scores of every {changes.after.results.sample}, or the same file. latency: each against its own "
+        "fp32 file"
     )
 
 

@@ -170,7 +170,7 @@ def digest(results: Results, scores: SampleScores | None, path: Path) -> Digest:
 
 def _measured(results: Results, scores: SampleScores | None, path: Path) -> list[Measured]:
     metric, float_score = results.metric, results.float_score
-    pairs = None if scores is None else PairedScores(scores.groups, metric.higher_is_better)
+    pairs = None if scores is None else PairedScores(scores.groups, metric.higher_is_better, metric.resamples)
     measured = []
     for row in results.cells:
         if row.status != OK or row.score is None or not row.file_bytes or row.file_bytes < 0:

@@ -59,7 +59,8 @@ def title(what: str, digest: Digest, panel: Panel) -> str:
 
 
 def _source(digest: Digest) -> str:
-    return f"{digest.results.model.get('path', '')}, {plural(digest.results.data.get('samples', 0), 'image')}"
+    results = digest.results
+    return f"{results.model.get('path', '')}, {plural(results.data.get('samples', 0), results.sample)}"
 
 
 def _name(kind: str, panel: Panel, panels: tuple[Panel, ...], taken: set[str]) -> str:

@@ -83,7 +83,7 @@ def _difference(comparison: Comparison, difference: Difference | None) -> tuple[
     if difference is None:
         return "", "", "", ""
     text = comparison.metric.loss_text
-    if difference.worse + difference.better == 0:
+    if not difference.changed:
         return text(difference.loss), "no change", "", ""
     interval = f"{text(difference.low)} to {text(difference.high)}"
     p = f"{difference.p:.2g}" if difference.p >= 1e-4 else "< 0.0001"
@@ -94,12 +94,12 @@ def _difference(comparison: Comparison, difference: Difference | None) -> tuple[
 def remarks(comparison: Comparison) -> Iterator[str]:
     """Lines below the steps: how losses are measured, and notes of steps."""
     metric, groups = comparison.metric, comparison.total.groups
-    drawn = f"{groups:,} scans" if groups != comparison.images else f"{comparison.images:,} images"
+    alone = groups in (0, comparison.images)
+    drawn = f"{comparison.images:,} images" if alone else f"{groups:,} scans"
     unit = f"{metric.loss_unit} of {metric.name}" if metric.loss_unit else metric.name
-    test = "McNemar's exact test" if metric.full is not None else "sign-flip permutation test"
     yield (
         f"{comparison.images:,} images; lost: {unit} against the step before, with a 95 % interval (paired "
-        f"bootstrap over {drawn}) and p ({test}). Agreement and SNR: with the step before."
+        f"bootstrap over {drawn}) and p ({metric.test}). Agreement and SNR: with the step before."
     )
     for step in comparison.steps:
         if step.note:

@@ -10,7 +10,7 @@ from mobconv.evaluate.tasks import Metric
 from mobconv.report import charts, drawing, fronts, page, style, words
 from mobconv.report.digest import FLOAT_SPEED, Choice, Digest, Measured, Panel, way
 from mobconv.report.page import Heading, Line, TableEntry
-from mobconv.results import OK, Row
+from mobconv.results import OK, Results, Row
 
 PLOTS = 12  # of a kind in one page: nobody compares more than that, and each takes a quarter of a second to draw
 
@@ -51,8 +51,8 @@ def html(digest: Digest) -> str:
         heading=model,
         lead=(
             f"{plural(len(digest.measured), 'file')} in {plural(len(backends), 'format')} "
-            f"({words.joined(backends)}), each read back from disk and measured on {plural(samples, 'image')} of "
-            f"{source}."
+            f"({words.joined(backends)}), each read back from disk and measured on "
+            f"{plural(samples, results.sample)} of {source}."
         ),
         notes=results.notes,
         tiles=_tiles(digest),
@@ -136,7 +136,7 @@ def _more(panels: Sequence[Panel]) -> str:
 def _tiles(digest: Digest) -> list[dict[str, Any]]:
     counts, metric = words.counts(digest.results.cells), digest.metric
     rest = [f"{count} {status}" for status, count in counts.items() if status != OK]
-    margin, samples = metric.amount(digest.margin), plural(digest.results.data.get("samples", 0), "image")
+    margin, samples = metric.amount(digest.margin), plural(digest.results.data.get("samples", 0), digest.results.sample)
     sure = any(choice.sure for choice in digest.choices)
     wide = any(choice.wide for choice in digest.choices)
     unsure = ("not known", _WIDE) if wide else ("none", "no file is")
@@ -245,7 +245,7 @@ def _line(digest: Digest, row: Row, columns: int) -> Line:
         TableEntry(measured_by, str(row.verified), figure=False),
         TableEntry(row.requires or "-", row.requires or None, figure=False),
     ]
-    return Line(row.cell, entries, _details(row, metric), kind=row.status, data=data)
+    return Line(row.cell, entries, _details(row, digest.results), kind=row.status, data=data)
 
 
 def _loss(value: float | None, metric: Metric, kind: str = "") -> TableEntry:
@@ -256,7 +256,7 @@ def _figure(value: float | None, pattern: str) -> TableEntry:
     return TableEntry("-" if value is None else pattern.format(value), value)
 
 
-def _details(row: Row, metric: Metric) -> list[str]:
+def _details(row: Row, results: Results) -> list[str]:
     """The file, its storage and its further figures, a line each."""
     lines = [f"file: {row.path}" if row.path else "", f"sha256: {row.sha256}" if row.sha256 else ""]
     if row.file_bytes is not None:
@@ -269,13 +269,14 @@ def _details(row: Row, metric: Metric) -> list[str]:
             f"asked {row.bits} bits, stored at {row.stored_bits}, {scheme}, {row.storage}, computed in {row.compute}"
         )
     lines.append(f"measured by {words.measured_by(row)}")
+    a_sample = "an image" if results.sample == "image" else f"a {results.sample}"
     figures = [
-        *(f"{name} {metric.text(value)}" for name, value in row.metrics.items()),
-        f"agrees with PyTorch of the same weights on {row.agreement * 100:.2f} % of images"
+        *(f"{name} {results.further(name).text(value)}" for name, value in row.metrics.items()),
+        f"agrees with PyTorch of the same weights on {row.agreement * 100:.2f} % of {results.sample}s"
         if row.agreement is not None
         else "",
         f"SNR {row.snr_db:.0f} dB" if row.snr_db is not None else "",
-        f"{row.latency_ms:.2f} ms an image" if row.latency_ms is not None else "",
+        f"{row.latency_ms:.2f} ms {a_sample}" if row.latency_ms is not None else "",
         f"loads in {row.load_ms:.0f} ms" if row.load_ms is not None else "",
     ]
     lines.append(", ".join(text for text in figures if text))
@@ -295,12 +296,16 @@ def _facts(digest: Digest) -> list[tuple[str, str]]:
         ("checkpoint", str(model.get("path", "-"))),
         ("its sha256", str(model.get("sha256", "-"))),
         ("parameters", f"{parameters:,}, {weights:,} of them quantizable" if _both(parameters, weights) else "-"),
-        ("data", f"{data.get('source', '-')}, {plural(data.get('samples', 0), 'image')}"),
+        ("data", f"{data.get('source', '-')}, {plural(data.get('samples', 0), digest.results.sample)}"),
         ("its sha256", str(data.get("sha256", "-"))),
         ("measured by", "; ".join(f"{plural(count, 'file')}: {runtime}" for runtime, count in runtimes.items())),
         ("intervals", words.intervals(digest)),
         ("size", "the whole artifact on disk; eff. bits: of a weight, with scales, tables and decoding ops"),
-        ("latency", "one image on one thread, median, against the format's fp32 file; emulated files have none"),
+        (
+            "latency",
+            f"one {digest.results.sample} on one thread, median, against the format's fp32 file; emulated files have "
+            "none",
+        ),
     ]
 
 

@@ -48,7 +48,7 @@ def value(verdict: Verdict) -> str:
     text = figure(verdict.value, verdict.unit, signed, digits)
     if verdict.value != verdict.limit and text.lstrip("+") == figure(verdict.limit, verdict.unit, digits=digits):
         text = figure(verdict.value, verdict.unit, signed, digits + 2)
-    if verdict.interval is None or verdict.interval.worse + verdict.interval.better == 0:
+    if verdict.interval is None or not verdict.interval.changed:
         return text
     return f"{text} ({verdict.interval.low:+.{digits}f} to {verdict.interval.high:+.{digits}f})"
 
@@ -89,8 +89,8 @@ def legend(report: GateReport) -> Iterator[str]:
     """How to read the table, and the notes on the results."""
     paired = [verdict.interval for verdict in report.verdicts if verdict.interval is not None]
     if paired:
-        groups, images = paired[0].groups, plural(report.samples, "image")
-        drawn = images if groups == report.samples else f"{plural(groups, 'group')} of the {images}"
+        groups, images = paired[0].groups, plural(report.samples, report.sample)
+        drawn = images if groups in (0, report.samples) else f"{plural(groups, 'group')} of the {images}"
         yield f"95 % intervals by paired bootstrap over {drawn}; a drop fails where all of it is above the limit"
     yield from report.notes
 

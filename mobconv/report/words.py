@@ -49,11 +49,15 @@ def intervals(digest: Digest) -> str:
     """The source of the 95 % intervals."""
     metric = digest.metric
     if digest.paired:
-        over = plural(digest.groups, "group") if digest.groups else "images"
-        return (
-            "95 % intervals are of the difference to the float baseline, paired image by image (bootstrap over "
-            f"{over} of the {plural(digest.results.data['samples'], 'image')})."
-        )
+        sample = digest.results.sample
+        over = plural(digest.groups, "group") if digest.groups else f"{sample}s"
+        drawn = f"bootstrap over {over} of the {plural(digest.results.data['samples'], sample)}"
+        if metric.resamples:
+            return (
+                f"95 % intervals are of the difference to the float baseline, with {metric.name} of both computed "
+                f"again on {metric.resamples:,} resamples ({drawn})."
+            )
+        return f"95 % intervals are of the difference to the float baseline, paired {sample} by {sample} ({drawn})."
     if metric.full is None:
         return (
             f"The results have no {NAME} beside them, so there are no intervals: without scores of samples, nothing "

@@ -166,7 +166,7 @@ def _pairs(before: Side, after: Side) -> tuple[list[str], PairedScores | None]:
             f"{before.scores.path} and {after.scores.path} have other groups for the same data: one of them was "
             "changed, or images were read in another order; run both sweeps again"
         )
-    return notes, PairedScores(groups[0] if groups else None, other.metric.higher_is_better)
+    return notes, PairedScores(groups[0] if groups else None, other.metric.higher_is_better, other.metric.resamples)
 
 
 def _counted(samples: Any) -> str:

@@ -84,6 +84,8 @@ def read(path: Path) -> Results:
         rows = [_checked(path, row_from(values)) for values in content["cells"]]
         cliffs = [_checked(path, Cliff(**_known(Cliff, values))) for values in content["cliffs"]]
         task = {"name": str(content["task"]["name"]), "metric": _metric(path, content["task"]["metric"])}
+        if further := content["task"].get("further", {}):
+            task["further"] = {str(name): _metric(path, values) for name, values in further.items()}
         return Results(
             content["model"],
             content["data"],
@@ -112,7 +114,8 @@ def metric_from(values: Any) -> Metric:
     texts = all(isinstance(text, str) for text in (metric.name, metric.unit, metric.loss_unit))
     full = metric.full is None or (_number(metric.full) and metric.full > 0)
     decimals = isinstance(metric.decimals, int) and 0 <= metric.decimals <= 12
-    if not (texts and full and decimals and isinstance(metric.higher_is_better, bool)):
+    resamples = isinstance(metric.resamples, int) and 0 <= metric.resamples <= 1_000_000
+    if not (texts and full and decimals and resamples and isinstance(metric.higher_is_better, bool)):
         raise TypeError(f"not a metric: {values}")
     return metric
 

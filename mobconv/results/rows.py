@@ -159,9 +159,9 @@ class Cliff:
 class Results:
     """All of a sweep, as in ``results.json``.
 
-    model, data  path or source and sha256, with `parameters` and `quantizable_weights`, or `samples`
+    model, data  path or source and sha256, with `parameters` and `quantizable_weights`, or `samples` and `kind`
     tools        versions by name
-    task         name of the task, and the metric's fields (see evaluate.tasks.Metric)
+    task         name of the task, the metric's fields (see evaluate.tasks.Metric), and those of further metrics by name
     notes        what mobconv recognised in checkpoint and data, and reasons to doubt the figures
     """
 
@@ -176,14 +176,25 @@ class Results:
     notes: list[str] = field(default_factory=list)
 
     @property
+    def sample(self) -> str:
+        """What a sample is called: 'image', or 'sample' of data of arrays."""
+        return "sample" if self.data.get("kind") == "arrays" else "image"
+
+    @property
     def metric(self) -> Metric:
         """The number that scores are."""
         return Metric(**self.task["metric"])
 
+    def further(self, name: str) -> Metric:
+        """The metric of a name in `Row.metrics`; the task's own where none is stated."""
+        stated = self.task.get("further", {}).get(name)
+        return self.metric if stated is None else Metric(**stated)
 
-def task_fields(name: str, metric: Metric) -> dict[str, Any]:
+
+def task_fields(name: str, metric: Metric, further: Mapping[str, Metric] | None = None) -> dict[str, Any]:
     """A task as `Results.task` has it."""
-    return {"name": name, "metric": asdict(metric)}
+    others = {other: asdict(each) for other, each in (further or {}).items()}
+    return {"name": name, "metric": asdict(metric)} | ({"further": others} if others else {})
 
 
 def cliffs(rows: Iterable[Row], float_score: float, margin: float, metric: Metric) -> list[Cliff]:

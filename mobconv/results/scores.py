@@ -5,6 +5,9 @@
 | `float`       | (N,) float32 | scores of the float baseline                                                        |
 | a cell's name | (N,) float32 | scores of its file                                                                  |
 | `groups`      | (N,) int32   | equal for samples of one scan, patient or scene; absent where the data has no groups |
+
+Of a metric that is not the mean of scores of samples, such as mIoU, scores are (1 + resamples,): the metric of all
+samples, then of each bootstrap resample. The draws are the same for all files that were run on the same samples.
 """
 
 from __future__ import annotations
@@ -35,29 +38,31 @@ class SampleScores:
     groups: (N,) int64, or None.
     """
 
-    def __init__(self, path: Path, arrays: Mapping[str, NDArray[np.float64]]) -> None:
-        """path: of the scores.npz, for messages."""
-        self.path = path
+    def __init__(self, path: Path, arrays: Mapping[str, NDArray[np.float64]], resampled: bool = False) -> None:
+        """path: of the scores.npz, for messages; resampled: whether the metric is not a mean."""
+        self.path, self._resampled = path, resampled
         self._arrays = dict(arrays)
         groups = self._arrays.pop(GROUPS, None)
         self.groups: NDArray[np.int64] | None = None if groups is None else groups.astype(np.int64)
 
     @property
     def float_baseline(self) -> Scores:
-        """Of the float baseline, (N,)."""
+        """Of the float baseline, (N,), or of resamples."""
         return self._arrays[FLOAT]
 
     def of(self, row: Row) -> Scores:
-        """Of a cell, (N,). Raises InputError where they are missing, or their mean is not the row's score."""
+        """Of a cell, (N,), or of resamples. Raises InputError where they are missing, or not of the row's score."""
         scores = self._arrays.get(row.cell)
         if scores is None:
             raise InputError(
                 f"{self.path} has no scores of {row.cell}: it belongs to other results; run the sweep again"
             )
-        if row.score is not None and not agrees(scores, row.score):
+        if row.score is not None and not agrees(scores, row.score, self._resampled):
+            whole = f"score in {self.path} is {scores[0]:.4f}"
+            mean = f"the mean of its scores in {self.path} is {scores.mean():.4f}"
             raise InputError(
-                f"{row.cell}: the mean of its scores in {self.path} is {scores.mean():.4f}, and its row says "
-                f"{row.score:.4f}: one of them was changed; run the sweep again"
+                f"{row.cell}: {f'its {whole}' if self._resampled else mean}, and its row says {row.score:.4f}: one of "
+                "them was changed; run the sweep again"
             )
         return scores
 
@@ -77,12 +82,13 @@ def read_scores(path: Path, results: Results) -> SampleScores | None:
         raise InputError(f"{file}: not scores of a sweep: {error}") from error
     if FLOAT not in arrays:
         raise InputError(f"{file}: not scores of a sweep: no {FLOAT!r} in it")
-    shape = (results.data.get("samples"),)
-    if other := [name for name, values in arrays.items() if values.shape != shape]:
-        raise InputError(f"{file}: {other[0]} does not have the {shape[0]} samples of {path.name}")
-    if not agrees(arrays[FLOAT], results.float_score):
+    samples, metric = results.data.get("samples") or 0, results.metric
+    lengths = {name: samples if name == GROUPS else metric.scores_of(samples) for name in arrays}
+    if other := [name for name, values in arrays.items() if values.shape != (lengths[name],)]:
+        raise InputError(f"{file}: {other[0]} does not have the {lengths[other[0]]} samples of {path.name}")
+    if not agrees(arrays[FLOAT], results.float_score, bool(metric.resamples)):
         raise InputError(f"{file} does not belong to {path}: the float baseline has another score there")
-    return SampleScores(file, arrays)
+    return SampleScores(file, arrays, bool(metric.resamples))
 
 
 def arrays(
@@ -94,9 +100,10 @@ def arrays(
     return content | {name: scores.astype(np.float32) for name, scores in cells.items()}
 
 
-def agrees(scores: Scores, score: float) -> bool:
-    """Whether a score is the mean of these scores (N,), up to the rounding of fp32."""
-    return abs(float(scores.mean()) - score) <= 1e-5 * max(1.0, abs(score))
+def agrees(scores: Scores, score: float, resampled: bool = False) -> bool:
+    """Whether a score is the mean of these scores (N,), up to the rounding of fp32; resampled: is the first of them."""
+    whole = float(scores[0] if resampled else scores.mean())
+    return abs(whole - score) <= 1e-5 * max(1.0, abs(score))
 
 
 def unpaired(metric: Metric, before: float, after: float, samples_before: int, samples_after: int) -> Estimate:

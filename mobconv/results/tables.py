@@ -129,7 +129,7 @@ def summary(results: Results) -> str:
 _MEANINGS = {
     "quant. loss": "PyTorch with the dequantized weights",
     "conv. loss": "what the file adds",
-    "latency": "one image on one thread, against the same backend's fp32 file",
+    "latency": "one {sample} on one thread, against the same backend's fp32 file",
 }
 
 
@@ -138,12 +138,14 @@ def legend(results: Results, shown: Collection[RowColumn] | None = None) -> list
     metric = results.metric
     every = columns(metric)
     names = {column.name for column in (every if shown is None else shown)}
-    meanings = "; ".join(f"{name}: {meaning}" for name, meaning in _MEANINGS.items() if name in names)
+    meanings = "; ".join(
+        f"{name}: {meaning.format(sample=results.sample)}" for name, meaning in _MEANINGS.items() if name in names
+    )
     of = "of" if metric.full else "on"
     lines = [
         f"float baseline: {metric.name} {metric.text(results.float_score)} {of} "
-        f"{plural(results.data['samples'], 'image')}; losses are in {metric.losses} {metric.worse_side} it, positive "
-        "is worse.",
+        f"{plural(results.data['samples'], results.sample)}; losses are in {metric.losses} {metric.worse_side} it, "
+        "positive is worse.",
     ]
     if meanings:
         lines.append(f"{meanings}.")

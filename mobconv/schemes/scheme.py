@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from mobconv.common.text import plural
 from mobconv.errors import UsageError, did_you_mean
 from mobconv.schemes.algorithms import ALGORITHMS, DEFAULT_ALGORITHM, supporting
 from mobconv.schemes.parts import BITS, DEFAULT_GRANULARITY, Granularity, Mode
@@ -85,7 +84,7 @@ class Scheme:
         if wish := _INTEGER.fullmatch(text):
             wanted = min(max(int(next(filter(None, wish.groups()))), BITS[0]), BITS[-1])
             raise UsageError(
-                f"Unknown scheme {text!r}. {WEIGHTS_ONLY}: w{wanted}-symmetric stores them in {plural(wanted, 'bit')}, "
+                f"Unknown scheme {text!r}. {WEIGHTS_ONLY}: w{wanted}-symmetric stores them in {wanted} bit{'s' * (wanted > 1)}, "
                 f"a scale for each channel; w{wanted}-linear adds zero points, w{wanted}-kmeans has a lookup table"
             )
         if bits is None or not parts:

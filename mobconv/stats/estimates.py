@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from mobconv.stats.paired import difference
+from mobconv.stats.paired import difference, of_resamples
 
 Scores = NDArray[np.float64]
 
@@ -73,16 +73,21 @@ def unpaired_shares(before: float, after: float, samples_before: int, samples_af
 class PairedScores:
     """Differences of scores of the same samples; equal ones, as of formats with the same weights, are drawn once."""
 
-    def __init__(self, groups: NDArray[np.int64] | None = None, higher_is_better: bool = True) -> None:
-        """groups: (N,), as in scores.npz."""
-        self.groups, self.higher_is_better = groups, higher_is_better
+    def __init__(
+        self, groups: NDArray[np.int64] | None = None, higher_is_better: bool = True, resamples: int = 0
+    ) -> None:
+        """groups: (N,), as in scores.npz; resamples: of a metric that is not a mean, see Metric."""
+        self.groups, self.higher_is_better, self.resamples = groups, higher_is_better, resamples
         self._estimates: dict[tuple[bytes, bytes], Estimate] = {}
 
     def __call__(self, before: Scores, after: Scores) -> Estimate:
-        """Compare scores (N,); see mobconv.stats.paired."""
+        """Compare scores (N,), or of resamples; see mobconv.stats.paired."""
         key = before.tobytes(), after.tobytes()
         if key not in self._estimates:
-            lost = difference(before, after, self.groups, self.higher_is_better)
+            if self.resamples:
+                lost = of_resamples(before, after, self.groups, self.higher_is_better)
+            else:
+                lost = difference(before, after, self.groups, self.higher_is_better)
             self._estimates[key] = Estimate(lost.loss, lost.low, lost.high, lost.p, paired=True)
         return self._estimates[key]
 

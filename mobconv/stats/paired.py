@@ -24,9 +24,11 @@ class Difference:
 
     loss       of the samples at hand
     low, high  95 % interval of it, percentile bootstrap over samples or groups of them
-    p          two-sided: McNemar's exact test where a sample is right or wrong, else a sign-flip permutation test
-    worse, better  samples whose score is worse, or better, in `after`
-    groups     independent groups that were drawn; the number of samples where the data names none
+    p          two-sided: McNemar's exact test where a sample is right or wrong, else a sign-flip permutation test; of a
+               metric that is not a mean, twice the share of resamples on the other side of 0
+    worse, better  samples whose score is worse, or better, in `after`; of a metric that is not a mean, resamples
+    groups     independent groups that were drawn; the number of samples where the data names none, or 0 for a metric
+               that is not a mean
     """
 
     loss: float
@@ -41,6 +43,37 @@ class Difference:
     def within_noise(self) -> bool:
         """Whether the interval contains 0."""
         return self.low <= 0 <= self.high
+
+    @property
+    def changed(self) -> bool:
+        """Whether any sample has another score."""
+        return self.worse + self.better > 0
+
+
+def of_resamples(
+    before: NDArray[np.float64],
+    after: NDArray[np.float64],
+    groups: NDArray[np.int64] | None = None,
+    higher_is_better: bool = True,
+) -> Difference:
+    """Compare a metric of all samples and of the same bootstrap resamples, each (1 + rounds,); see `resampling`.
+
+    groups: those that the resamples draw, None where they draw samples.
+
+    Sources: Efron and Tibshirani 1993, ch. 13 (percentile interval) and ch. 16 (its achieved significance level).
+    """
+    rounds = min(len(before), len(after))  # the first resamples are the same for any number of them
+    change = np.asarray(before, np.float64)[:rounds] - np.asarray(after, np.float64)[:rounds]
+    change = change if higher_is_better else -change
+    loss, drawn = float(f"{change[0]:.12g}"), change[1:]
+    worse, better = int((drawn > 0).sum()), int((drawn < 0).sum())
+    number = 0 if groups is None else len(np.unique(groups))
+    if worse + better == 0 and loss == 0:
+        return Difference(loss, 0.0, 0.0, 1.0, 0, 0, number)
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    tail = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
+    p = min(1.0, 2 * (tail + 1) / (len(drawn) + 1))
+    return Difference(loss, float(low), float(high), p, worse, better, number)
 
 
 def difference(

@@ -7,6 +7,7 @@ from dataclasses import replace
 from mobconv import backends, results
 from mobconv.common import files
 from mobconv.errors import InputError, MobconvError, OutputError
+from mobconv.evaluate.inference import rows
 from mobconv.pipeline import templates
 from mobconv.pipeline.artifact import open_artifact
 from mobconv.pipeline.build import build, measure_cell
@@ -54,11 +55,11 @@ def time_cell(context: SweepContext, cell: Cell, key: str) -> Row:
     try:
         artifact = open_artifact(path, context.threads, backend)
         artifact.close()
-        otherwise = context.entry(backend).preprocessing or context.preprocessing
-        feed = feed_of(artifact, artifact.image_input(otherwise=otherwise).preprocessing)
+        otherwise = context.entry(backend).preprocessing or context.checkpoint.preprocessing
+        feed = feed_of(artifact, context.fed_through(artifact, otherwise), context.data)
         measurement = measure(
             artifact,
-            example=feed(context.data.pixels[:1]),
+            example=feed(rows(context.data.fed, slice(0, 1))),
             baseline=context.float_runner(backend, cell.compute),
             seconds=seconds,
         )

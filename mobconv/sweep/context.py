@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mobconv.common import files
-from mobconv.data.labelled import Images
+from mobconv.data import stored
+from mobconv.data.arrays import Samples
 from mobconv.errors import InputError
 from mobconv.model.checkpoint import Checkpoint
 from mobconv.pipeline.context import Context, Plan, Stage
@@ -33,7 +33,7 @@ class SweepContext(Context):
             limit=recipe.images,
             skip_bad=recipe.skip_bad,
             name_classes=recipe.labels is None,
-            task=recipe.task,
+            task=job.task,
             input=recipe.input,
             options=recipe.options,
             scheme_for=recipe.scheme_for,
@@ -48,36 +48,19 @@ class SweepContext(Context):
             raise InputError(f"{self.job.recipe.checkpoint} changed while the sweep ran; run the same command again")
         return checkpoint
 
-    def load_data(self) -> Images:
+    def load_data(self) -> Samples:
         """Read and decode the data set, or what another process of this sweep decoded."""
-        if self._pixels.exists():
-            baseline = self.baseline
-            pixels = np.load(self._pixels, mmap_mode="r")
-            return Images(
-                baseline.source,
-                pixels,
-                baseline.labels,
-                (),
-                baseline.data_sha256,
-                baseline.groups,
-                baseline.split,
-                baseline.skipped,
-            )
-        images = super().load_data()
+        if stored.exists(self.store.shared):
+            return stored.read(self.store.shared)
+        samples = super().load_data()
         recipe = self.job.recipe
         if keys.data(recipe.data, recipe.images) not in (None, self.inputs.data):
             raise InputError(f"{recipe.data} changed while the sweep ran; run the same command again")
-        return images
-
-    @property
-    def _pixels(self) -> Path:
-        return self.store.making / "pixels.npy"
+        return samples
 
     def share_data(self) -> None:
-        """Write the pixels where the sweep's other processes look for them."""
-        images = self.data
-        with files.aside(self._pixels) as partial, partial.open("wb") as stream:
-            np.save(stream, images.pixels)
+        """Write the samples where the sweep's other processes look for them."""
+        stored.write(self.store.shared, self.data)
 
     @property
     def baseline_key(self) -> str:
@@ -106,9 +89,10 @@ class SweepContext(Context):
             notes=notes,
             score=scored.score,
             source=Path(self.data.source).name,
+            kind=self.data.kind,
+            samples=len(self.data),
             data_sha256=self.data.sha256,
             scores=scored.scores,
-            labels=self.data.labels,
             groups=self.data.groups,
             split=self.data.split,
             skipped=self.data.skipped,

@@ -25,11 +25,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """A recipe, the options of its checkpoint, and the folder that a factory is looked for in."""
+    """A recipe, the options of its checkpoint, and the folders that code is looked for in.
+
+    here: of the factory; code_folder: of a metric of the user's, and of what postprocesses outputs.
+    """
 
     recipe: Recipe
     options: Options
     here: Path
+    code_folder: Path
 
     @classmethod
     def of(cls, recipe: Recipe, trust_pickle: bool = False, beside: Path | None = None) -> Job:
@@ -41,6 +45,8 @@ class Job:
         for name, values in recipe.options.items():
             backends.get(name).options(values)
         here = source_hash.folder_of(recipe.model, beside) if recipe.model and beside else Path.cwd()
+        code = recipe.metric if recipe.metric and ":" in recipe.metric else recipe.postprocess
+        code_folder = source_hash.folder_of(code, beside) if code and beside else Path.cwd()
         options = Options(
             factory=recipe.model,
             arguments=recipe.arguments,
@@ -51,7 +57,9 @@ class Job:
             trust_pickle=trust_pickle,
             here=here,
         )
-        return cls(recipe, options, here)
+        job = cls(recipe, options, here, code_folder)
+        job.task  # noqa: B018  a metric that is wrong is known before the network is loaded
+        return job
 
     @cached_property
     def cells(self) -> list[Cell]:
@@ -61,7 +69,18 @@ class Job:
     @property
     def task(self) -> Task:
         """The recipe's task."""
-        return tasks.get(self.recipe.task)
+        recipe = self.recipe
+        return tasks.get(recipe.task, recipe.metric, recipe.postprocess, recipe.higher_is_better, self.code_folder)
+
+    @property
+    def code(self) -> dict[str, str]:
+        """Sources of the user's code that scores outputs: sha256 of each file by module name."""
+        references = [text for text in (self.recipe.metric, self.recipe.postprocess) if text and ":" in text]
+        return {
+            name: sha256
+            for text in references
+            for name, sha256 in source_hash.of_factory(text, self.code_folder).items()
+        }
 
     def load(self) -> Checkpoint:
         """The checkpoint, with the recipe's labels. Raises InputError and UsageError, as checkpoint.load."""

@@ -37,18 +37,20 @@ class Inputs:
     code        hash over the factory of the network, its arguments and source, and the recipe's input settings
     data        hash over the data's files and the number of samples taken; None for data of the hub
     followed    whether the code that builds the network could be hashed
+    task        hash over the task, its metric and code of the user's that scores outputs
     """
 
     checkpoint: str
     code: str
     data: str | None
     followed: bool = True
+    task: str = ""
 
     @cached_property
     def baseline(self) -> str:
         """The key of the float baseline's record."""
         tools = _versions(*_TOOLS, *_DECODERS)
-        return _hash([self.checkpoint, self.code, self.data, source_hash.of_mobconv(), _machine(), tools])
+        return _hash([self.checkpoint, self.code, self.task, self.data, source_hash.of_mobconv(), _machine(), tools])
 
 
 def environment() -> list[str]:
@@ -78,7 +80,7 @@ def inputs(job: Job, with_data: bool = True) -> Inputs:
         "once": None if fingerprint.followed else uuid.uuid4().hex,
     }
     samples = data(recipe.data, recipe.images) if with_data else None
-    return Inputs(fingerprint.sha256, _hash(statements), samples, fingerprint.followed)
+    return Inputs(fingerprint.sha256, _hash(statements), samples, fingerprint.followed, _hash(_task(job)))
 
 
 def data(source: str, limit: int | None) -> str | None:
@@ -98,7 +100,7 @@ def cell(inputs: Inputs, baseline: FloatBaseline, job: Job, which: Cell) -> str:
         "data": baseline.data_sha256,
         "labels": baseline.class_names,
         "layers": [[name, recipe.scheme_for(name, which.scheme).name] for name in baseline.sites],
-        "task": recipe.task,
+        "task": _task(job),
         "input": recipe.input,
         "options": recipe.options.get(which.backend, {}),
         "threads": recipe.threads,  # load_ms is measured with it
@@ -107,6 +109,12 @@ def cell(inputs: Inputs, baseline: FloatBaseline, job: Job, which: Cell) -> str:
         "machine": _machine(),
     }
     return _hash(content)
+
+
+def _task(job: Job) -> list[Any]:
+    """What scores outputs: the task, its metric and code of the user's."""
+    recipe = job.recipe
+    return [recipe.task, recipe.metric, recipe.higher_is_better, recipe.postprocess, job.code]
 
 
 def _machine() -> list[str]:

@@ -194,7 +194,8 @@ class Sweep:
         for name in dict.fromkeys(row.backend for row in ordered):
             if backends.get(name).missing() is None:
                 versions.update(backends.get(name).versions())
-        metric = self.job.task.metric
+        task = self.job.task
+        metric = task.metric
         outcome = Results(
             model={
                 "path": baseline.name,
@@ -205,12 +206,13 @@ class Sweep:
             data={
                 "source": baseline.source,
                 "sha256": baseline.data_sha256,
-                "samples": len(baseline.scores),
                 "split": baseline.split,
                 "skipped": baseline.skipped,
+                "samples": baseline.samples,
+                "kind": baseline.kind,
             },
             tools=versions,
-            task=results.task_fields(self.job.task.name, metric),
+            task=results.task_fields(task.name, metric, tasks.further(task)),
             float_score=baseline.score,
             cells=ordered,
             cliffs=results.cliffs(ordered, baseline.score, self.recipe.margin, metric),

@@ -46,8 +46,9 @@ class FloatBaseline:
     """The float baseline, and the facts of network and data that a sweep needs without loading them.
 
     name    of the checkpoint; sites: names of the weights that are quantized, in order
-    score   of the untouched module; scores: of each sample, (N,) float64
-    source  name of the data; data_sha256, labels, groups, split, skipped: as in data.labelled.Images
+    score   of the untouched module; scores: of each sample, (N,) float64, or of resamples
+    source  name of the data, kind: 'images' or 'arrays', samples: their number; data_sha256, groups, split, skipped:
+            as in data.arrays.Samples
     class_names  of the network, from the checkpoint or the data
     """
 
@@ -59,9 +60,10 @@ class FloatBaseline:
     notes: list[str]
     score: float
     source: str
+    kind: str
+    samples: int
     data_sha256: str
     scores: NDArray[np.float64]
-    labels: NDArray[np.int64]
     groups: NDArray[np.int64] | None = None
     split: str = ""
     skipped: int = 0
@@ -84,6 +86,7 @@ class Store:
     def __init__(self, out: Path, run: str = "") -> None:
         self.out, self.folder, self.run = out, out / FOLDER, run
         self.making = self.folder / "making"
+        self.shared = self.making / "samples"  # for the sweep's other processes
 
     def begin(self, fresh: Sequence[Cell] = ()) -> None:
         """Make this the only sweep that may write, and clean up after killed ones.
@@ -142,8 +145,7 @@ class Store:
         values, arrays = content
         try:
             groups = arrays["groups"].astype(np.int64) if "groups" in arrays else None
-            scores, labels = arrays["scores"].astype(np.float64), arrays["labels"].astype(np.int64)
-            return FloatBaseline(**values["baseline"], scores=scores, labels=labels, groups=groups)
+            return FloatBaseline(**values["baseline"], scores=arrays["scores"].astype(np.float64), groups=groups)
         except _BROKEN:
             return None
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mobconv.common import memory
+from mobconv.data import stored
 from mobconv.errors import BackendError, CellError, InputError, setting
 from mobconv.sweep import keys, source_hash
 from mobconv.sweep.context import SweepContext
@@ -214,8 +215,8 @@ class Workers:
             self.assignment = replace(self.assignment, inputs=inputs)
 
     def preparation(self) -> list[Chunk]:
-        """Write the pixels, where an earlier part has not."""
-        return [] if (self.context.store.making / "pixels.npy").exists() else [Chunk((Prepare(True),))]
+        """Write the samples, where an earlier part has not."""
+        return [] if stored.exists(self.context.store.shared) else [Chunk((Prepare(True),))]
 
     def spread(self, chunks: list[Chunk]) -> list[Chunk]:
         """Halve the largest while there are workers without one: each half quantizes for itself."""

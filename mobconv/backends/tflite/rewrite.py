@@ -187,7 +187,10 @@ def col2im(
     size, kernel, spread, pads, steps = (
         _each(each, 2) for each in (output_size, kernel_size, dilation, padding, stride)
     )
-    counts = [_windows(s, d * (k - 1) + 1, t, p, False) for s, k, d, p, t in zip(size, kernel, spread, pads, steps, strict=True)]
+    counts = [
+        _windows(s, d * (k - 1) + 1, t, p, False)
+        for s, k, d, p, t in zip(size, kernel, spread, pads, steps, strict=True)
+    ]
     windows = x.unflatten(-1, counts).unflatten(1, (-1, *kernel))
     if kernel == steps and spread == [1, 1] and pads == [0, 0]:
         y = windows.permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)

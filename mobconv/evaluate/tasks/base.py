@@ -1,7 +1,8 @@
 """What a task is: the meaning of a network's outputs, and the metric that they are judged by.
 
-A task scores every sample on its own. Scores of samples give a paired interval for any metric, without a formula of
-its own: the same samples are drawn again and again (see mobconv.stats.paired).
+A task scores every sample on its own. Scores of samples give a paired interval for any metric that is their mean,
+without a formula of its own: the same samples are drawn again and again (see mobconv.stats.paired). A metric that is
+not a mean, such as mIoU, is computed again from statistics of the drawn samples (see mobconv.stats.resampling).
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mobconv.data.labelled import Images
+from mobconv.data.arrays import Samples
+from mobconv.errors import InputError, setting
+from mobconv.stats import paired
 
 Outputs = Mapping[str, NDArray[Any]]
 """Outputs of a network by name, each (N, ...)."""
@@ -32,6 +35,8 @@ class Metric:
     decimals   digits after the point in tables
     full       largest score of a metric that counts samples, each of which scores 0 or `full`: 100 for a percentage.
                None for other metrics. The share of samples gives such a metric intervals without scores of samples
+    resamples  0 for a metric that is the mean of the scores of samples, (N,). For any other, the number of bootstrap
+               resamples that it is computed on: its scores are (1 + resamples,), of all samples and of each resample
     """
 
     name: str
@@ -40,6 +45,11 @@ class Metric:
     higher_is_better: bool = True
     decimals: int = 2
     full: float | None = None
+    resamples: int = 0
+
+    def scores_of(self, samples: int) -> int:
+        """Number of scores that so many samples have."""
+        return 1 + self.resamples if self.resamples else samples
 
     def loss(self, before: float, after: float) -> float:
         """How much worse `after` is than `before`, in `loss_unit`; negative where it is better.
@@ -51,6 +61,15 @@ class Metric:
         if not scale or not math.isfinite(loss):
             return loss
         return round(loss, 11 - math.floor(math.log10(scale)))
+
+    def difference(self, before: Scores, after: Scores, groups: NDArray[np.int64] | None = None) -> paired.Difference:
+        """How much worse `after` is than `before`, with its interval, from scores of the same samples.
+
+        groups: as in scores.npz.
+        """
+        if self.resamples:
+            return paired.of_resamples(before, after, groups, self.higher_is_better)
+        return paired.difference(before, after, groups, self.higher_is_better)
 
     def change(self, loss: float) -> float:
         """The later score less the earlier one, from the loss between them."""
@@ -75,6 +94,13 @@ class Metric:
     def beyond(self, margin: float) -> str:
         """Scores that are worse by more than a margin: 'more than 5 points below', 'more than 0.5 px above'."""
         return f"more than {self.amount(margin)} {self.worse_side}"
+
+    @property
+    def test(self) -> str:
+        """The test that gives p of a paired difference."""
+        if self.resamples:
+            return "the share of resamples on the other side of 0"
+        return "McNemar's exact test" if self.full is not None else "sign-flip permutation test"
 
     @property
     def heading(self) -> str:
@@ -113,9 +139,13 @@ class Task(Protocol):
     """The meaning of outputs. An object with these attributes and methods, registered in `TASKS`."""
 
     name: str
-    metric: Metric
 
-    def check(self, outputs: Outputs, data: Images) -> None:
+    @property
+    def metric(self) -> Metric:
+        """That the task is judged by."""
+        ...
+
+    def check(self, outputs: Outputs, data: Samples) -> None:
         """Raise InputError where outputs and targets do not fit, such as a label that no output stands for."""
         ...
 
@@ -123,12 +153,12 @@ class Task(Protocol):
         """What stands in the way of believing a float baseline of this score, as one sentence; '' for nothing."""
         ...
 
-    def scores(self, outputs: Outputs, data: Images) -> Scores:
-        """A score for each sample, (N,), in the metric's unit."""
+    def scores(self, outputs: Outputs, data: Samples) -> Scores:
+        """A score for each sample, (N,), in the metric's unit; where it is not a mean, see `Metric.resamples`."""
         ...
 
     def aggregate(self, scores: Scores) -> float:
-        """The metric of samples with these scores (N,): their mean, of which the stored scores are checked.
+        """The metric of samples with these scores: the mean of (N,), of which the stored scores are checked.
 
         A task computes it itself so that it can be exact, as a count over a count.
         """
@@ -138,6 +168,42 @@ class Task(Protocol):
         """The fraction of samples, 0 to 1, for which both outputs mean the same."""
         ...
 
-    def more(self, outputs: Outputs, data: Images) -> dict[str, float]:
-        """Further metrics by name, such as 'top-5', each in the unit of the task's own metric."""
+    def more(self, outputs: Outputs, data: Samples) -> dict[str, float]:
+        """Further metrics by name, such as 'top-5', each in the unit that `further` has for it, or the metric's."""
         ...
+
+
+def further(task: Task) -> dict[str, Metric]:
+    """The metrics of `Task.more` that are in another unit than the task's own, by name."""
+    return dict(getattr(task, "further", {}))
+
+
+def compares_with_float(task: Task) -> bool:
+    """Whether a task compares outputs with those of the float network, which the data then has to have."""
+    return bool(getattr(task, "compares_with_float", False))
+
+
+def labels_of(data: Samples) -> NDArray[np.int64]:
+    """The label of each sample, (N,). Raises InputError where the data has none."""
+    if len(data.labels) != len(data):
+        targets = data.targets
+        there = f"its targets are {', '.join(f'{name} {value.shape}' for name, value in targets.items()) or 'none'}"
+        raise InputError(
+            f"{data.source}: no labels, one whole number for each sample; {there}. Choose what outputs are compared "
+            f"with: {setting('task', 'fidelity')} needs no labels"
+        )
+    return data.labels
+
+
+def only_target(data: Samples) -> NDArray[Any]:
+    """The only target of the data, (N, ...). Raises InputError where it has none or several."""
+    targets = data.targets or ({"label": data.labels} if len(data.labels) == len(data) else {})
+    if len(targets) != 1:
+        there = f"it has {', '.join(targets)}" if targets else "it has none"
+        raise InputError(f"{data.source}: the task needs one target, an array `target` of the .npz; {there}")
+    return next(iter(targets.values()))
+
+
+def first_output(outputs: Outputs) -> NDArray[Any]:
+    """The first output, (N, ...)."""
+    return next(iter(outputs.values()))

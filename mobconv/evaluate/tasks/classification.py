@@ -1,39 +1,70 @@
-"""Classification: one output of a number for each class, judged by top-1."""
+"""Classification: one output of a number for each class, judged by top-1, top-5 or macro F1."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mobconv.data.labelled import Images
+from mobconv.data.arrays import Samples
 from mobconv.errors import InputError
-from mobconv.evaluate.tasks.base import Metric, Outputs, Scores
+from mobconv.evaluate.tasks.base import Metric, Outputs, Scores, labels_of
+from mobconv.evaluate.tasks.measured import Measure, MeasuredTask
 
 _GUESSING = 1.5  # times one over the number of classes
 
 
-class Classification:
-    """Top-1 of the first output, (N, classes); see `Task`."""
+def _top(count: int) -> Callable[[Outputs, Samples], Scores]:
+    """100 for each sample whose label is among the `count` largest outputs (all, of fewer classes), else 0: (N,)."""
+
+    def scores(outputs: Outputs, data: Samples) -> Scores:
+        return np.where(ranks(_logits(outputs), labels_of(data)) < count, 100.0, 0.0)
+
+    return scores
+
+
+def _label_and_class(outputs: Outputs, data: Samples) -> NDArray[np.int64]:
+    """Label and class of the largest output of each sample, (N, 2); class -1 for one whose outputs are all NaN."""
+    logits = _logits(outputs)
+    largest = np.where(np.isnan(logits), -np.inf, logits).argmax(axis=1)
+    return np.stack([labels_of(data), np.where(np.isnan(logits).all(axis=1), -1, largest)], axis=1)
+
+
+def _macro_f1(pairs: NDArray[np.int64], counts: NDArray[np.int64]) -> float:
+    """Mean of the F1 of each class that is a label or predicted, in percent."""
+    labels, predicted = pairs.T
+    size, right, there = int(pairs.max()) + 1, labels == predicted, predicted >= 0
+    hits = np.bincount(labels[right], counts[right], size)
+    both = np.bincount(labels, counts, size) + np.bincount(predicted[there], counts[there], size)
+    return float(100 * (2 * hits[both > 0] / both[both > 0]).mean())
+
+
+class Classification(MeasuredTask):
+    """Top-1 of the first output, (N, classes); see `Task`. F1 is the mean of the classes' (scikit-learn's macro)."""
 
     name = "classification"
-    metric = Metric("top-1", "%", "points", full=100.0)
+    measures = (
+        Measure(Metric("top-1", "%", "points", full=100.0), _top(1)),
+        Measure(Metric("top-5", "%", "points", full=100.0), _top(5)),
+        Measure(Metric("F1", "%", "points"), _label_and_class, _macro_f1),
+    )
 
-    def check(self, outputs: Outputs, data: Images) -> None:
+    def check(self, outputs: Outputs, data: Samples) -> None:
         """Raise InputError for a label that the network has no output for."""
-        classes = _logits(outputs).shape[1]
-        if data.labels.max() >= classes:
-            row = int(data.labels.argmax())
+        classes, labels = _logits(outputs).shape[1], labels_of(data)
+        if labels.max() >= classes:
+            row = int(labels.argmax())
             raise InputError(
-                f"{data.source}: row {row} has label {data.labels[row]}, but the network has {classes} outputs "
+                f"{data.source}: row {row} has label {labels[row]}, but the network has {classes} outputs "
                 f"(0 to {classes - 1}); this data is not the network's"
             )
 
     def warning(self, score: float, outputs: Outputs) -> str:
         """Warn of a top-1 of at most 1.5 times that of guessing."""
         classes = _logits(outputs).shape[1]
-        if score > 100 * _GUESSING / classes:
+        if self.chosen is not self.measures[0] or score > 100 * _GUESSING / classes:
             return ""
         return (
             f"the float baseline has a top-1 of {score:.2f} %, no more than guessing among {classes} classes: mean "
@@ -41,23 +72,9 @@ class Classification:
             "quantization costs"
         )
 
-    def scores(self, outputs: Outputs, data: Images) -> Scores:
-        """100 for each image whose label has the largest output, else 0: (N,)."""
-        return np.where(ranks(_logits(outputs), data.labels) < 1, 100.0, 0.0)
-
-    def aggregate(self, scores: Scores) -> float:
-        """Percentage of images, 0 to 100."""
-        # a count over a count, so that 1928 of 2000 is 96.4 and not the next float to it
-        return float(np.count_nonzero(scores) * 100 / len(scores))
-
     def agreement(self, outputs: Outputs, reference: Outputs) -> float:
         """Fraction of images with the same class."""
         return float((_logits(outputs).argmax(axis=1) == _logits(reference).argmax(axis=1)).mean())
-
-    def more(self, outputs: Outputs, data: Images) -> dict[str, float]:
-        """Top-5: a label among the five largest outputs (all, of fewer classes), in percent."""
-        right = ranks(_logits(outputs), data.labels) < 5
-        return {"top-5": float(np.count_nonzero(right) * 100 / len(right))}
 
 
 def ranks(outputs: NDArray[Any], labels: NDArray[np.int64]) -> NDArray[np.int64]:
