@@ -217,6 +217,7 @@ class TestRefused:
             ({"architectures": ["MyNet"], "auto_map": {"AutoModel": "planted.MyNet"}}, ["is not run", "--model"]),
             ({"architectures": ["MyNet"]}, ["has no network MyNet"]),
             ({"architectures": ["os"]}, ["has no network os"]),
+            ({"architecture": "resnet18"}, ["is a network of timm", "timm:hf-hub:net"]),
             ({"architectures": None}, ["does not name the network's class"]),
             ({"quantization_config": {"quant_method": "bitsandbytes"}}, ["quantized already"]),
             ({"attn_implementation": "someone/kernel"}, ["code of the hub", "someone/kernel"]),
@@ -236,6 +237,11 @@ class TestRefused:
         torch.save({"a": Planted(cli.folder / "ran")}, saved / "pytorch_model.bin")
         cli.refuses(3, "net: transformers", arguments=export("net"))
         assert not (cli.folder / "ran").exists()
+
+    def test_a_configuration_of_a_huge_network(self, saved, cli):
+        """Nothing is allocated for it: these would be 100 GB."""
+        changed(saved, hidden_size=2**16, intermediate_size=2**17)
+        cli.refuses(3, "describes a network of 34,", "the files have", arguments=export("net"))
 
     @pytest.mark.parametrize("name", ["../outside.safetensors", "/etc/passwd"])
     def test_a_path_out_of_the_folder(self, name, saved, cli):
@@ -274,8 +280,18 @@ class TestRefused:
             raise AssertionError("a connection")
 
         monkeypatch.setattr(socket.socket, "connect", refuse)
+        offline = []
+        loading = transformers.ViTForImageClassification.from_pretrained
+        monkeypatch.setattr(
+            transformers.ViTForImageClassification,
+            "from_pretrained",
+            lambda *given, **named: (
+                offline.append(transformers.utils.hub.is_offline_mode()) or loading(*given, **named)
+            ),
+        )
         changed(saved, _name_or_path="someone/elsewhere")
         assert checkpoint.load(str(saved)).labels == ("cat", "dog", "owl")
+        assert offline == [True] and not transformers.utils.hub.is_offline_mode()
 
 
 PROCESSORS = {

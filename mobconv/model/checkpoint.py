@@ -278,6 +278,6 @@ def complete(
     preprocessing = examples.fitted(preprocessing, example.shape, reference)
     names = stated.get("labels", ())
     labels = tuple(str(label) for label in names) if isinstance(names, list) else ()
-    name = Path(reference).name
+    name = Path(reference).name or Path(reference).absolute().name
     inputs: dict[str, NDArray[Any]] = {IMAGE: example}
     return Checkpoint(reference, name, sha256, module.float().eval(), inputs, preprocessing, labels, list(notes or ()))

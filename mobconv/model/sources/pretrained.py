@@ -8,8 +8,6 @@ network. Only `hf:` looks into the hub, and into its cache where it cannot be re
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,18 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mobconv.errors import BackendError, InputError, UsageError, setting
-from mobconv.model import factory, image_processor, library
+from mobconv.errors import InputError, UsageError, setting
+from mobconv.model import factory, image_processor, library, pretrained_folder
 from mobconv.model.checkpoint import Checkpoint, Fingerprint, Options, complete
+from mobconv.model.pretrained_folder import CONFIG, HUB, PROCESSORS
 
 if TYPE_CHECKING:
     import torch
 
 KIND = "a folder that save_pretrained wrote"
-_HUB = "hf:"
-_CONFIG = "config.json"
-_PROCESSORS = ("preprocessor_config.json", "processor_config.json")
-_READ = ("*.json", "*.safetensors", "*.bin")
 _LISTED = 8
 # classes whose output is `logits`, beside which others have the same of a second head
 _LOGITS_ALONE = ("ForImageClassification", "ForImageClassificationWithTeacher", "ForSemanticSegmentation")
@@ -39,13 +34,13 @@ _SIZES, _CHANNELS = ("image_size", "input_size", "img_size"), ("num_channels", "
 
 def accepts(reference: str) -> bool:
     """Whether a reference is a folder with a config.json that names a kind of model, or a name on the hub."""
-    if reference.startswith(_HUB):
-        return len(reference) > len(_HUB)
-    try:
+    if reference.startswith(HUB):
+        return len(reference) > len(HUB)
+    try:  # timm's folders have a config.json too, without a model_type
         return (
             bool(reference)
-            and (Path(reference) / _CONFIG).is_file()
-            and "model_type" in _json(Path(reference) / _CONFIG)
+            and (Path(reference) / CONFIG).is_file()
+            and "model_type" in pretrained_folder.read_json(Path(reference) / CONFIG)
         )
     except (InputError, OSError):
         return False
@@ -53,16 +48,16 @@ def accepts(reference: str) -> bool:
 
 def fingerprint(reference: str, options: Options) -> Fingerprint:
     """Hash configuration and weights. What the network computes is up to the library's release."""
-    return Fingerprint(_sha256(_folder(reference)), packages=("transformers",))
+    return Fingerprint(pretrained_folder.sha256(pretrained_folder.folder_of(reference)), packages=("transformers",))
 
 
 def load(reference: str, options: Options) -> Checkpoint:
     """Load the network with the library's own class. See checkpoint.Source for errors."""
-    folder = _folder(reference)
-    digest = _sha256(folder)
+    folder = pretrained_folder.folder_of(reference)
+    digest = pretrained_folder.sha256(folder)
     notes = [factory.NOT_CALLED] if options.factory else []
-    _check_installed(reference)
-    with _quiet():
+    pretrained_folder.check_installed(reference)
+    with _quiet(), pretrained_folder.offline():
         module = _network(folder, reference, notes)
         stated = _stated(module, folder, options, notes)
     if _input_name(module) == "pixel_values":
@@ -88,73 +83,15 @@ def _of_other_inputs(reference: str, digest: str, module: Any, options: Options,
     return Checkpoint(reference, Path(reference).name, digest, module, inputs, None, (), notes)
 
 
-def _folder(reference: str) -> Path:
-    """The folder of a reference; of a name on the hub, its snapshot in the cache. Raises InputError."""
-    if not reference.startswith(_HUB):
-        return Path(reference)
-    _check_installed(reference)
-    from huggingface_hub import snapshot_download
-
-    name, _, revision = reference.removeprefix(_HUB).partition("@")
-    folder = None
-    # weights in safetensors; pickles only where there are none
-    for patterns in (["*.json", "*.safetensors"], ["*.json", "*.bin"]):
-        try:
-            folder = Path(
-                snapshot_download(name, revision=revision or None, allow_patterns=patterns, ignore_patterns=["*/*"])
-            )
-        except Exception as error:  # of the network, of the hub, of a name that is none
-            raise InputError(
-                f"{reference}: not in the cache, and not to be had from the Hugging Face hub "
-                f"({factory.first_sentence(error)}). Where there is a network: `hf download {name} --local-dir DIR`, "
-                "and give the folder"
-            ) from error
-        if any(folder.glob("*.safetensors")):
-            break
-    if folder is None or not (folder / _CONFIG).is_file():
-        raise InputError(f"{reference} has no {_CONFIG}: not a model of transformers")
-    return folder
-
-
-def _sha256(folder: Path) -> str:
-    """Hash the names and contents of the files that are read."""
-    digest = hashlib.sha256()
-    paths = {path.name: path for pattern in _READ for path in folder.glob(pattern) if path.is_file()}
-    for name in sorted(paths):
-        with paths[name].open("rb") as stream:
-            digest.update(f"{name}\0".encode() + hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """A file's JSON object. Raises InputError."""
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: not a JSON object")
-    return value
-
-
-def _check_installed(reference: str) -> None:
-    """Raise BackendError where the extra `transformers` is not installed."""
-    from importlib.util import find_spec
-
-    if find_spec("transformers") is None:
-        raise BackendError(
-            f'{reference} needs transformers, which is not installed: pip install "mobconv[transformers]"'
-        )
-
-
 def _network(folder: Path, reference: str, notes: list[str]) -> Any:
     """Load the module, all of its tensors from the folder. Raises InputError."""
     import torch
     import transformers
 
-    config = _json(folder / _CONFIG)
-    _check_files(folder, config, reference)
+    config = pretrained_folder.read_json(folder / CONFIG)
+    pretrained_folder.check_files(folder, config, reference)
     architecture = _architecture(config, reference)
+    pretrained_folder.check_size(architecture, folder, reference)
     try:
         module, loading = architecture.from_pretrained(
             str(folder),
@@ -178,7 +115,7 @@ def _network(folder: Path, reference: str, notes: list[str]) -> Any:
     lines += _listing("not loaded", [str(text) for text in loading.get("error_msgs") or ()])
     if lines:
         raise InputError(
-            "\n".join([f"{reference} does not fit {architecture.__name__}, which its {_CONFIG} names:", *lines])
+            "\n".join([f"{reference} does not fit {architecture.__name__}, which its {CONFIG} names:", *lines])
         )
     if unexpected := sorted(loading["unexpected_keys"]):
         more = f" and {len(unexpected) - _LISTED} more" if len(unexpected) > _LISTED else ""
@@ -191,42 +128,18 @@ def _listing(title: str, names: list[str]) -> list[str]:
     return [f"  {len(names)} {title}:\n    " + "\n    ".join(names[:_LISTED]) + more] if names else []
 
 
-def _check_files(folder: Path, config: Mapping[str, Any], reference: str) -> None:
-    """Raise InputError for files that lead elsewhere: to adapters, quantizers, kernels of the hub, other folders."""
-    if (folder / "adapter_config.json").exists():
-        raise InputError(
-            f"{reference}: weights of an adapter (PEFT): merge it, model.merge_and_unload(), and save that"
-        )
-    if config.get("quantization_config"):
-        raise InputError(f"{reference}: its weights are quantized already; give the float ones")
-    for index in folder.glob("*.index.json"):
-        names = _json(index).get("weight_map", {})
-        if not isinstance(names, dict) or any(Path(str(name)).name != name for name in names.values()):
-            raise InputError(f"{index}: names files outside of its folder")
-    for key, value in _leaves(config):
-        if "attn_implementation" in key and isinstance(value, str) and "/" in value:
-            raise InputError(f"{reference}: {_CONFIG} asks for code of the hub, {value!r}, which is not run")
-    weights = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
-    if not weights:
-        raise InputError(f"{reference}: no weights in it (model.safetensors, or pytorch_model.bin)")
-
-
-def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        for name, each in value.items():
-            yield from _leaves(each, str(name))
-    else:
-        yield key, value
-
-
 def _architecture(config: Mapping[str, Any], reference: str) -> Any:
     """The class that a config names, of the installed library. Raises InputError."""
     import transformers
 
+    if isinstance(config.get("architecture"), str):
+        raise InputError(
+            f"{reference} is a network of timm, not of transformers: name it timm:hf-hub:{reference.removeprefix(HUB)}"
+        )
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
     if not isinstance(name, str):
-        raise InputError(f"{reference}: {_CONFIG} does not name the network's class under 'architectures'")
+        raise InputError(f"{reference}: {CONFIG} does not name the network's class under 'architectures'")
     architecture = getattr(transformers, name, None) if name.isidentifier() else None
     if isinstance(architecture, type) and issubclass(architecture, transformers.PreTrainedModel):
         return architecture
@@ -251,7 +164,7 @@ def _stated(module: Any, folder: Path, options: Options, notes: list[str]) -> di
         if taken and options.input_shape is None:
             if size and tuple(size) != taken:
                 notes.append(
-                    f"images are {taken[0]}x{taken[1]}, by its preprocessing; {_CONFIG} says {size[0]}x{size[1]}"
+                    f"images are {taken[0]}x{taken[1]}, by its preprocessing; {CONFIG} says {size[0]}x{size[1]}"
                 )
             size = taken
         if size:
@@ -273,11 +186,11 @@ def _of_size(preprocessing: Any, size: tuple[int, int]) -> Any:
 
 def _preprocessing(folder: Path, channels: int, notes: list[str]) -> Any:
     """The preprocessing of a folder's image processor; None, with a note, where it is another one than ours can be."""
-    path = next((folder / name for name in _PROCESSORS if (folder / name).is_file()), None)
+    path = next((folder / name for name in PROCESSORS if (folder / name).is_file()), None)
     if path is None:
         notes.append("it has no preprocessor_config.json: how pixels are normalised is not known")
         return None
-    config = _json(path)
+    config = pretrained_folder.read_json(path)
     config = config.get("image_processor", config)
     advice = "; say it with the setting `preprocessing`"
     processor = _processor(folder)
