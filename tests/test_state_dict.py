@@ -2,6 +2,7 @@
 
 import argparse
 import pathlib
+import sys
 import types
 
 import numpy as np
@@ -95,6 +96,35 @@ FILES = {
         ["took the state dict under 'net_g'"],
     ),
 }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mmengine.logging.history_buffer.HistoryBuffer",
+        "omegaconf.dictconfig.DictConfig",
+        "yacs.config.CfgNode",
+        "easydict.EasyDict",
+        "lightning.fabric.utilities.data.AttributeDict",
+    ],
+)
+def test_settings_and_logs_of_packages_that_are_not_here(name, module, cli, monkeypatch):
+    """Nothing is imported for them, and nothing of them is called."""
+    place, _, kind = name.rpartition(".")
+    parts = place.split(".")
+    for count in range(1, len(parts) + 1):
+        monkeypatch.setitem(sys.modules, ".".join(parts[:count]), types.ModuleType(".".join(parts[:count])))
+    base = dict if kind in ("CfgNode", "EasyDict", "AttributeDict") else object
+    settings_class = type(kind, (base,), {"__module__": place})
+    setattr(sys.modules[place], kind, settings_class)
+    value = settings_class()
+    if base is dict:
+        value["lr"] = 0.1
+    value.history, value.method = np.arange(3.0), value.__repr__
+    torch.save({"state_dict": module.state_dict(), "meta": value}, "net.pth")
+    for count in range(1, len(parts) + 1):
+        monkeypatch.delitem(sys.modules, ".".join(parts[:count]))
+    same(checkpoint.load("net.pth", Options(**OPTIONS)), module.state_dict())
 
 
 def same(loaded, state, tolerance=0.0):

@@ -10,6 +10,7 @@ import hashlib
 import io
 import pickle
 import sys
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,24 @@ from mobconv.model.checkpoint import Checkpoint, Fingerprint, Options, complete,
 KIND = "a file of torch.save (state dict or whole module)"
 SETTINGS = ("key",)
 _HYPER_PARAMETERS = "hyper_parameters"
+# what training scripts keep beside weights: paths, numbers, settings, logs, of the standard library, NumPy, OmegaConf
+# and MMEngine; and mappings, of Lightning, yacs and EasyDict
 _INERT = (
-    *("types.SimpleNamespace", "numpy.dtype", "numpy._core.multiarray.scalar", "numpy.core.multiarray.scalar"),
-    *("pathlib.PosixPath", "pathlib.PurePosixPath", "pathlib.WindowsPath", "pathlib.PureWindowsPath"),
-    *("pathlib._local.PosixPath", "pathlib._local.WindowsPath"),
+    *("types.SimpleNamespace", "typing.Any", "datetime.datetime", "datetime.timedelta"),
+    *(f"{place}.{kind}Path" for place in ("pathlib", "pathlib._local") for kind in ("Posix", "PurePosix", "Windows")),
+    *(f"numpy.{core}.multiarray.{name}" for core in ("_core", "core") for name in ("scalar", "_reconstruct")),
+    *(
+        "numpy.dtype",
+        "numpy.ndarray",
+        *(f"numpy.dtypes.{kind}{bits}DType" for kind in ("Float", "Int") for bits in (32, 64)),
+    ),
+    *("omegaconf.dictconfig.DictConfig", "omegaconf.listconfig.ListConfig", "omegaconf.nodes.AnyNode"),
+    *("omegaconf.base.ContainerMetadata", "omegaconf.base.Metadata"),
+    *("mmengine.logging.history_buffer.HistoryBuffer", "builtins.getattr"),
+)
+_MAPPINGS = (
+    *("yacs.config.CfgNode", "easydict.EasyDict"),
+    *(f"{name}.utilities.data.AttributeDict" for name in ("lightning_fabric", "lightning.fabric")),
 )
 
 
@@ -118,13 +133,14 @@ class _Inert:
 
 
 def _inert() -> list[Any]:
-    """What training scripts keep beside weights: settings, paths and numbers. Their classes are not imported.
+    """Stand-ins for names in a pickle: classes that are kept beside weights are not imported, nor functions called.
 
-    A namespace keeps its values, for `hyper_parameters`.
+    Namespaces and mappings keep their values, for `hyper_parameters`.
     """
     import argparse
 
-    return [argparse.Namespace, *((_Inert, name) for name in _INERT)]
+    mappings = ((OrderedDict, name) for name in _MAPPINGS)
+    return [argparse.Namespace, *mappings, *((_Inert, name) for name in _INERT)]
 
 
 def _of_a_script(message: str) -> str:
