@@ -207,15 +207,16 @@ def exported(cells: Sequence[Row], data: str | None = None, metric: Metric | Non
             row.requires or "-",
         )
     out.print(table)
-    where = f"on {data}" if data else "on random inputs"
+    where = f"on {data}" if data else "on random inputs (`--data`: on images of your own)"
     lines = [
         f"SNR: of the outputs against PyTorch, {where}; 20 dB more is a tenth of the error",
         "eff. bits: bytes that the weights add to the file, in bits per weight",
         "latency: one sample on one thread, and as a multiple of the same format's fp32 file",
     ]
+    text = "; ".join(lines) + "."
     if any(row.bits < 16 for row in cells):
-        lines.append(WEIGHTS_ONLY)
-    out.print(escape("; ".join(lines) + "."), style="dim")
+        text += f" {WEIGHTS_ONLY}."
+    out.print(escape(text), style="dim")
     remarks(out, tables.remarks(cells))
 
 

@@ -162,7 +162,10 @@ class Context:
         source = self.plan.data
         if source is None or not self.plan.name_classes or self.task.name != "classification" or self.classes is None:
             return ()
-        names = () if arrays.accepts(source) else labelled.class_names(source)
+        if "data" in vars(self):
+            names = self.data.names
+        else:
+            names = () if arrays.accepts(source) else labelled.class_names(source)
         if len(names) != self.classes or all(name.isdecimal() for name in names):
             return ()
         labels.check(names, source)

@@ -70,6 +70,11 @@ class SweepContext(Context):
         return self.inputs.baseline
 
     @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes, as the float baseline's record has them; before there is one as in any context."""
+        return tuple(self.baseline.class_names) if "baseline" in vars(self) else super().labels
+
+    @cached_property
     def baseline(self) -> FloatBaseline:
         """The float baseline, from a record or run now. Raises InputError where data and network do not fit."""
         recorded = self.store.baseline(self.baseline_key)
