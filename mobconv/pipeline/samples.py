@@ -37,8 +37,10 @@ def load(
             f"{source}: images go into networks with one input, and this one has {', '.join(inputs)}; give an .npz "
             "file with an array for each input"
         )
-    needed = task is None or not compares_with_float(task)
-    return labelled.load(source, limit, preprocessing().fit, with_labels=needed)
+    fit = preprocessing().fit
+    if task is not None and compares_with_float(task):
+        return labelled.load(source, limit, fit, with_labels=False)
+    return labelled.load(source, limit, fit)
 
 
 def _pixels(content: Arrays, inputs: Mapping[str, tuple[int, ...]]) -> bool:
