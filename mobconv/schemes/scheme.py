@@ -84,7 +84,8 @@ class Scheme:
         if wish := _INTEGER.fullmatch(text):
             wanted = min(max(int(next(filter(None, wish.groups()))), BITS[0]), BITS[-1])
             raise UsageError(
-                f"Unknown scheme {text!r}. {WEIGHTS_ONLY}: w{wanted}-symmetric stores them in {wanted} bit{'s' * (wanted > 1)}, "
+                f"Unknown scheme {text!r}. {WEIGHTS_ONLY}: w{wanted}-symmetric stores them in "
+                f"{wanted} bit{'s' * (wanted > 1)}, "
                 f"a scale for each channel; w{wanted}-linear adds zero points, w{wanted}-kmeans has a lookup table"
             )
         if bits is None or not parts:
