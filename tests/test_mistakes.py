@@ -107,3 +107,14 @@ def test_what_is_only_like_a_mistake_is_not_named_where_the_file_is_exact():
     twice = next(each for each in plausible_mistakes(own) if each.name.startswith("divided by 255 twice"))
     exact = probe(lambda values: network(twice.seen(values)), network, own, images, task, arithmetic_db=128.0)
     assert exact.named is not None and exact.named.mistake.name == twice.name
+
+
+def test_gray_has_no_colours_to_turn_around_and_a_fourth_channel_stays():
+    gray, four = Preprocessing((0.4,), (0.2,)), Preprocessing((0.4,) * 4, (0.2,) * 4, colour="bgr")
+    assert not any("BGR" in mistake.name for mistake in plausible_mistakes(gray))
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 5, 4), np.uint8)
+    right = no_mistake(four).seen(pixels)
+    assert np.allclose(right, four(pixels), atol=1e-5) and np.allclose(
+        no_mistake(four).undone(right), pixels, atol=1e-3
+    )
+    assert np.allclose(four(pixels)[:, 3], (pixels[..., 3] / 255 - 0.4) / 0.2, atol=1e-5)

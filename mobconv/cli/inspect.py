@@ -61,6 +61,9 @@ def _show(header: dict[str, Any], audit: Audit) -> None:
             out.print(escape(f"[{number}] {text}"))
         if any(tensor.wider for tensor in audit.tensors):
             out.print("* stored in more bits than were asked")
+        out.print(
+            "eff. bits: bytes of the tensor alone; a sweep's also have what tensors share, less what floats need too"
+        )
         out.print()
     lines = Table(box=None, pad_edge=False, show_header=False)
     lines.add_column()

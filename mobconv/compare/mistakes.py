@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mobconv.data.preprocessing import IMAGENET, Preprocessing
+from mobconv.data.preprocessing import IMAGENET, Preprocessing, turned
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -26,7 +26,7 @@ class Mistake:
 
     name     in a few words
     factor, offset  (channels,), by the channel as the network sees it
-    turned   the channels are in the opposite order: the network's first channel sees the last of the pixels'
+    turned   red and blue are swapped: the network's first channel sees the third of the pixels'
     axes     how the axes are mixed up, a key of `_AXES`; '' where they are right
     late     whether axes are mixed up after factor and offset, not before
     pair     whether it is two mistakes at once
@@ -73,11 +73,11 @@ class Mistake:
         )
 
     def _mix(self, values: Doubles) -> Doubles:
-        return _mixed(values[..., ::-1] if self.turned else values, self.axes)
+        return _mixed(values[..., turned(values.shape[-1])] if self.turned else values, self.axes)
 
     def _unmix(self, values: Doubles) -> Doubles:
         back = _unmixed(values, self.axes)
-        return back[..., ::-1] if self.turned else back
+        return back[..., turned(back.shape[-1])] if self.turned else back
 
 
 def no_mistake(preprocessing: Preprocessing) -> Mistake:
@@ -106,6 +106,8 @@ def plausible_mistakes(preprocessing: Preprocessing) -> list[Mistake]:
 
 def _add(mistakes: list[Mistake], mistake: Mistake, none: Mistake) -> None:
     """Add a mistake to the list, or its name to the mistake that is equal; none: the right preprocessing."""
+    if mistake.turned != none.turned and len(mistake.factor) < 3:  # there are no colours to turn around
+        return
     if mistake.same_as(none) or not np.all(np.isfinite(mistake.factor)) or np.any(mistake.factor == 0):
         return
     for place, known in enumerate(mistakes):
@@ -131,7 +133,8 @@ def _single(preprocessing: Preprocessing, none: Mistake) -> Iterator[Mistake]:
     yield linear("the sign of the bias is wrong: mean is added, not subtracted", unit / std, (low + mean) / std)
     yield replace(none, name=f"{other} channels where the network wants {colour}", turned=not none.turned)
     # channels turned around after normalising them rightly: the constants are turned around with them
-    late = replace(none, turned=not none.turned, factor=none.factor[::-1].copy(), offset=none.offset[::-1].copy())
+    order = turned(len(none.factor))
+    late = replace(none, turned=not none.turned, factor=none.factor[order], offset=none.offset[order])
     yield replace(late, name=f"{other} channels where the network wants {colour}, turned around after normalising")
     yield linear("pixels of 0 to 255 where mean and std are in units of 0 to 1", one / std, -mean / std)
     yield linear("pixels of 0 to 255, not normalised at all", one, 0 * one)

@@ -86,8 +86,7 @@ class Preprocessing:
     @property
     def order(self) -> list[int]:
         """The channel of the pixels that each channel of the network sees: of BGR the first three are turned around."""
-        channels = list(range(self.channels))
-        return channels[2::-1] + channels[3:] if self.colour == "bgr" and self.channels > 2 else channels
+        return turned(self.channels) if self.colour == "bgr" else list(range(self.channels))
 
     def for_channels(self, count: int) -> Preprocessing:
         """The same for images of another number of channels, where all channels share one mean and one std.
@@ -195,6 +194,11 @@ def _for_each_channel(mean: Any, std: Any) -> tuple[tuple[float, ...], tuple[flo
     count = next((len(each) for each in (mean, std) if not isinstance(each, int | float)), 1)
     first, second = ([each] * count if isinstance(each, int | float) else each for each in (mean, std))
     return tuple(float(v) for v in first), tuple(float(v) for v in second)
+
+
+def turned(channels: int) -> list[int]:
+    """Positions of channels with the first three, RGB, turned around; fewer than three stay."""
+    return [2, 1, 0, *range(3, channels)] if channels > 2 else list(range(channels))
 
 
 def named(name: str) -> Preprocessing:

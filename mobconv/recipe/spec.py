@@ -14,7 +14,7 @@ from mobconv.recipe import layer_rules
 from mobconv.recipe.braces import expand
 from mobconv.recipe.layer_rules import LayerRule
 from mobconv.recipe.strict import StrictModel
-from mobconv.schemes import Cell, Compute, Scheme, grammar, syntax
+from mobconv.schemes import WEIGHTS_ONLY, Cell, Compute, Scheme, grammar, syntax
 
 
 def _as_list(value: Any) -> Any:
@@ -114,7 +114,7 @@ class Recipe(StrictModel):
     schemes: Annotated[Names, one_or_many(_SCHEME)] = Field(
         min_length=1,
         description=f"how weights are stored: {syntax()}. Flags @native, and @fp16 or @fp32; braces expand, as in "
-        "w{8..1}-{linear,kmeans}",
+        f"w{{8..1}}-{{linear,kmeans}}. {WEIGHTS_ONLY}",
     )
     layers: list[LayerRule] = Field(
         default_factory=list, description="exceptions; the last rule that matches a layer applies"
