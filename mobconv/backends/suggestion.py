@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mobconv.data.preprocessing import Preprocessing
+from mobconv.data.preprocessing import Preprocessing, turned
 
 
 def wrapper(network: Preprocessing, caller: Preprocessing) -> str:
@@ -16,8 +16,8 @@ def wrapper(network: Preprocessing, caller: Preprocessing) -> str:
     pixels = "pixels"
     if caller.layout == "nhwc":
         pixels += ".permute(0, 3, 1, 2)"
-    if caller.colour != network.colour:
-        pixels += ".flip(1)"
+    if caller.colour != network.colour and channels > 2:
+        pixels += ".flip(1)" if channels == 3 else f"[:, {turned(channels)}]"
     value = f"({on_range(pixels, network)} - self.mean) / self.std"
     return (
         "class Normalised(torch.nn.Module):\n"
@@ -33,12 +33,15 @@ def wrapper(network: Preprocessing, caller: Preprocessing) -> str:
 
 def caller_code(network: Preprocessing, caller: Preprocessing) -> str:
     """Numpy that turns pixels (N, height, width, channels) into the network's own tensor, in front of a file."""
-    order = "[..., ::-1]" if network.colour == "bgr" else ""
+    order = ""
+    if network.colour == "bgr" and network.channels > 2:
+        order = "[..., ::-1]" if network.channels == 3 else f"[..., {network.order}]"
     turn = ".transpose(0, 3, 1, 2)" if caller.layout == "nchw" else ""
     x = f"pixels{order}.astype(np.float32)"
+    kind = "uint8, RGB" if network.channels == 3 else "uint8"
     return (
         f"x = ({on_range(x, network)} - np.float32({listed(network.mean)})) / np.float32({listed(network.std)})\n"
-        f"x = np.ascontiguousarray(x{turn})  # pixels: (N, height, width, {network.channels}) uint8, RGB"
+        f"x = np.ascontiguousarray(x{turn})  # pixels: (N, height, width, {network.channels}) {kind}"
     )
 
 

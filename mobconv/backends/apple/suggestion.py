@@ -15,8 +15,13 @@ def suggested_fix(spec: TensorSpec, network: Preprocessing, caller: Preprocessin
     return wrapper(network, caller) + (
         "ct.convert(\n    torch.export.export(Normalised(model).eval(), (torch.zeros"
         f'{shape},)),\n    inputs=[ct.ImageType(name="{spec.name}", shape={shape}, '
-        f"color_layout=ct.colorlayout.{caller.colour.upper()})],\n)  # scale and bias stay at 1 and 0"
+        f"color_layout=ct.colorlayout.{_layout(caller)})],\n)  # scale and bias stay at 1 and 0"
     )
+
+
+def _layout(preprocessing: Preprocessing) -> str:
+    """The name of a colour space in coremltools."""
+    return "GRAYSCALE" if preprocessing.channels == 1 else preprocessing.colour.upper()
 
 
 def _image_type(spec: TensorSpec, network: Preprocessing) -> str:
@@ -26,5 +31,5 @@ def _image_type(spec: TensorSpec, network: Preprocessing) -> str:
     bias = [round((low - mean) / std, 6) for mean, std in zip(network.mean, network.std, strict=True)]
     return (
         f'ct.ImageType(\n    name="{spec.name}",\n    shape={tuple(spec.shape)},\n    scale={number(unit)} / 255,\n'
-        f"    bias={bias},\n    color_layout=ct.colorlayout.{network.colour.upper()},\n)"
+        f"    bias={bias},\n    color_layout=ct.colorlayout.{_layout(network)},\n)"
     )
