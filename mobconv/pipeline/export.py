@@ -90,7 +90,8 @@ def failure(rows: Sequence[Row]) -> BackendError | CellError | None:
     lost = [row for row in rows if row.status != OK]
     if not lost:
         return None
-    text = f"{len(lost)} of {len(rows)} files could not be written: {', '.join(row.cell for row in lost)}"
+    reasons = [f"{row.cell}: {row.reason.removeprefix(f'{row.cell}: ')}" for row in lost]
+    text = "\n".join([f"{len(lost)} of {len(rows)} files could not be written:", *reasons])
     return CellError(text) if any(row.status == FAILED for row in lost) else BackendError(text)
 
 

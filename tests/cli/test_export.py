@@ -238,7 +238,7 @@ class TestOneFormatFails:
         code, out, err = tiny(*export("gray", to="tflite,onnx"))
         assert code == BackendError.exit_code == 4
         assert "tflite/fp32" in out and "unsupported" in out and missing in " ".join(out.split())
-        assert "1 of 2 files could not be written: tflite/fp32" in err and "Traceback" not in err
+        assert f"1 of 2 files could not be written:\ntflite/fp32: {missing}" in err and "Traceback" not in err
         assert (tiny.folder / "out" / "onnx" / "fp32.onnx").exists() and "out/onnx/fp32.onnx" in out
         monkeypatch.setattr(backends.get("onnx"), "missing", lambda: "onnx is missing")
         code, out, err = tiny(*export("gray", "-o", "none", to="tflite,onnx"))
