@@ -190,8 +190,10 @@ def save(path: Path, places: Places, extra: Mapping[str, Any]) -> None:
 def load(path: Path) -> tuple[Places, dict[str, Any]]:
     """Read the map that `save` wrote, and the backend's further entries."""
     content = json.loads(path.read_text())
-    places = {
-        name: [Placement(**{k: tuple(v) if isinstance(v, list) else v for k, v in p.items()}) for p in placements]
-        for name, placements in content.pop("places").items()
-    }
+    places = {name: [_placement(entry) for entry in entries] for name, entries in content.pop("places").items()}
     return places, content
+
+
+def _placement(entry: Mapping[str, Any]) -> Placement:
+    axes = {field: tuple(entry[field]) for field in ("perm", "shape", "view", "flip")}
+    return Placement(entry["key"], axes["perm"], axes["shape"], entry["axis"], axes["view"], axes["flip"])

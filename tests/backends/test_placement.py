@@ -70,6 +70,29 @@ def test_transposed_and_reshaped():
     assert np.array_equal(place.place(values), values.transpose(2, 3, 1, 0).reshape(1, 30, 4)) and place.axis == 2
 
 
+def test_divided_and_reversed_only_where_it_is_asked_for():
+    """As a transposed convolution of two groups, read as a convolution, has its kernel."""
+    turned = lambda values: (  # noqa: E731
+        values[:, :, ::-1, ::-1].reshape(2, 2, 3, 2, 5).transpose(0, 2, 3, 4, 1).reshape(6, 2, 5, 2)
+    )
+    constants = [(name, value) for name, value in PRINTS.items() if name != "conv"]
+    constants.append(("here", turned(PRINTS["conv"])))
+    assert weight_map.search(constants, SITES)["conv"] == []
+    (place,) = weight_map.search(constants, SITES, folded=True)["conv"]
+    values = np.random.default_rng(0).normal(size=SITES["conv"].shape).astype(np.float32)
+    assert np.array_equal(place.place(values), turned(values)) and place.axis is None
+
+
+def test_reversed_with_its_channels_on_one_axis(tmp_path):
+    constants = [("here", PRINTS["transposed"][:, :, ::-1].transpose(1, 2, 3, 0))]
+    places = weight_map.search(constants, SITES, folded=True)
+    (place,) = places["transposed"]
+    values = np.random.default_rng(0).normal(size=SITES["transposed"].shape).astype(np.float32)
+    assert np.array_equal(place.place(values), values[:, :, ::-1].transpose(1, 2, 3, 0)) and place.axis == 0
+    weight_map.save(tmp_path / "map.json", places, {})
+    assert weight_map.load(tmp_path / "map.json") == (places, {})
+
+
 def test_held_twice():
     places = found("linear", PRINTS["linear"].T, [PRINTS["linear"]])
     assert [(place.key, place.perm) for place in places] == [("other", (0, 1)), ("here", (1, 0))]

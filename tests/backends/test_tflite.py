@@ -360,19 +360,6 @@ def test_a_network_that_the_converter_refuses_is_said(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_weights_that_the_converter_merges_into_others_are_refused(tmp_path):
-    import torch
-
-    from mobconv.model.trace import trace
-
-    torch.manual_seed(0)
-    module = torch.nn.Sequential(torch.nn.Linear(6, 7), torch.nn.Linear(7, 5))
-    program = trace(module, {"x": np.zeros((1, 6), np.float32)})
-    with pytest.raises(BackendError, match=r"merged weights into other constants \(of shape \[5\]\)"):
-        backend.convert(program, Compute.FP32, tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_conversion_is_silent(tiny, tmp_path, capfd):
     backend.convert(tiny, Compute.FP32, tmp_path)
     backend.open(tmp_path / "template.tflite", 2).close()

@@ -209,10 +209,12 @@ def _store_codes(graph: Graph, quantized: list[tuple[QuantizedWeight, _Layout]])
         codes = [place.place(weight.codes).reshape(-1) for weight, place in packed if weight.bits == bits]
         streams[bits] = unpacker.stream(np.concatenate(codes), bits)
     first = dict.fromkeys(streams, 0)
-    for (weight, layout), place in zip(quantized, stored_as, strict=True):
+    for (weight, layout), stored in zip(quantized, stored_as, strict=True):
+        place = stored
         axis = 0 if weight.axis is None or place.axis is None else place.axis
         pointwise = (
             not (is_native(weight) and weight.bits == 8)
+            and stored is layout.place
             and len(place.shape) == 4
             and all(graph.is_pointwise(key) for key in layout.keys)
         )
@@ -224,7 +226,7 @@ def _store_codes(graph: Graph, quantized: list[tuple[QuantizedWeight, _Layout]])
             codes_of_weight = unpacker.take(streams[weight.bits], first[weight.bits], place.shape)
             first[weight.bits] += weight.codes.size
             decoded = _from_codes(graph, groups, weight, codes_of_weight, place.shape, axis)
-        if place is not layout.place and not pointwise:
+        if stored is not layout.place:
             target = layout.place
             view = target.view or place.shape
             decoded = graph.reshape(graph.arrange(decoded, view, target.flip, target.perm), target.shape, "FLOAT32")

@@ -187,7 +187,7 @@ class Graph:
         self._graph.operators = operators
 
     def bind(self, values: Mapping[str, NDArray[np.float32]]) -> None:
-        """Make constants of inputs, by their names in the signature: these are no inputs afterwards."""
+        """Make constants of inputs, by their names in the signature: these are not inputs afterwards."""
         (signature,) = self.model.signatureDefs
         for entry in list(signature.inputs):
             if entry.name.decode() in values:
@@ -204,8 +204,10 @@ class Graph:
         operators, made = [], dict[tuple[Any, ...], int]()
         for operator in self._graph.operators:
             code, output = names[self.model.operatorCodes[operator.opcodeIndex].builtinCode], operator.outputs[0]
-            shape, arguments = tuple(self._graph.tensors[output].shape or ()), [self._value(i) for i in operator.inputs]
-            if code not in _MOVES or output in self._graph.outputs or any(each is None for each in arguments):
+            shape = () if self._graph.tensors[output].shape is None else tuple(self._graph.tensors[output].shape)
+            read = [self._value(index) for index in operator.inputs] if code in _MOVES else []
+            arguments = [values for values in read if values is not None]
+            if code not in _MOVES or output in self._graph.outputs or len(arguments) < len(read):
                 operators.append(operator)
                 continue
             key = (code, shape, operator.inputs[0], *(each.tobytes() for each in arguments[1:]))

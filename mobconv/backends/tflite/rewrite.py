@@ -3,27 +3,26 @@
 A rule is a function with the arguments of an ATen operator. It takes the operator's place in the graph and is traced
 when the converter exports the module; where the converter has no trouble with the arguments, it calls the operator.
 
-| operator                         | trouble                                             | written as                        |
-|----------------------------------|-----------------------------------------------------|-----------------------------------|
-| avg_pool2d, ceil_mode without    | loops over windows (STABLEHLO_REDUCE_WINDOW)        | pad, pool, multiply by the number |
-| padding, custom padding, divisor |                                                     | of elements over the divisor      |
-| max_pool2d with dilation         | loops over windows                                  | maxima of slices, axis by axis    |
-| conv_transpose with padding and  | refused for most paddings; output padding is filled | the same without padding, cut     |
-| output padding                   | with zeros where values belong                      |                                   |
-| conv_transpose with dilation and | refused                                             | zeros between inputs, stride 1    |
-| stride                           |                                                     |                                   |
-| conv1d, same padding, even       | refused                                             | pad, conv1d                       |
-| kernel                           |                                                     |                                   |
-| col2im (fold)                    | a scatter that the runtime does not run             | moved axes, or a sum of windows   |
-| adaptive_max_pool2d              | refused                                             | max_pool2d, amax                  |
-| linear of four axes or more      | a matrix product of wrong rank for an image of one  | of two axes                       |
-|                                  | pixel                                               |                                   |
-| expand in front of arithmetic    | wrong shapes behind a sum                           | the arithmetic alone              |
+| operator                           | trouble                                          | written as                   |
+|------------------------------------|--------------------------------------------------|------------------------------|
+| avg_pool2d: divisor, padding or    | loops over windows                               | pad, pool, multiply          |
+| ceil_mode that does not count      | (STABLEHLO_REDUCE_WINDOW)                        |                              |
+| max_pool2d: dilation               | loops over windows                               | maxima of slices, by axis    |
+| adaptive_max_pool2d                | refused                                          | max_pool2d, amax             |
+| conv_transpose: padding            | most are refused; output padding is filled with  | the same without, cut        |
+|                                    | zeros where values belong                        |                              |
+| conv_transpose: dilation, stride   | refused                                          | zeros between inputs         |
+| conv_transpose3d                   | a convolution that the runtime does not run      | conv3d, kernel reversed      |
+| conv1d: same padding, even kernel  | refused                                          | pad, conv1d                  |
+| col2im (fold)                      | a scatter that the runtime does not run          | moved axes, or a sum         |
+| linear of four axes or more        | a product of wrong rank for an image of a pixel  | linear of two axes           |
+| expand in front of arithmetic      | wrong shapes behind a sum                        | the arithmetic alone         |
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -102,11 +101,11 @@ def avg_pool2d(
     kernel, pads = _each(kernel_size, 2), _each(padding, 2)
     steps = _each(stride, 2) if stride else kernel
     sizes = [int(size) for size in x.shape[-2:]]
-    if divisor_override is None and not (ceil_mode and not count_include_pad):
-        if count_include_pad or not any(pads) or pads == _same_pads(sizes, kernel, steps):
-            return torch.ops.aten.avg_pool2d.default(  # type: ignore[no-any-return]
-                x, kernel, steps, pads, ceil_mode, count_include_pad, divisor_override
-            )
+    unpadded = not ceil_mode and (not any(pads) or pads == _same_pads(sizes, kernel, steps))
+    if divisor_override is None and (count_include_pad or unpadded):
+        return torch.ops.aten.avg_pool2d.default(  # type: ignore[no-any-return]
+            x, kernel, steps, pads, ceil_mode, count_include_pad
+        )
     lengths, counts, behind = [], [], []
     for size, k, s, p in zip(sizes, kernel, steps, pads, strict=True):
         length = _windows(size, k, s, p, ceil_mode)
@@ -121,7 +120,7 @@ def avg_pool2d(
     y = torch.ops.aten.avg_pool2d.default(padded, kernel, steps)[..., : lengths[0], : lengths[1]]
     if divisor_override is not None:
         return y * (kernel[0] * kernel[1] / divisor_override)  # type: ignore[no-any-return]
-    factor = kernel[0] * kernel[1] / np.outer(*counts)
+    factor = kernel[0] * kernel[1] / np.outer(counts[0], counts[1])
     if (factor == 1).all():
         return y  # type: ignore[no-any-return]
     return y * torch.from_numpy(factor.astype(np.float32))  # type: ignore[no-any-return]
@@ -191,7 +190,7 @@ def col2im(
         _windows(s, d * (k - 1) + 1, t, p, False)
         for s, k, d, p, t in zip(size, kernel, spread, pads, steps, strict=True)
     ]
-    windows = x.unflatten(-1, counts).unflatten(1, (-1, *kernel))
+    windows = x.reshape(int(x.shape[0]), -1, *kernel, *counts)
     if kernel == steps and spread == [1, 1] and pads == [0, 0]:
         y = windows.permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)
         return torch.nn.functional.pad(y, (0, size[1] - int(y.shape[3]), 0, size[0] - int(y.shape[2])))
@@ -231,7 +230,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     if x.dim() <= 3:
         return torch.nn.functional.linear(x, weight, bias)
-    return torch.nn.functional.linear(x.flatten(0, -2), weight, bias).unflatten(0, x.shape[:-1])
+    return torch.nn.functional.linear(x.flatten(0, -2), weight, bias).reshape(*x.shape[:-1], -1)
 
 
 def _transposed(name: str, rank: int, refused: bool) -> Callable[..., Any]:
@@ -264,16 +263,29 @@ def _transposed(name: str, rank: int, refused: bool) -> Callable[..., Any]:
             for axis, s in enumerate(steps, 2):
                 x = _with_zeros(x, axis, s)
             steps = [1] * rank
-        y = convolve(x, weight, None, steps, 0, 0, groups, spread)
+        if rank == 3:
+            y = _backwards(x, weight, groups, spread)
+        else:
+            y = convolve(x, weight, None, steps, 0, 0, groups, spread)
         behind: list[int] = []
         for axis, (p, length) in enumerate(zip(pads, lengths, strict=True), 2):
             y = _sliced(y, axis, p, length, 1)
             behind = [0, length - int(y.shape[axis]), *behind]
         if any(behind):
             y = torch.nn.functional.pad(y, behind)
-        return y if bias is None else y + bias.reshape(-1, *[1] * rank)  # type: ignore[no-any-return]
+        return y if bias is None else y + bias.reshape(-1, *[1] * rank)
 
     return conv_transpose
+
+
+def _backwards(x: Tensor, weight: Tensor, groups: int, dilation: Sequence[int]) -> Tensor:
+    """A transposed convolution of stride 1 in three axes, as a convolution with the kernel reversed."""
+    import torch
+
+    edges = [d * (int(k) - 1) for d, k in zip(dilation, weight.shape[2:], strict=True) for _ in range(2)]
+    kernel = weight.flip((2, 3, 4)).reshape(groups, -1, *weight.shape[1:]).transpose(1, 2).flatten(0, 1)
+    padded = torch.nn.functional.pad(x, edges[::-1])
+    return torch.nn.functional.conv3d(padded, kernel, None, 1, 0, dilation, groups)
 
 
 def _with_zeros(x: Tensor, axis: int, step: int) -> Tensor:
@@ -282,8 +294,12 @@ def _with_zeros(x: Tensor, axis: int, step: int) -> Tensor:
 
     if step == 1:
         return x
-    apart = torch.nn.functional.pad(x.unsqueeze(axis + 1), [0, 0] * (x.dim() - 1 - axis) + [0, step - 1])
-    return _sliced(apart.flatten(axis, axis + 1), axis, 0, (int(x.shape[axis]) - 1) * step + 1, 1)
+    shape = [int(length) for length in x.shape]
+    # four axes: the converter pads five at most
+    apart = x.reshape(-1, shape[axis], 1, math.prod(shape[axis + 1 :]))
+    filled = torch.nn.functional.pad(apart, (0, 0, 0, step - 1))
+    y = filled.reshape(*shape[:axis], shape[axis] * step, *shape[axis + 1 :])
+    return _sliced(y, axis, 0, (shape[axis] - 1) * step + 1, 1)
 
 
 def _sliced(x: Tensor, axis: int, first: int, length: int, step: int) -> Tensor:
