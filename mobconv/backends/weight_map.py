@@ -171,7 +171,7 @@ def placeholder(program: Program) -> Program:
     return program.with_values(fingerprints(program.sites))
 
 
-def check_agreement(places: Places, weights: Collection[str], cell: Cell) -> None:
+def check_agreement(places: Collection[str], weights: Collection[str], cell: Cell) -> None:
     """Raise BackendError naming weights that only one of a template and a model has."""
     differing = sorted(set(places) ^ set(weights))
     if differing:

@@ -137,6 +137,24 @@ def test_poolings_and_even_kernels(tmp_path):
     assert_files_are_right(traced(poolings(), (1, 3, 15, 12)), tmp_path, ("fp32", "w4-kmeans"))
 
 
+def test_a_weight_that_is_in_no_file_stays_float_and_the_row_says_so(tmp_path, monkeypatch):
+    """As with a converter that computes with weights whatever it is given."""
+    monkeypatch.setattr("mobconv.backends.tflite.convert.lift", lambda module, names: [])
+    program = traced(nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 7), nn.ReLU(), nn.Linear(7, 5)), (1, 4, 6))
+    backend.convert(program, Compute.FP32, tmp_path)
+    feeds = {"image": np.random.default_rng(3).normal(size=(1, 4, 6)).astype(np.float32)}
+    for text in ("fp32", "w4-kmeans"):
+        cell = Cell.parse(f"tflite/{text}")
+        model = quantize_model(program, cell.scheme, threads=1)
+        encoded = backend.encode(tmp_path, model, cell, tmp_path / f"{text}.tflite")
+        assert ("1.weight: fp32" in encoded.support.note) == (text != "fp32")
+        assert "3.weight" not in encoded.support.note
+        values = {"3.weight": model.weights["3.weight"].dequantize()}
+        expected = program.with_values(values).run(feeds)["logits"]
+        output = backend.open(tmp_path / f"{text}.tflite", 1).run(feeds)["logits"]
+        assert np.abs(output - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "shape"),

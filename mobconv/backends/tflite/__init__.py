@@ -1,4 +1,4 @@
-"""TFLite (LiteRT): one conversion by litert-torch, then constants and the ops that decode them.
+"""TFLite (LiteRT): a conversion by litert-torch, then constants and the ops that decode them.
 
 | file          | what it does                                                          |
 |---------------|-----------------------------------------------------------------------|
@@ -7,6 +7,8 @@
 | unpack.py     | LUT16: codes of any width in int16 constants, unpacked at load        |
 | graph.py      | the flatbuffer, editable                                              |
 | metadata.py   | TFLite Model Metadata: normalisation and labels for Android's libraries |
+| opaque.py     | parameters that the converter must not compute with                   |
+| rewrite.py    | operators that the converter refuses, written as others               |
 | barrier.py    | keeps the converter from merging a scale into weights                 |
 | runner.py     | a file from disk, run by the stock interpreter                        |
 | graph_view.py | a file cut at given tensors; operators.py reads its ops               |
@@ -123,10 +125,13 @@ class _TFLite:
         support = self.support(cell)
         if support.stored_bits is None:
             raise BackendError(f"{cell}: {support.reason}")
-        weight_bytes, (packed, wide) = encode(template, weights_alone(model, cell), cell, path, record)
+        weight_bytes, (packed, wide), merged = encode(template, weights_alone(model, cell), cell, path, record)
         if wide and cell.storage is Storage.PACKED:
             note = f"{wide:,} of {packed:,} weights, filters wider than 1x1, lie in INT8 or FP16: {_WIDE}"
             support = replace(support, note=note)
+        if merged and cell.scheme.bits < 32:
+            text = f"{', '.join(merged)}: fp32, since litert-torch computes with them while it converts"
+            support = replace(support, note="; ".join(filter(None, (support.note, text))))
         return Encoded(weight_bytes, support)
 
     def open(self, path: Path, threads: int = 0) -> Runner:

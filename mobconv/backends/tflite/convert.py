@@ -8,6 +8,7 @@ A template is a folder of two files:
                       places: where each weight is (see mobconv/backends/weight_map.py; keys are tensor numbers)
                       floats: tensor number -> name, of the other parameters (biases), which are found by their
                       values, so that scheme fp16 can halve them too
+                      merged: weights that no run of the converter left whole: they stay float in every file
 
 The converter is free to compute with parameters: it multiplies the scale of a layer norm into the weights behind it.
 One run of it is enough where every weight is in its file. Where not, it runs again without knowing the values of
@@ -47,12 +48,12 @@ _CLOSE = 1e-3  # far above what rounding does to a network, far below a wrong co
 def convert(program: Program, directory: Path) -> None:
     """Write the template of `program` to an existing empty folder.
 
-    Raises BackendError when litert-torch refuses the network, and for a weight that no run of it leaves whole.
+    Raises BackendError when litert-torch refuses the network.
     """
     template = _whole(program)
     (directory / TEMPLATE).write_bytes(template.data)
     image = {"colour": program.image, "labels": program.labels, "inputs": list(program.example)}
-    extra = {"floats": template.floats, "image": image if program.image else {}}
+    extra = {"floats": template.floats, "merged": sorted(template.merged), "image": image if program.image else {}}
     weight_map.save(directory / MAP, template.places, extra)
 
 
@@ -63,6 +64,7 @@ class _Converted:
     places    of the weights in its file; none for a weight that the converter computed with
     floats    key of a constant -> name, of the other parameters
     computed  names of the other parameters that no constant has
+    merged    names of weights that the converter was left to compute with
     faithful  whether the file, with the real weights in their places, computes what the program does
     """
 
@@ -71,6 +73,7 @@ class _Converted:
     floats: dict[str, str]
     computed: frozenset[str]
     faithful: bool
+    merged: frozenset[str]
 
     @property
     def missing(self) -> frozenset[str]:
@@ -84,7 +87,8 @@ class _Converted:
 def _whole(program: Program) -> _Converted:
     """The first run that has every weight and computes what the program does.
 
-    Where none does, and one has every weight, that one: what it computes is for its caller to judge.
+    Where none does, and one has every weight, that one: what it computes is for its caller to judge. Where none has
+    every weight, one that has the real values of the missing ones, in whatever the converter made of them.
     """
     everything = frozenset(program.floats())
     opaque = frozenset[str]()
@@ -98,31 +102,31 @@ def _whole(program: Program) -> _Converted:
             break
     best = next((run for run in runs if run.whole), None) or next((run for run in runs if not run.missing), None)
     if best is None:
-        names = ", ".join(sorted(frozenset.intersection(*(run.missing for run in runs)) or runs[-1].missing))
-        raise BackendError(
-            f"litert-torch computes with the weights {names} while it converts, so that they are in no file whole: "
-            "such a network cannot be quantized for this format"
-        )
+        best = _run(program, frozenset(), min((run.missing for run in runs), key=len))
     return best
 
 
-def _run(program: Program, opaque: Collection[str]) -> _Converted:
-    """Convert without the values of some parameters; raises BackendError where the converter refuses."""
+def _run(program: Program, opaque: Collection[str], merged: frozenset[str] = frozenset()) -> _Converted:
+    """Convert without the values of some parameters; raises BackendError where the converter refuses.
+
+    merged: weights that the converter is left to compute with, at their real values.
+    """
     refusals: list[_RefusedError] = []
     for refused in (False, True):
         try:
-            return _converted(program, opaque, refused)
+            return _converted(program, opaque, refused, merged)
         except _RefusedError as refusal:
             refusals.append(refusal)
     raise BackendError(f"litert-torch cannot convert this network: {refusals[0]}") from refusals[0].__cause__
 
 
-def _converted(program: Program, opaque: Collection[str], refused: bool) -> _Converted:
+def _converted(program: Program, opaque: Collection[str], refused: bool, merged: frozenset[str]) -> _Converted:
     """One run. Raises _RefusedError where the converter, or the runtime, refuses."""
     # tensors are numbered as in the file that encode will read, so its bytes come first
-    data = _graph(program, opaque, refused).to_bytes()
+    data = _graph(program, opaque, refused, merged).to_bytes()
     constants = [(str(index), values) for index, values in Graph(data).constants()]
     places = weight_map.search(constants, program.sites, folded=True)
+    places = {name: placements for name, placements in places.items() if name not in merged}
     others = {
         name: np.ascontiguousarray(values).tobytes()
         for name, values in program.floats().items()
@@ -138,7 +142,7 @@ def _converted(program: Program, opaque: Collection[str], refused: bool) -> _Con
     except (RuntimeError, ValueError) as error:
         text = str(error).strip().splitlines()[0]
         raise _RefusedError(f"LiteRT does not run what it makes of it: {text}") from error
-    return _Converted(data, places, floats, computed, faithful)
+    return _Converted(data, places, floats, computed, faithful, merged)
 
 
 def _faithful(data: bytes, places: weight_map.Places, program: Program) -> bool:
@@ -173,12 +177,13 @@ class _RefusedError(Exception):
     """What the converter said."""
 
 
-def _graph(program: Program, opaque: Collection[str], refused: bool) -> Graph:
+def _graph(program: Program, opaque: Collection[str], refused: bool, merged: frozenset[str]) -> Graph:
     """The converter's file with our names, parameters that it did not know in their places. Raises _RefusedError."""
     import torch
 
     with quiet():
-        module = weight_map.placeholder(program).module
+        values_of = program.floats()
+        module = weight_map.placeholder(program).with_values({name: values_of[name] for name in merged}).module
     values: list[NDArray[np.float32]] = []
     if opaque:
         values = lift(module, opaque)

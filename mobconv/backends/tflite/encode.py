@@ -88,10 +88,11 @@ def is_native(weight: QuantizedWeight) -> bool:
 
 def encode(
     template: Path, weights: Mapping[str, Weight], cell: Cell, path: Path, record: str
-) -> tuple[int, tuple[int, int]]:
-    """Write `path`, whole or not at all -> bytes of its quantized weights, and two numbers of weights.
+) -> tuple[int, tuple[int, int], list[str]]:
+    """Write `path`, whole or not at all -> bytes of its quantized weights, two numbers of weights, and names.
 
-    The two numbers: of all quantized weights, and of those that are stored in XNNPACK's wider types (`few`).
+    The two numbers: of all quantized weights, and of those that are stored in XNNPACK's wider types (`few`). The names:
+    of weights that the converter merged with others, which stay float.
 
     template: the folder that `convert` filled. Under fp32 and fp16 all weights count as quantized, otherwise those that
     a layer rule keeps float do not. Raises BackendError for a weight that is missing or does not fit its place,
@@ -99,7 +100,7 @@ def encode(
     """
     scheme = cell.scheme
     places, extra = weight_map.load(template / MAP)
-    weight_map.check_agreement(places, weights, cell)
+    weight_map.check_agreement({*places, *extra["merged"]}, weights, cell)
     graph = Graph((template / TEMPLATE).read_bytes())
     labels = extra["image"].get("labels", ())
     if extra["image"]:
@@ -132,7 +133,7 @@ def encode(
     _store_codes(graph, [(weight, layout) for weight, layout in layouts if isinstance(weight, QuantizedWeight)])
     data = graph.to_bytes()
     write_whole(path, metadata.with_labels(data, labels))
-    return len(data) - rest, (packed, sum(int(np.prod(layout.place.shape)) for layout in wide))
+    return len(data) - rest, (packed, sum(int(np.prod(layout.place.shape)) for layout in wide)), extra["merged"]
 
 
 def few(graph: Graph, layouts: list[tuple[Weight, _Layout]]) -> list[_Layout]:
