@@ -41,8 +41,8 @@ def assert_files_agree(out, cells, images):
     assert set(CELL.split()) - {"seconds"} <= set(table[0])
     for column in ("score", "float_score", "reference_score"):
         assert [float(row[column]) for row in table] == [row[column] for row in found["cells"]]
-    top5 = [row["metrics"]["top-5"] for row in found["cells"]]
-    assert [row["metrics"] for row in table] == [f"top-5={share:g}" for share in top5]
+    further = [row["metrics"] for row in found["cells"]]
+    assert [row["metrics"] for row in table] == [f"top-5={each['top-5']:g} F1={each['F1']:g}" for each in further]
     text = (out / "results.md").read_text()
     assert all(re.search(rf"\b{re.escape(cell.scheme.name)}\b", text) for cell in cells)
     with np.load(out / "scores.npz") as archive:

@@ -118,6 +118,13 @@ class TestRegression:
         assert found.low > 0 and not found.within_noise and found.p < 0.05
 
 
+def test_agreement_of_numbers_is_within_a_hundredth_of_the_largest():
+    wanted = {"y": np.array([[1.0, 9.0], [1.0, 10.0], [2.0, 3.0]])}
+    outputs = {"y": wanted["y"] + np.array([[0.0, 0.09], [-0.09, 0.0], [0.0, 0.11]])}
+    assert tasks.get("regression").agreement(outputs, wanted) == pytest.approx(2 / 3)
+    assert tasks.get("fidelity").agreement(outputs, wanted) == 1, "taken for classes"
+
+
 class TestSegmentation:
     def test_against_scikit_learn(self, rng):
         masks = rng.integers(0, 4, (12, 9, 7))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mobconv.data.arrays import Samples
 from mobconv.errors import InputError
 from mobconv.evaluate.tasks.base import Metric, Outputs, Scores, first_output
-from mobconv.evaluate.tasks.measured import Measure, MeasuredTask, classes
+from mobconv.evaluate.tasks.measured import Measure, MeasuredTask, classes, same
 
 
 def _float(data: Samples) -> Outputs:
@@ -94,6 +94,10 @@ class Fidelity(MeasuredTask):
         if shapes != wanted:
             raise InputError(f"outputs have shapes {shapes}, and those of the float network {wanted}")
         super().check(outputs, data)
+
+    def agreement(self, outputs: Outputs, reference: Outputs) -> float:
+        """Fraction of samples of the same class, or whose numbers are all close."""
+        return same(outputs, reference)
 
 
 task = Fidelity()

@@ -124,8 +124,8 @@ class MeasuredTask:
         return float(scores[0]) if self.metric.resamples else mean(scores)
 
     def agreement(self, outputs: Outputs, reference: Outputs) -> float:
-        """See `same`."""
-        return same(outputs, reference)
+        """See `close`."""
+        return close(outputs, reference)
 
     def more(self, outputs: Outputs, data: Samples) -> dict[str, float]:
         """The other metrics that apply."""
@@ -145,17 +145,21 @@ def mean(scores: Scores) -> float:
 def same(outputs: Outputs, reference: Outputs) -> float:
     """The fraction of samples whose outputs mean the same, 0 to 1, where nothing else is known of them.
 
-    The same class where the first output is (N, classes); else every number within 1 % of the largest of the
-    reference's output.
+    The same class where the first output is (N, classes); else see `close`.
     """
     first, wanted = (next(iter(each.values())) for each in (outputs, reference))
     if classes(wanted):
         return float((first.argmax(axis=1) == wanted.argmax(axis=1)).mean())
-    close = np.ones(len(first), bool)
+    return close(outputs, reference)
+
+
+def close(outputs: Outputs, reference: Outputs) -> float:
+    """The fraction of samples, 0 to 1, with every number within 1 % of the largest of the reference's output."""
+    near = np.ones(len(next(iter(outputs.values()))), bool)
     for value, other in zip(outputs.values(), reference.values(), strict=True):
         allowed = 0.01 * float(np.abs(other).max(initial=0.0))
-        close &= (np.abs(value.astype(np.float64) - other) <= allowed).reshape(len(value), -1).all(axis=1)
-    return float(close.mean())
+        near &= (np.abs(value.astype(np.float64) - other) <= allowed).reshape(len(value), -1).all(axis=1)
+    return float(near.mean())
 
 
 def classes(output: NDArray[Any]) -> bool:
