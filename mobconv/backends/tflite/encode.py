@@ -100,7 +100,7 @@ def encode(
     """
     scheme = cell.scheme
     places, extra = weight_map.load(template / MAP)
-    weight_map.check_agreement({*places, *extra["merged"]}, weights, cell)
+    weight_map.check_agreement({*places, *extra.get("merged", [])}, weights, cell)
     graph = Graph((template / TEMPLATE).read_bytes())
     labels = extra["image"].get("labels", ())
     if extra["image"]:
@@ -133,7 +133,7 @@ def encode(
     _store_codes(graph, [(weight, layout) for weight, layout in layouts if isinstance(weight, QuantizedWeight)])
     data = graph.to_bytes()
     write_whole(path, metadata.with_labels(data, labels))
-    return len(data) - rest, (packed, sum(int(np.prod(layout.place.shape)) for layout in wide)), extra["merged"]
+    return len(data) - rest, (packed, sum(int(np.prod(layout.place.shape)) for layout in wide)), extra.get("merged", [])
 
 
 def few(graph: Graph, layouts: list[tuple[Weight, _Layout]]) -> list[_Layout]:
