@@ -295,7 +295,7 @@ def without_dead_groups(weight: Weight) -> Weight:
     if not isinstance(weight, QuantizedWeight) or weight.scale is None:
         return weight
     dead = weight.scale.astype(np.float16) == 0
-    if not dead.any():
+    if not dead.any() or dead.all():  # a whole layer of such numbers is refused
         return weight
     if weight.bits == 1:
         return replace(weight, scale=np.where(dead, _SMALLEST_HALF, weight.scale))
