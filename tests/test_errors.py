@@ -92,7 +92,7 @@ def test_every_setting_is_a_key_of_recipes_or_an_option_alone():
 
 # mobconv/errors.py has the options' spelling; corrected_call.py puts a `mobconv export` command together, to be pasted
 SPELLED = ("errors.py", "compare/corrected_call.py")
-COMMAND = re.compile(r"\b(mobconv|dask|pip|git) ")
+COMMAND = re.compile(r"\b(mobconv|dask|pip|git|hf) ")
 
 
 def test_only_the_command_line_names_options():
