@@ -67,7 +67,7 @@ FILES = {
     "params": (lambda state: {"params": state, "params_ema": averaged(state)}, ["'params'", "also has 'params_ema'"]),
     "ema": (
         lambda state: {"state_dict": state, "state_dict_ema": averaged(state), "arch": "net"},
-        ["under 'state_dict'", "also has 'state_dict_ema'; to choose: --key state_dict_ema"],
+        ["under 'state_dict'", "also has 'state_dict_ema': the setting `key` chooses, such as state_dict_ema"],
     ),
     "ema by prefix": (
         lambda state: {"state_dict": {**behind("net.", state), **behind("ema_net.module.", averaged(state))}},
@@ -279,7 +279,7 @@ class TestWholeModules:
         options = self.save({"model": module, "ema": other})
         loaded = checkpoint.load("net.pt", Options(**options))
         same(loaded, module.state_dict())
-        assert "the file also has 'ema'; to choose: --key ema, in a recipe `key`" in loaded.notes
+        assert "the file also has 'ema': the setting `key` chooses, such as ema" in loaded.notes
         same(checkpoint.load("net.pt", Options(**options, key="ema")), averaged(module.state_dict()), tolerance=1e-3)
         with pytest.raises(UsageError, match="no state under key='emma'; it has model, ema"):
             checkpoint.load("net.pt", Options(**options, key="emma"))

@@ -323,7 +323,7 @@ def _others(others: Sequence[Selection]) -> list[str]:
     named = list(dict.fromkeys(part.name for part in others if part.name))
     if not named:
         return []
-    return [f"the file also has {', '.join(map(repr, named))}; to choose: --key {named[0]}, in a recipe `key`"]
+    return [f"the file also has {', '.join(map(repr, named))}: the setting `key` chooses, such as {named[0]}"]
 
 
 def _no_key(name: str, key: str, every: Sequence[Selection]) -> str:
