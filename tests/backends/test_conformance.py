@@ -16,6 +16,7 @@ class TestOnnx(BackendConformance):
     backend = "onnx"
 
 
+@pytest.mark.slow
 class TestTFLite(BackendConformance):
     backend = "tflite"
 
@@ -24,6 +25,7 @@ class TestCoreML(BackendConformance):
     backend = "coreml"
 
 
+@pytest.mark.slow
 class TestCoreMLNeuralNetwork(BackendConformance):
     backend = "coreml-mlmodel"
 

@@ -12,6 +12,8 @@ from mobconv.backends.base import Entry
 from mobconv.pipeline import templates
 from mobconv.schemes import Cell, Compute, Scheme
 
+pytestmark = pytest.mark.slow  # of the benchmarks alone
+
 SLOW = pytest.mark.slow
 
 

@@ -236,6 +236,7 @@ def test_an_input_found_by_trial_gives_what_the_same_input_stated_gives(cli, for
     assert by_word["normalises_inside"] is None and by_word["input_by"] == "the command line"
 
 
+@pytest.mark.slow
 def test_a_mistake_inside_a_foreign_file_has_its_name(cli, foreign):
     code, out, err = cli("compare", CHECKPOINT, foreign("sign"), *TEXT, "--images", "32", "--json")
     assert code == 0, err

@@ -168,6 +168,7 @@ def without_coremltools(python, code, folder):
     assert measured.returncode == 4 and hint in measured.stderr
 
 
+@pytest.mark.slow
 def test_a_backend_that_is_not_installed(tmp_path):
     without_coremltools(sys.executable, HIDDEN, tmp_path)
 
@@ -216,7 +217,8 @@ def wait_for(process, condition):
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+    ("number", "code", "word"),
+    [(signal.SIGINT, 130, "interrupted"), pytest.param(signal.SIGTERM, 143, "terminated", marks=pytest.mark.slow)],
 )
 def test_told_to_stop_between_cells(tmp_path, number, code, word):
     process = started(tmp_path, "onnx")
@@ -234,7 +236,10 @@ def test_told_to_stop_between_cells(tmp_path, number, code, word):
         onnxruntime.InferenceSession(str(artifact), providers=["CPUExecutionProvider"])
 
 
-@pytest.mark.parametrize(("number", "code", "later"), [(signal.SIGINT, 130, 0.0), (signal.SIGTERM, 143, 2.0)])
+@pytest.mark.parametrize(
+    ("number", "code", "later"),
+    [pytest.param(signal.SIGINT, 130, 0.0, marks=pytest.mark.slow), (signal.SIGTERM, 143, 2.0)],
+)
 def test_told_to_stop_in_the_middle_of_a_conversion(tmp_path, number, code, later):
     """At once: while packages are imported, where an exception would end the process in C++; and after that."""
     process = started(tmp_path, "onnx")

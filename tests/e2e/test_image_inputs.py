@@ -100,7 +100,7 @@ def test_a_network_of_bgr_channels_is_still_fed_rgb_pixels(small, made, digits, 
     assert (spec.colour, takes.preprocessing.colour) == (("bgr", "bgr") if native else (spec.colour, "rgb"))
 
 
-@pytest.mark.parametrize(("mean", "std"), [(0.5, 0.5), (0.0, 1.0)])
+@pytest.mark.parametrize(("mean", "std"), [(0.5, 0.5), pytest.param(0.0, 1.0, marks=pytest.mark.slow)])
 def test_one_std_for_all_channels_is_not_folded_into_the_first_layer(small, made, digits, mean, std):
     """litert-torch multiplies one into the weights of a convolution behind it, which then are not the checkpoint's."""
     same = Preprocessing((mean,) * 3, (std,) * 3)

@@ -335,6 +335,7 @@ def test_a_screenshot_of_the_whole_page_has_plots_and_table(driver, report, widt
     assert gaps.max() < 150, f"blank for {gaps.max():.0f} px"
 
 
+@pytest.mark.slow
 def test_no_page_of_a_print_is_blank(driver, report):
     """Each page, printed alone, has text or a plot: more than the bytes of an empty one."""
     import base64
