@@ -37,14 +37,14 @@ class Attention(nn.Module):
 
 
 class Convolutions(nn.Module):
-    """Poolings without a stride, and even kernels with `same` padding."""
+    """Poolings without a stride or with dilation, and even kernels with `same` padding."""
 
     def __init__(self):
         super().__init__()
         self.a, self.b = nn.Conv2d(3, 4, (4, 2), padding="same"), nn.Conv1d(4, 6, 4, padding="same", dilation=3)
 
     def forward(self, x):
-        x = F.max_pool2d(self.a(x), 2)
+        x = F.max_pool2d(F.max_pool2d(self.a(x), (3, 2), (1, 1), 1, (2, 3)), 2)
         return self.b(F.max_pool1d(x.flatten(2), 3))
 
 

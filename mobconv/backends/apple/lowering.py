@@ -2,6 +2,7 @@
 
 - lstm, gru and rnn are unsupported: they become their steps, unrolled;
 - max_pool without a stride lacks an argument: the stride is stated;
+- max_pool with dilation is unsupported: it becomes the maximum of slices;
 - a mask computed from constants by `masked_fill` comes out inverted (coremltools issue 2506): it becomes a buffer;
 - a Boolean attention mask is added to the scores as 0 and 1: it becomes 0 and minus infinity;
 - log_softmax is converted as the log of softmax, minus infinity where softmax underflows: it becomes x - logsumexp(x).
@@ -67,6 +68,8 @@ def _rule(node: Node) -> Callable[[GraphModule, Node], None] | None:
     if node.op != "call_function":
         return None
     target = str(node.target)
+    if target == "aten.max_pool2d.default" and _is_dilated(node):
+        return _dilated_max_pool
     if target.startswith("aten.max_pool") and len(node.args) == 2:
         return _state_stride
     if target == "aten.log_softmax.int":
@@ -78,6 +81,42 @@ def _rule(node: Node) -> Callable[[GraphModule, Node], None] | None:
 
 def _state_stride(module: GraphModule, node: Node) -> None:
     node.args = (*node.args, node.args[1])
+
+
+def _is_dilated(node: Node) -> bool:
+    """Whether a pooling has a dilation above 1, and whole windows only (no ceil_mode)."""
+    dilation: Any = node.args[4] if len(node.args) > 4 else 1
+    return max(_pair(dilation)) > 1 and not (len(node.args) > 5 and node.args[5])
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    values = [int(each) for each in (value if isinstance(value, list | tuple) else [value])]
+    return values[0], values[-1]
+
+
+def _dilated_max_pool(module: GraphModule, node: Node) -> None:
+    import torch
+
+    aten, graph = torch.ops.aten, module.graph
+    x: Any = node.args[0]
+    kernel, padding, dilation = (_pair(node.args[place]) for place in (1, 3, 4))
+    stride = _pair(node.args[2] or node.args[1])
+    padded = x
+    if any(padding):
+        rows, columns = padding
+        padded = graph.call_function(aten.constant_pad_nd.default, (x, [columns, columns, rows, rows], float("-inf")))
+    lengths = [int(node.meta["val"].shape[axis]) for axis in (2, 3)]
+    for axis in (0, 1):
+        slices = []
+        for place in range(kernel[axis]):
+            start = place * dilation[axis]
+            end = start + (lengths[axis] - 1) * stride[axis] + 1
+            slices.append(graph.call_function(aten.slice.Tensor, (padded, axis + 2, start, end, stride[axis])))
+        padded = slices[0]
+        for each in slices[1:]:
+            padded = graph.call_function(aten.maximum.default, (padded, each))
+    node.replace_all_uses_with(padded)
+    graph.erase_node(node)
 
 
 def _stable_log_softmax(module: GraphModule, node: Node) -> None:
