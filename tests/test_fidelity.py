@@ -79,6 +79,7 @@ class OneSample(nn.Module):
         (OneSample(), (1, 3, 6)),
         (nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 5), nn.BatchNorm1d(5)), (1, 6)),
         (nn.Sequential(nn.ConvTranspose2d(4, 6, 3, groups=2), nn.BatchNorm2d(6)), (1, 4, 5, 5)),
+        (nn.AvgPool2d(3, 2, 1, divisor_override=5), (1, 3, 8, 7)),
     ],
 )
 def test_norms_are_folded_only_where_that_changes_nothing(module, shape):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from mobconv.errors import InputError
-from mobconv.model import batch_norm, constant_weights, graph_edit, weight_ops
+from mobconv.model import batch_norm, constant_weights, graph_edit, pooling, weight_ops
 from mobconv.model.program import Program, WeightSite, output_names
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ def from_exported(exported: ExportedProgram, example: Mapping[str, NDArray[Any]]
 
     module = unfolded(exported, len(example))
     constant_weights.fold(module)
+    pooling.rewrite(module)
     batch_norm.fold(module)
     module.graph.eliminate_dead_code()
     # again: only the tensors still in use
