@@ -89,8 +89,8 @@ def departure(outputs: Arrays, expected: Arrays) -> float:
 def behaviour(run: Run, example: Mapping[str, NDArray[Any]], graph: Graph, name: str) -> Behaviour:
     """Find out how a module may be run.
 
-    graph: makes its unfolded program, to name operations. name: of the checkpoint. Raises
-    InputError for a module whose outputs change from run to run, and what `run` raises on one batch like the example.
+    graph: makes its unfolded program, to name operations. name: of the checkpoint. Raises InputError for a module whose
+    outputs change from run to run, and what `run` raises on one batch like the example.
     """
     batch = len(next(iter(example.values())))
     alone = [random_inputs(example, seed=seed) for seed in (0, 1)]
@@ -180,9 +180,13 @@ def check(
 
 
 def _noise(module: Run, inputs: Arrays, expected: Arrays) -> float:
-    """What the outputs change by when each input is rounded up to the next float: rounding that no tracer avoids."""
+    """What the outputs change by when each input is rounded up to the next float: rounding that no tracer avoids.
+
+    0 where they become NaN or infinite, so that such a change excuses nothing.
+    """
     moved = {key: np.nextafter(value, np.inf) if value.dtype.kind == "f" else value for key, value in inputs.items()}
-    return departure(module(moved), expected)
+    change = departure(module(moved), expected)
+    return change if np.isfinite(change) else 0.0
 
 
 def first_departure(folded: GraphModule, unfolded: GraphModule, inputs: Mapping[str, NDArray[Any]]) -> str:

@@ -48,9 +48,9 @@ def folder_of(reference: str) -> Path:
             folder = Path(
                 snapshot_download(name, revision=revision or None, allow_patterns=patterns, ignore_patterns=["*/*"])
             )
-        except Exception as error:  # of the network, of the hub, of a name that is none
+        except Exception as error:  # of the network, of the hub, of an unknown name
             raise InputError(
-                f"{reference}: not in the cache, and not to be had from the Hugging Face hub "
+                f"{reference}: not in the cache, and cannot be downloaded from the Hugging Face hub "
                 f"({factory.first_sentence(error)}). Where there is a network: `hf download {name} --local-dir DIR`, "
                 "and give the folder"
             ) from error

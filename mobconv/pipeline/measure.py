@@ -90,7 +90,7 @@ def measure(
     """Run a file on data, score its outputs, and time it.
 
     data: with its task, and with what the caller of the file does to pixels where it has images; None only to time it.
-    example: one sample at the file's inputs, to be timed where there is no data. baseline: the runner whose latency is
+    example: one sample at the file's inputs, to be timed without data. baseline: the runner whose latency is
     the ratio's denominator; None for the file itself. Raises InputError where data and file do not fit.
     """
     seconds = seconds or Seconds()

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobconv.backends.base import Backend, Entry
-from mobconv.errors import BackendError, MobconvError
+from mobconv.errors import BackendError
 from mobconv.model import fidelity, graph_edit, weight_ops
 from mobconv.model.program import Program, WeightSite
 from mobconv.schemes import Compute
@@ -99,8 +99,6 @@ def _converted(backend: Backend, entry: Entry, compute: Compute, write: FloatFil
             backend.convert(entry.program, compute, folder, entry.options)
             program = entry.computed or entry.program
             return _difference(backend, folder, entry.program, program, compute, write, feeds)
-        except MobconvError:
-            return None
         except Exception:  # a part of a network may be what no converter was tried on
             return None
 
