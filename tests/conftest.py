@@ -13,6 +13,15 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Keep a file's tests in one process, for its fixtures, and all tests of the laboratory, which encodes each cell
+    once a process (`--dist loadgroup`)."""
+    for item in items:
+        laboratory = "lab" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("laboratory" if laboratory else item.path.stem + item.path.parent.name))
+
+
 @pytest.fixture(scope="session")
 def program():
     """The trained fixture as a traced program, batch norm folded."""
