@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,7 +22,11 @@ from mobconv.cli.common import (
     load_checkpoint,
     say,
 )
+from mobconv.errors import UsageError, setting
 from mobconv.schemes import WEIGHTS_ONLY, syntax
+
+if TYPE_CHECKING:
+    from mobconv.data.chosen import CalibrationData
 
 
 def command(
@@ -61,6 +65,30 @@ def command(
     key: Key = None,
     weights: Weights = None,
     labels: Labels = None,
+    calibrate: Annotated[
+        str | None,
+        typer.Option(
+            "--calibrate",
+            metavar="DATA",
+            help="data that schemes such as w2-kmeans-gptq are fitted on: as --data, other images, without labels",
+        ),
+    ] = None,
+    calibrate_images: Annotated[
+        int | None,
+        typer.Option("--calibrate-images", min=1, metavar="N", help="choose so many at random; default: 1024"),
+    ] = None,
+    calibrate_seed: Annotated[
+        int | None, typer.Option("--calibrate-seed", min=0, metavar="N", help="seed of that choice; default: 0")
+    ] = None,
+    calibrate_split: Annotated[
+        str | None,
+        typer.Option(
+            "--calibrate-split", metavar="NAME", help="split of the data; default: calibration, else train, validation"
+        ),
+    ] = None,
+    allow_leak: Annotated[
+        bool, typer.Option("--allow-leak", help="calibrate on images that are in --data too; the row says so")
+    ] = False,
     data: Annotated[
         str | None, typer.Option("--data", help=f"{DATA}, to run the files on; default: random inputs, without labels")
     ] = None,
@@ -80,14 +108,17 @@ def command(
 
     from mobconv.evaluate import tasks
     from mobconv.pipeline import export
+    from mobconv.pipeline.calibration_data import check_given
     from mobconv.pipeline.context import Plan
 
+    calibration = _calibration(calibrate, calibrate_images, calibrate_seed, calibrate_split, allow_leak)
     wanted = export.cells(to.split(","), scheme, compute)
     export.refused(wanted)
+    check_given([cell.scheme for cell in wanted], calibration)
     loaded = load_checkpoint(
         checkpoint, model, model_arg, input_shape, preprocessing, trust_pickle, key, weights, labels
     )
-    plan = Plan(data=data, limit=limit, skip_bad=skip_bad, name_classes=labels is None)
+    plan = Plan(data=data, limit=limit, skip_bad=skip_bad, name_classes=labels is None, calibration=calibration)
     rows = export.export_cells(loaded, wanted, out, say, file_input, plan)
     if as_json:
         print(json.dumps([asdict(row) for row in rows], indent=1))
@@ -98,3 +129,19 @@ def command(
     if error := export.failure(rows):
         raise error
     return 0
+
+
+def _calibration(
+    data: str | None, images: int | None, seed: int | None, split: str | None, allow_leak: bool
+) -> CalibrationData | None:
+    """The calibration data that the options name; None for none. Raises UsageError for options without data."""
+    from mobconv.data.chosen import COUNT, CalibrationData
+
+    given = {"images": images, "seed": seed, "split": split}
+    stated = {name: value for name, value in given.items() if value is not None}
+    if data is None:
+        names = [f"calibrate_{name}" for name in stated] + ["allow_leak"] * allow_leak
+        if names:
+            raise UsageError(f"{setting(names[0])} is for calibration data: give {setting('calibrate', 'DATA')}")
+        return None
+    return CalibrationData(data, split, COUNT if images is None else images, seed or 0, allow_leak)

@@ -58,6 +58,12 @@ DEFAULT_ALGORITHM = "mse"
 ALGORITHMS = {
     "mse": Algorithm(f"{_HERE}.mse", Needs.WEIGHTS, tuple(Mode), "minimises the squared error of the weights"),
     "minmax": Algorithm(f"{_HERE}.minmax", Needs.WEIGHTS, _SCALES, "spans the range of the weights, clips none"),
+    "gptq": Algorithm(
+        f"{_HERE}.gptq",
+        Needs.LAYER_STATISTICS,
+        tuple(Mode),
+        "fits codes, scales and biases to each layer's inputs, on calibration data",
+    ),
 }
 
 
