@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -22,11 +22,7 @@ from mobconv.cli.common import (
     load_checkpoint,
     say,
 )
-from mobconv.errors import UsageError, setting
 from mobconv.schemes import WEIGHTS_ONLY, syntax
-
-if TYPE_CHECKING:
-    from mobconv.data.chosen import CalibrationData
 
 
 def command(
@@ -106,12 +102,13 @@ def command(
     import json
     from dataclasses import asdict
 
+    from mobconv.data.chosen import CalibrationData
     from mobconv.evaluate import tasks
     from mobconv.pipeline import export
     from mobconv.pipeline.calibration_data import check_given
     from mobconv.pipeline.context import Plan
 
-    calibration = _calibration(calibrate, calibrate_images, calibrate_seed, calibrate_split, allow_leak)
+    calibration = CalibrationData.of(calibrate, calibrate_images, calibrate_seed, calibrate_split, allow_leak)
     wanted = export.cells(to.split(","), scheme, compute)
     export.refused(wanted)
     check_given([cell.scheme for cell in wanted], calibration)
@@ -129,19 +126,3 @@ def command(
     if error := export.failure(rows):
         raise error
     return 0
-
-
-def _calibration(
-    data: str | None, images: int | None, seed: int | None, split: str | None, allow_leak: bool
-) -> CalibrationData | None:
-    """The calibration data that the options name; None for none. Raises UsageError for options without data."""
-    from mobconv.data.chosen import COUNT, CalibrationData
-
-    given = {"images": images, "seed": seed, "split": split}
-    stated = {name: value for name, value in given.items() if value is not None}
-    if data is None:
-        names = [f"calibrate_{name}" for name in stated] + ["allow_leak"] * allow_leak
-        if names:
-            raise UsageError(f"{setting(names[0])} is for calibration data: give {setting('calibrate', 'DATA')}")
-        return None
-    return CalibrationData(data, split, COUNT if images is None else images, seed or 0, allow_leak)

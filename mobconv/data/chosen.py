@@ -42,6 +42,33 @@ class CalibrationData:
     seed: int = 0
     allow_leak: bool = False
 
+    @classmethod
+    def of(
+        cls,
+        data: str | None,
+        images: int | None = None,
+        seed: int | None = None,
+        split: str | None = None,
+        allow_leak: bool = False,
+    ) -> CalibrationData | None:
+        """Make it of the settings `calibrate` and `calibrate_...`, None for a default.
+
+        None without data. Raises UsageError for other settings without data, and for numbers out of range.
+        """
+        if data is None:
+            stated = {"images": images, "seed": seed, "split": split}
+            names = [f"calibrate_{name}" for name, value in stated.items() if value is not None]
+            names += ["allow_leak"] * allow_leak
+            if names:
+                raise UsageError(f"{setting(names[0])} is for calibration data: give {setting('calibrate', 'DATA')}")
+            return None
+        images, seed = COUNT if images is None else images, seed or 0
+        if images < 1:
+            raise UsageError(f"{setting('calibrate_images', images)}: 1 or more")
+        if seed < 0:
+            raise UsageError(f"{setting('calibrate_seed', seed)}: 0 or more")
+        return cls(data, split, images, seed, allow_leak)
+
     def pick(self, names: Sequence[str]) -> str:
         """Of several splits the one to read. Raises UsageError for a split that is not there."""
         if self.split is None:

@@ -111,7 +111,11 @@ def export(
     data: str | None = None,
     samples: int | None = None,
     skip_bad: bool = False,
-    calibrate: CalibrationData | Path | str | None = None,
+    calibrate: Path | str | None = None,
+    calibrate_images: int | None = None,
+    calibrate_seed: int | None = None,
+    calibrate_split: str | None = None,
+    allow_leak: bool = False,
     options: Mapping[str, Any] | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> list[Row]:
@@ -126,8 +130,9 @@ def export(
     classes or a file of them, `none` for no names; None for those of the checkpoint, else of the data. data, samples,
     skip_bad: labelled data, as in `evaluate`, that the files are run on; without, they are compared with PyTorch on
     random inputs. calibrate: data that schemes such as w2-kmeans-gptq are fitted on, other samples than those of `data`
-    and without labels: a reference, of which 1,024 are chosen at random, or a `CalibrationData`. options: of formats,
-    by name. say: called with a line when a long step begins.
+    and without labels; calibrate_images are chosen at random (1,024) by calibrate_seed (0), of calibrate_split
+    (calibration, else train, validation); allow_leak: also those that are in `data`. options: of formats, by name.
+    say: called with a line when a long step begins.
 
     Returns a row for each file: path, bytes, effective bits, error against PyTorch, latency (see docs/results.md).
     Where only some of the formats can be written, the rows of the others have `status` unsupported or failed, and a
@@ -136,7 +141,8 @@ def export(
     missing here or cannot hold the scheme; LockedError where another process works in the folder.
     """
     wanted = cells(to.split(",") if isinstance(to, str) else to, scheme, compute)
-    calibration = CalibrationData(str(calibrate)) if isinstance(calibrate, Path | str) else calibrate
+    reference = None if calibrate is None else str(calibrate)
+    calibration = CalibrationData.of(reference, calibrate_images, calibrate_seed, calibrate_split, allow_leak)
     check_given([cell.scheme for cell in wanted], calibration)
     checkpoint = _checkpoint(source, example, preprocessing, labels)
     plan = Plan(

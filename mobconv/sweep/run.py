@@ -147,9 +147,12 @@ class Sweep:
         """
         parts: list[Part] = [Calibrate(team.shared)] if calibrating and facts is None else []
         parts += [Prepare(team.shared)] if baseline is None else []
-        chunks = [Chunk(tuple(parts)), *(self._conversions(wanted) if team.shared else ())]
+        conversions = self._conversions(wanted) if team.shared and baseline is None else []
+        chunks = [Chunk(tuple(parts)), *conversions]
         if team.shared:
-            self.watcher.stage(f"float baseline and {plural(len(chunks) - 1, 'conversion')}, {team.described}")
+            begun = ", ".join(part.name for part in parts)
+            begun += f" and {plural(len(conversions), 'conversion')}" if baseline is None else ""
+            self.watcher.stage(f"{begun}, {team.described}")
         for part, result in team.run(chunks):
             if isinstance(part, Prepare):
                 baseline = result
