@@ -33,7 +33,7 @@ _TOKEN = re.compile("\x02(\\w+)\x1f([^\x03]*)\x03")
 # options whose name is not the setting's
 _OPTIONS = {"arguments": "--model-arg", "out": "-o"}
 # keys of recipes whose name is not the setting's
-_KEYS = {
+KEYS = {
     "calibrate": "calibration",
     "calibrate_images": "calibration.images",
     "calibrate_seed": "calibration.seed",
@@ -103,7 +103,7 @@ def _as_key(name: str, value: Any) -> str:
         return _as_option(name, value)
     if name == "calibrate" and isinstance(value, str):
         value = {"data": value}
-    name = _KEYS.get(name, name)
+    name = KEYS.get(name, name)
     return f"`{name}`" if value is None else f"`{name}: {_yaml(value)}`"
 
 

@@ -104,6 +104,7 @@ def test_keys(folder):
     assert len({plain[1].facts, without[1].facts, *hashes}) == 5
 
 
+@pytest.mark.slow
 def test_workers_make_what_one_process_makes(folder):
     (folder.folder / "user_nets.py").write_text(USER_MODULE)
     (folder.folder / "job.yaml").write_text(json.dumps(PLAN))
