@@ -32,6 +32,14 @@ Style = Literal["python", "cli", "recipe"]
 _TOKEN = re.compile("\x02(\\w+)\x1f([^\x03]*)\x03")
 # options whose name is not the setting's
 _OPTIONS = {"arguments": "--model-arg", "out": "-o"}
+# keys of recipes whose name is not the setting's
+KEYS = {
+    "calibrate": "calibration",
+    "calibrate_images": "calibration.images",
+    "calibrate_seed": "calibration.seed",
+    "calibrate_split": "calibration.split",
+    "allow_leak": "calibration.allow_leak",
+}
 # settings without a key in recipes: there, too, they are options of the command line
 OPTIONS_ONLY = frozenset(
     (
@@ -93,6 +101,9 @@ def _bare(value: Any) -> str:
 def _as_key(name: str, value: Any) -> str:
     if name in OPTIONS_ONLY:
         return _as_option(name, value)
+    if name == "calibrate" and isinstance(value, str):
+        value = {"data": value}
+    name = KEYS.get(name, name)
     return f"`{name}`" if value is None else f"`{name}: {_yaml(value)}`"
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 CHECKPOINT = FIXTURES / "digits-fed-mobilenet-v2-w025.safetensors"
 DATA = FIXTURES / "digits-test.parquet"
+CALIBRATION = FIXTURES / "digits-calibration.parquet"
 
 USER_MODULE = """
 import torch

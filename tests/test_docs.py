@@ -52,11 +52,11 @@ def test_the_thesis_grid_has_every_format_and_way_of_storing():
 def test_recipes_in_the_documents_load(tmp_path):
     pages = [README, (ROOT / "docs" / "recipes.md").read_text()]
     found = [text for page in pages for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)]
-    assert len(found) == 2
+    assert len(found) == 3
     for text in found:
         (tmp_path / "recipe.yaml").write_text(text)
         plan = recipe.load(tmp_path / "recipe.yaml", backends.formats())
-        assert plan.layers
+        assert plan.layers or plan.calibration
         assert set(yaml.safe_load(text)) <= set(recipe.Recipe.model_fields)
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import mobconv
-from mobconv.errors import OPTIONS_ONLY, BackendError, InputError, UsageError, setting, worded
-from mobconv.recipe import Recipe
+from mobconv.errors import KEYS, OPTIONS_ONLY, BackendError, InputError, UsageError, setting, worded
+from mobconv.recipe import CalibrationSpec, Recipe
 
 PACKAGE = Path(mobconv.__file__).parent
 
@@ -86,7 +86,9 @@ def test_every_setting_is_a_key_of_recipes_or_an_option_alone():
         if isinstance(node.args[0], ast.Constant)
     }
     assert "input_shape" in named
-    assert named <= set(Recipe.model_fields) | OPTIONS_ONLY
+    assert named <= set(Recipe.model_fields) | OPTIONS_ONLY | set(KEYS)
+    keys = {*Recipe.model_fields, *(f"calibration.{name}" for name in CalibrationSpec.model_fields)}
+    assert set(KEYS.values()) <= keys
     assert not OPTIONS_ONLY & set(Recipe.model_fields)
 
 

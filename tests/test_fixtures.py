@@ -5,7 +5,8 @@ import json
 
 import numpy as np
 import pytest
-from support import DATA, FIXTURES
+from pyarrow import parquet
+from support import CALIBRATION, DATA, FIXTURES
 
 from mobconv.data import labelled
 from mobconv.evaluate import inference, tasks
@@ -26,6 +27,23 @@ def test_the_test_images_are_made_again_pixel_for_pixel():
     images = labelled.load(str(DATA))
     assert np.array_equal(images.pixels, pixels)
     assert np.array_equal(images.labels, labels)
+
+
+def test_calibration_images_are_training_images():
+    make_digits = script("make_digits")
+    images = labelled.load(str(CALIBRATION))
+    assert len(images) == make_digits.COUNT["calibration"] == 2048
+    ids = np.array(parquet.read_table(CALIBRATION)["scan"].to_pylist())
+    assert make_digits.content_hash(images.pixels, images.labels, ids) == make_digits.CONTENT["calibration"]
+    assert {*ids.tolist()} <= set(make_digits.scans("train")[2].tolist())
+    test = {pixels.tobytes() for pixels in labelled.load(str(DATA)).pixels}
+    assert not any(pixels.tobytes() in test for pixels in images.pixels)
+
+
+@pytest.mark.slow
+def test_the_calibration_images_are_made_again_pixel_for_pixel():
+    make_digits = script("make_digits")
+    assert make_digits.content_hash(*make_digits.make("calibration")) == make_digits.CONTENT["calibration"]
 
 
 def test_no_scan_is_on_both_sides():

@@ -34,6 +34,9 @@ RIGHT_RECIPES = [
     {"backends": ["onnx", "coreml"], "options": {"coreml": {"image_type": None}}, "task": "classification"},
     {"model": None, "images": None, "options": {}, "input_shape": [1, 3, 8, 8], "arguments": {"classes": 10}},
     {"preprocessing": "raw"},
+    {"schemes": "w2-kmeans-gptq", "calibration": {"data": "others", "split": "train", "images": 64, "seed": 3}},
+    {"calibration": {"data": "others", "allow_leak": True}},
+    {"calibration": None},
     {"preprocessing": {"mean": [0.5], "std": [0.5], "range": [0, 1], "size": [8, 8]}, "margin": 0, "threads": 2},
 ]
 WRONG_RECIPES = [
@@ -73,6 +76,11 @@ WRONG_RECIPES = [
     {"backends": "coreml", "options": {"coreml": {"image_tpye": {"scale": "2/255", "bias": [1, 1, 1]}}}},
     {"backends": "coreml", "options": {"coreml": {"image_type": {"scale": "much", "bias": [1, 1, 1]}}}},
     {"task": "clasification"},
+    {"calibration": "others"},
+    {"calibration": {"images": 64}},
+    {"calibration": {"data": "others", "images": 0}},
+    {"calibration": {"data": "others", "seed": -1}},
+    {"calibration": {"data": "others", "labels": []}},
 ]
 RIGHT_ENTRIES = [
     {"max_bytes": "1.3 MB", "min_score": "95 %", "max_drop": 0, "max_latency_ratio": 1.5, "max_growth": "0 %"},

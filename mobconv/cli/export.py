@@ -61,6 +61,30 @@ def command(
     key: Key = None,
     weights: Weights = None,
     labels: Labels = None,
+    calibrate: Annotated[
+        str | None,
+        typer.Option(
+            "--calibrate",
+            metavar="DATA",
+            help="data that schemes such as w2-kmeans-gptq are fitted on: as --data, other images, without labels",
+        ),
+    ] = None,
+    calibrate_images: Annotated[
+        int | None,
+        typer.Option("--calibrate-images", min=1, metavar="N", help="choose so many at random; default: 1024"),
+    ] = None,
+    calibrate_seed: Annotated[
+        int | None, typer.Option("--calibrate-seed", min=0, metavar="N", help="seed of that choice; default: 0")
+    ] = None,
+    calibrate_split: Annotated[
+        str | None,
+        typer.Option(
+            "--calibrate-split", metavar="NAME", help="split of the data; default: calibration, else train, validation"
+        ),
+    ] = None,
+    allow_leak: Annotated[
+        bool, typer.Option("--allow-leak", help="calibrate on images that are in --data too; the row says so")
+    ] = False,
     data: Annotated[
         str | None, typer.Option("--data", help=f"{DATA}, to run the files on; default: random inputs, without labels")
     ] = None,
@@ -78,16 +102,20 @@ def command(
     import json
     from dataclasses import asdict
 
+    from mobconv.data.chosen import CalibrationData
     from mobconv.evaluate import tasks
     from mobconv.pipeline import export
+    from mobconv.pipeline.calibration_data import check_given
     from mobconv.pipeline.context import Plan
 
+    calibration = CalibrationData.of(calibrate, calibrate_images, calibrate_seed, calibrate_split, allow_leak)
     wanted = export.cells(to.split(","), scheme, compute)
     export.refused(wanted)
+    check_given([cell.scheme for cell in wanted], calibration)
     loaded = load_checkpoint(
         checkpoint, model, model_arg, input_shape, preprocessing, trust_pickle, key, weights, labels
     )
-    plan = Plan(data=data, limit=limit, skip_bad=skip_bad, name_classes=labels is None)
+    plan = Plan(data=data, limit=limit, skip_bad=skip_bad, name_classes=labels is None, calibration=calibration)
     rows = export.export_cells(loaded, wanted, out, say, file_input, plan)
     if as_json:
         print(json.dumps([asdict(row) for row in rows], indent=1))

@@ -45,6 +45,8 @@ def exported_again(
     choices = ["--to", cell.backend, "--scheme", cell.rest]
     if spec.dtype == "uint8":
         choices += ["--input", "image-uint8"]
+    if cell.scheme.calibrated:
+        choices += ["--calibrate", "DATA"]  # the record has the hash of the samples, not where they are
     lines = [
         ["mobconv", "export", str(checkpoint), *options],
         choices,

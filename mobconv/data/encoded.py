@@ -14,7 +14,8 @@ SPLITS = {
     "test": ("test", "testing", "eval", "evaluation"),
     "validation": ("validation", "valid", "val", "dev"),
     "train": ("train", "training"),
-}  # in the order of preference, with the names that people give them
+    "calibration": ("calibration", "calib"),
+}  # in the order of preference to evaluate on, with the names that people give them
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,22 @@ class EncodedImages:
 NO_LABELS = f"Without labels, {setting('task', 'fidelity')} compares outputs with those of the float network"
 
 
+Pick = Callable[[Sequence[str]], str]
+"""Names of splits -> the one to read. May raise UsageError."""
+
+
 def preferred_split(names: Sequence[str]) -> str:
-    """Of several splits the one to evaluate on: test, else validation, else train, else the first."""
-    for known in SPLITS.values():
+    """Of several splits the one to evaluate on: test, else validation, train, calibration, else the first."""
+    return _first_of(names, list(SPLITS.values()))
+
+
+def split_to_calibrate_on(names: Sequence[str]) -> str:
+    """Of several splits the one to calibrate on: calibration, else train, validation, test, else the first."""
+    return _first_of(names, list(SPLITS.values())[::-1])
+
+
+def _first_of(names: Sequence[str], kinds: Sequence[Sequence[str]]) -> str:
+    for known in kinds:
         for name in names:
             if name.casefold() in known:
                 return name

@@ -7,18 +7,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mobconv.common.text import plural
-from mobconv.data.encoded import NO_LABELS, SPLITS, EncodedImages, note_on_splits, preferred_split
+from mobconv.data.encoded import NO_LABELS, SPLITS, EncodedImages, Pick, note_on_splits, preferred_split
 from mobconv.data.images import MOST_BYTES, SUFFIXES
 from mobconv.errors import InputError
 
 
-def read(folder: Path, with_labels: bool = True) -> EncodedImages:
+def read(folder: Path, with_labels: bool = True, pick: Pick = preferred_split) -> EncodedImages:
     """List a folder's images, sorted by class and path.
 
     A class is a folder; images in folders within it are of the class too. Other files are left out, and counted in a
-    note. with_labels: whether there must be classes. Raises InputError for a folder without images or without classes.
+    note. with_labels: whether there must be classes; pick: which split is read, where there are several. Raises
+    InputError for a folder without images or without classes.
     """
-    folder, split, notes = _of_split(folder)
+    folder, split, notes = _of_split(folder, pick)
     classes: dict[str, list[Path]] = {}
     others: list[Path] = []
     for child in sorted(_folders(folder)):
@@ -62,14 +63,18 @@ def read_files(paths: Sequence[Path]) -> Iterator[tuple[str, bytes | Exception]]
             yield str(path), InputError(error.strerror or str(error))
 
 
-def _of_split(folder: Path) -> tuple[Path, str, list[str]]:
+def _of_split(folder: Path, pick: Pick) -> tuple[Path, str, list[str]]:
     """The folder of the split to read, its name, and a note; the folder itself where it has none."""
     known = {name for names in SPLITS.values() for name in names}
     names = sorted(child.name for child in _folders(folder))
     if not names or not all(name.casefold() in known for name in names):
         return folder, "", []
-    split = preferred_split(names)
-    if not list(_folders(folder / split)) and any(list(_folders(folder / name)) for name in names):
+    split = pick(names)
+    if (
+        pick is preferred_split
+        and not list(_folders(folder / split))
+        and any(list(_folders(folder / name)) for name in names)
+    ):
         split = next(name for name in names if list(_folders(folder / name)))
     return folder / split, split, [note_on_splits(split, names)]
 

@@ -10,15 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mobconv.data.encoded import GROUPS, LABELS, EncodedImages, note_on_splits, preferred_split
+from mobconv.data.encoded import GROUPS, LABELS, EncodedImages, Pick, note_on_splits, preferred_split
 from mobconv.errors import InputError
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
-def read(name: str, with_labels: bool = True) -> EncodedImages:
-    """Load a data set by its name; with_labels: whether it must have labels.
+def read(name: str, with_labels: bool = True, pick: Pick = preferred_split) -> EncodedImages:
+    """Load a data set by its name; with_labels: whether it must have labels; pick: which of its splits is read.
 
     Raises InputError where it cannot be loaded, has no images or no labels.
     """
@@ -34,7 +34,7 @@ def read(name: str, with_labels: bool = True) -> EncodedImages:
                 f"{name}: no such file or folder here, and from the Hugging Face hub it cannot be read as a data set: "
                 f"{text}"
             ) from error
-    split = preferred_split(list(splits))
+    split = pick(list(splits))
     rows: Dataset = splits[split]
     images = [column for column, kind in rows.features.items() if isinstance(kind, datasets.Image)]
     labels = [column for column, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mobconv.common.text import plural
 from mobconv.data import folder, hub, listing, table
-from mobconv.data.encoded import EncodedImages
+from mobconv.data.encoded import EncodedImages, Pick, preferred_split
 from mobconv.data.images import Fit, decode
 from mobconv.errors import InputError, setting
 
@@ -78,11 +78,11 @@ def load(
     Raises InputError where the data cannot be read, has no image or label column, an image cannot be decoded, or images
     have several sizes.
     """
-    encoded = _open(source, with_labels)
+    encoded = open_encoded(source, with_labels)
     count = len(encoded.labels) if limit is None else min(limit, len(encoded.labels))
     unlabelled = not with_labels and all(label is None for label in encoded.labels[:count])
     labels = np.zeros(0, np.int64) if unlabelled else _labels(encoded.labels[:count], source)
-    pixels, kept, notes = _pixels(encoded, count, source, fit, channels, skip_bad)
+    pixels, kept, notes = decode_all(encoded, count, source, fit, channels, skip_bad)
     labels = labels if unlabelled else labels[kept]
     groups = None
     if encoded.groups is not None:
@@ -104,13 +104,14 @@ def load(
 
 def class_names(source: str) -> tuple[str, ...]:
     """Names of a data set's classes, without decoding it; empty where it has none. Raises InputError as `load`."""
-    return _open(source, with_labels=False).names
+    return open_encoded(source, with_labels=False).names
 
 
-def _open(source: str, with_labels: bool) -> EncodedImages:
+def open_encoded(source: str, with_labels: bool, pick: Pick = preferred_split) -> EncodedImages:
+    """Open images without decoding one; pick: which split is read, where there are several. Raises InputError."""
     path = Path(source)
     if path.is_dir():
-        return folder.read(path, with_labels)
+        return folder.read(path, with_labels, pick)
     if path.exists():
         if path.suffix in listing.SUFFIXES:
             return listing.read(path, with_labels)
@@ -122,7 +123,7 @@ def _open(source: str, with_labels: bool) -> EncodedImages:
         return table.read(path, with_labels)
     if path.suffix or source.count("/") != 1 or source.startswith((".", "/")):
         raise InputError(f"{source}: no such file or folder")
-    return hub.read(source, with_labels)
+    return hub.read(source, with_labels, pick)
 
 
 def _labels(values: Sequence[Any], source: str) -> NDArray[np.int64]:
@@ -134,10 +135,13 @@ def _labels(values: Sequence[Any], source: str) -> NDArray[np.int64]:
     return np.asarray(values, np.int64)
 
 
-def _pixels(
+def decode_all(
     encoded: EncodedImages, count: int, source: str, fit: Fit | None, channels: int, skip_bad: bool
 ) -> tuple[NDArray[np.uint8], list[int], list[str]]:
-    """Decoded images, the positions of those that could be decoded, and a note on those that could not."""
+    """Decode the first `count` images: pixels, positions of those that could be decoded, notes on the others.
+
+    skip_bad and InputError as in `load`.
+    """
     pixels = np.empty((0, 0, 0, channels), np.uint8)
     kept: list[int] = []
     bad: list[str] = []

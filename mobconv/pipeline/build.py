@@ -60,7 +60,10 @@ def build(
     entry = context.entry(backend)
     folder = template or context.template(backend, cell.compute)
     with seconds.of("encode"):
-        text = record(cell, context.checkpoint, context.labels, entry.preprocessing, context.options(backend))
+        calibration = None if quantized.calibration is None else quantized.calibration.record
+        text = record(
+            cell, context.checkpoint, context.labels, entry.preprocessing, context.options(backend), calibration
+        )
         encoded = backend.encode(folder, quantized.model, cell, path, text)
     return Built(cell, path, encoded, entry, templates.remark(folder))
 
@@ -121,8 +124,8 @@ def measure_cell(
         seconds=seconds.spent,
         **figures,
     )
-    rules = layer_rules(context, cell.scheme)
-    row.note = "; ".join(text for text in (row.note, rules, built.remark) if text)
+    rules, calibration = layer_rules(context, cell.scheme), context.quantized(cell.scheme).note
+    row.note = "; ".join(text for text in (row.note, rules, calibration, built.remark) if text)
     return MeasuredCell(row, measurement)
 
 
@@ -139,13 +142,17 @@ def record(
     labels: Sequence[str],
     preprocessing: Preprocessing | None,
     options: Mapping[str, Any] | None = None,
+    calibration: Mapping[str, Any] | None = None,
 ) -> str:
     """The text that travels in an artifact, as JSON: cell, hash of the checkpoint, labels, the network's
-    preprocessing, as `input` what of it the file leaves to its caller, and the options of its backend."""
+    preprocessing, as `input` what of it the file leaves to its caller, the options of its backend, and hash, number and
+    seed of the samples that the cell was calibrated on."""
     content: dict[str, Any] = {"cell": cell.name, "checkpoint": checkpoint.sha256, "labels": list(labels)}
     if checkpoint.preprocessing is not None:
         content["preprocessing"] = checkpoint.preprocessing.to_json()
     if preprocessing is not None:
         content["input"] = preprocessing.to_json()
+    if calibration is not None:
+        content["calibration"] = dict(calibration)
     content |= options or {}
     return json.dumps(content, sort_keys=True, separators=(",", ":"))

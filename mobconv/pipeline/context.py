@@ -14,20 +14,23 @@ import numpy as np
 from mobconv.backends.base import Backend, Entry, Runner, TensorSpec
 from mobconv.data import arrays, labelled
 from mobconv.data.arrays import Arrays, Samples
+from mobconv.data.chosen import CalibrationData, not_given
 from mobconv.data.labelled import Images
 from mobconv.data.preprocessing import Preprocessing
 from mobconv.errors import UsageError, setting
 from mobconv.evaluate import class_names, tasks
-from mobconv.evaluate.inference import Feed, Outputs, predict_in_torch
+from mobconv.evaluate.inference import Feed, Outputs, predict_in_torch, rows
 from mobconv.evaluate.input_spec import array_feed, check_arrays, check_network_input
 from mobconv.evaluate.tasks import Task, compares_with_float
 from mobconv.model import image_input, labels
 from mobconv.model.checkpoint import Checkpoint
 from mobconv.model.program import Program
-from mobconv.pipeline import samples, templates
+from mobconv.pipeline import calibration_data, samples, templates
 from mobconv.pipeline.artifact import Artifact
+from mobconv.pipeline.calibration import fit_network
+from mobconv.pipeline.calibration_data import CalibrationFacts
 from mobconv.pipeline.measure import Scored, score
-from mobconv.pipeline.quantized import SchemeFor, quantize_model, same_scheme
+from mobconv.pipeline.quantized import SchemeFor, calibrates, quantize_model, same_scheme
 from mobconv.pipeline.reference import reference
 from mobconv.quantize.model import QuantizedModel
 from mobconv.schemes import Compute, Scheme
@@ -47,6 +50,7 @@ class Plan:
     options      options of backends by their names, as `Backend.options` checks them
     scheme_for   layer rules
     threads      of runtimes, PyTorch and quantizer; 0 for all cores
+    calibration  data for schemes that are fitted on some; None for none
     """
 
     data: str | None = None
@@ -58,14 +62,20 @@ class Plan:
     options: Mapping[str, Any] = field(default_factory=dict)
     scheme_for: SchemeFor = same_scheme
     threads: int = 0
+    calibration: CalibrationData | None = None
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """A scheme applied to the network, and the seconds that took."""
+    """A scheme applied to the network, and the seconds that took.
+
+    note: for the rows of its cells; calibration: the data that codes were chosen on; None for the weights alone
+    """
 
     model: QuantizedModel
     seconds: float
+    note: str = ""
+    calibration: CalibrationFacts | None = None
 
 
 @dataclass(frozen=True)
@@ -139,6 +149,38 @@ class Context:
             return content
         images, doubt = class_names.match(content, checkpoint.labels, self.classes, checkpoint.reference)
         return replace(images, notes=(*images.notes, doubt)) if doubt else images
+
+    @cached_property
+    def calibration(self) -> Samples:
+        """Samples that schemes are fitted on, without labels.
+
+        Raises UsageError where the plan has none, or a split that they have not; InputError where they cannot be read.
+        """
+        return self.load_calibration()
+
+    def load_calibration(self) -> Samples:
+        """Choose samples of the calibration data and decode them."""
+        wanted, inputs = self.plan.calibration, self.checkpoint.example
+        if wanted is None:
+            raise not_given("a scheme")
+        self.stage("calibration data")
+        shapes = {name: value.shape for name, value in inputs.items()}
+        return samples.choose(wanted, shapes, lambda: self.preprocessing, self.plan.skip_bad)
+
+    @cached_property
+    def calibration_facts(self) -> CalibrationFacts:
+        """What rows and artifacts say of the calibration data, compared with the data.
+
+        Raises UsageError for samples that are in both, unless the plan allows it.
+        """
+        content, wanted = self.calibration, self.plan.calibration
+        assert wanted is not None
+        feed, data = self._feed(content), self.data if self.plan.data is not None else None
+        return calibration_data.facts(wanted, content, feed, data, None if data is None else self._feed(data))
+
+    def calibrates(self, scheme: Scheme) -> bool:
+        """Whether a scheme, with the plan's layer rules, is fitted on calibration data."""
+        return calibrates(self.program.sites, scheme, self.plan.scheme_for)
 
     @cached_property
     def classes(self) -> int | None:
@@ -226,13 +268,32 @@ class Context:
         return predict_in_torch(lambda part: checkpoint.run(feed(part)), data.fed, self.plan.threads)
 
     def quantized(self, scheme: Scheme) -> Quantized:
-        """The network's weights under a scheme; kept until the next scheme is asked for."""
+        """The network's weights under a scheme; kept until the next scheme is asked for.
+
+        Raises UsageError for a scheme that needs calibration data where there is none.
+        """
         if scheme not in self._quantized:
+            self._quantized = {scheme: self._quantize(scheme)}
+        return self._quantized[scheme]
+
+    def _quantize(self, scheme: Scheme) -> Quantized:
+        program, scheme_for = self.program, self.plan.scheme_for
+        if not self.calibrates(scheme):
             self.stage(f"quantize {scheme}")
             start = time.perf_counter()
-            model = quantize_model(self.program, scheme, self.plan.scheme_for, self.plan.threads)
-            self._quantized = {scheme: Quantized(model, time.perf_counter() - start)}
-        return self._quantized[scheme]
+            model = quantize_model(program, scheme, scheme_for, self.plan.threads)
+            return Quantized(model, time.perf_counter() - start)
+        if self.plan.calibration is None:
+            raise not_given(scheme.name)
+        used, content = self.calibration_facts, self.calibration
+        feed = self._feed(content)
+        self.stage(f"quantize {scheme} on {len(content):,} {content.kind}")
+        start = time.perf_counter()
+        fitted = fit_network(
+            program, scheme, scheme_for, lambda part: feed(rows(content.fed, part)), len(content), self.stage
+        )
+        note = "; ".join(text for text in (used.note, fitted.note) if text)
+        return Quantized(fitted.model, time.perf_counter() - start, note, used)
 
     def reference(self, scheme: Scheme) -> Reference:
         """The reference of a scheme, run on the data; kept until the next scheme is asked for."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mobconv import backends
 from mobconv.common import files, locks
+from mobconv.data.chosen import CalibrationData
 from mobconv.data.preprocessing import Preprocessing
 from mobconv.errors import (
     BackendError,
@@ -29,6 +30,7 @@ from mobconv.model.loading import labelled, load
 from mobconv.model.sources.in_memory import load as in_memory
 from mobconv.pipeline.artifact import open_artifact
 from mobconv.pipeline.build import build, measure_cell
+from mobconv.pipeline.calibration_data import UNUSED, check_given
 from mobconv.pipeline.context import Context, Plan
 from mobconv.pipeline.example_error import example_error
 from mobconv.pipeline.measure import Scored, Seconds
@@ -109,6 +111,11 @@ def export(
     data: str | None = None,
     samples: int | None = None,
     skip_bad: bool = False,
+    calibrate: Path | str | None = None,
+    calibrate_images: int | None = None,
+    calibrate_seed: int | None = None,
+    calibrate_split: str | None = None,
+    allow_leak: bool = False,
     options: Mapping[str, Any] | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> list[Row]:
@@ -122,7 +129,10 @@ def export(
     preprocessing is known. preprocessing: of the network, where the checkpoint does not say. labels: names of the
     classes or a file of them, `none` for no names; None for those of the checkpoint, else of the data. data, samples,
     skip_bad: labelled data, as in `evaluate`, that the files are run on; without, they are compared with PyTorch on
-    random inputs. options: of formats, by name. say: called with a line when a long step begins.
+    random inputs. calibrate: data that schemes such as w2-kmeans-gptq are fitted on, other samples than those of `data`
+    and without labels; calibrate_images are chosen at random (1,024) by calibrate_seed (0), of calibrate_split
+    (calibration, else train, validation); allow_leak: also those that are in `data`. options: of formats, by name.
+    say: called with a line when a long step begins.
 
     Returns a row for each file: path, bytes, effective bits, error against PyTorch, latency (see docs/results.md).
     Where only some of the formats can be written, the rows of the others have `status` unsupported or failed, and a
@@ -131,9 +141,18 @@ def export(
     missing here or cannot hold the scheme; LockedError where another process works in the folder.
     """
     wanted = cells(to.split(",") if isinstance(to, str) else to, scheme, compute)
+    reference = None if calibrate is None else str(calibrate)
+    calibration = CalibrationData.of(reference, calibrate_images, calibrate_seed, calibrate_split, allow_leak)
+    check_given([cell.scheme for cell in wanted], calibration)
     checkpoint = _checkpoint(source, example, preprocessing, labels)
     plan = Plan(
-        data=data, limit=samples, skip_bad=skip_bad, name_classes=labels is None, input="tensor", options=options or {}
+        data=data,
+        limit=samples,
+        skip_bad=skip_bad,
+        name_classes=labels is None,
+        input="tensor",
+        options=options or {},
+        calibration=calibration,
     )
     return export_cells(checkpoint, wanted, Path(out), say, input, plan)
 
@@ -160,11 +179,13 @@ def export_cells(
     plan: Plan | None = None,
 ) -> list[Row]:
     """Write, read back, compare and time each cell; see `export`. plan: its input is replaced by `kind`."""
+    plan = plan or Plan(input="tensor")
     reasons = refused(wanted)
+    check_given([cell.scheme for cell in wanted], plan.calibration)
     _check_folder(out)
     files.ensure_folder(out)
     with tempfile.TemporaryDirectory(prefix="mobconv-") as scratch:
-        context = Context(lambda: checkpoint, plan or Plan(input="tensor"), Path(scratch), say)
+        context = Context(lambda: checkpoint, plan, Path(scratch), say)
         program = context.program
         unquantized = program.unquantized() if wanted[0].scheme.mode is not None else ""
         for note in filter(None, (*program.notes, unquantized)):
@@ -179,6 +200,10 @@ def export_cells(
         if baseline is not None:
             for note in context.data.notes:
                 say(f"{context.data.source}: {note}")
+        if plan.calibration is not None:
+            used = any(context.calibrates(cell.scheme) for cell in wanted if cell not in reasons)
+            for note in context.calibration_facts.notes if used else (UNUSED,):
+                say(f"{plan.calibration.data}: {note}")
         rows, errors = [], []
         try:
             with locks.folder(out, "mobconv export"):

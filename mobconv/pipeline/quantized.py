@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from mobconv.model.program import Program
@@ -18,6 +18,11 @@ SchemeFor = Callable[[str, Scheme], Scheme]
 def same_scheme(name: str, scheme: Scheme) -> Scheme:
     """No layer rules: every weight has the cell's scheme."""
     return scheme
+
+
+def calibrates(names: Iterable[str], scheme: Scheme, scheme_for: SchemeFor = same_scheme) -> bool:
+    """Whether a cell needs calibration data: for its scheme, or for that of one of its weights, of these names."""
+    return scheme.calibrated or any(scheme_for(name, scheme).calibrated for name in names)
 
 
 def quantize_model(

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from mobconv.data import arrays, labelled
+from mobconv.data import arrays, chosen, labelled
 from mobconv.data.arrays import Arrays, Samples
+from mobconv.data.chosen import CalibrationData
 from mobconv.data.labelled import Images
 from mobconv.data.preprocessing import Preprocessing
 from mobconv.errors import InputError
@@ -34,14 +35,37 @@ def load(
     if arrays.accepts(source):
         content = arrays.load(source, list(inputs), limit)
         return as_images(content) if _pixels(content, inputs) else content
+    _check_one_input(source, inputs)
+    needed = task is None or not compares_with_float(task)
+    taken = preprocessing()
+    return labelled.load(source, limit, taken.fit, taken.channels, skip_bad, needed)
+
+
+def choose(
+    wanted: CalibrationData,
+    inputs: Mapping[str, tuple[int, ...]],
+    preprocessing: Callable[[], Preprocessing],
+    skip_bad: bool = False,
+) -> Samples:
+    """Choose samples to calibrate on, for inputs of these names and shapes; further arguments and errors as of `load`.
+
+    Raises UsageError for a split that the data has not.
+    """
+    if arrays.accepts(wanted.data):
+        content = chosen.arrays(wanted, arrays.load(wanted.data, list(inputs)))
+        return as_images(content) if _pixels(content, inputs) else content
+    _check_one_input(wanted.data, inputs)
+    taken = preprocessing()
+    return chosen.images(wanted, taken.fit, taken.channels, skip_bad)
+
+
+def _check_one_input(source: str, inputs: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise InputError for images where a network has several inputs."""
     if len(inputs) != 1:
         raise InputError(
             f"{source}: images go into networks with one input, and this one has {', '.join(inputs)}; give an .npz "
             "file with an array for each input"
         )
-    needed = task is None or not compares_with_float(task)
-    taken = preprocessing()
-    return labelled.load(source, limit, taken.fit, taken.channels, skip_bad, needed)
 
 
 def _pixels(content: Arrays, inputs: Mapping[str, tuple[int, ...]]) -> bool:
@@ -59,4 +83,13 @@ def as_images(content: Arrays) -> Images:
     labels, targets = content.labels, content.targets
     if len(labels) and labels.min() < 0:
         raise InputError(f"{content.source}: row {int(labels.argmin())} has label {labels.min()}; labels start at 0")
-    return Images(content.source, pixels, labels, content.names, content.sha256, content.groups, targets=targets)
+    return Images(
+        content.source,
+        pixels,
+        labels,
+        content.names,
+        content.sha256,
+        content.groups,
+        notes=content.notes,
+        targets=targets,
+    )

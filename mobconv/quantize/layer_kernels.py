@@ -123,6 +123,6 @@ def rounding_errors(
             total = 0.0
             for column in range(target.shape[1]):
                 value = target[index, column]
-                factor = np.sign(value) if signs else min(max(np.rint(value / scale), low), high)
+                factor = np.copysign(1.0, value) if signs else min(max(np.rint(value / scale), low), high)
                 total += importance[column] * (value - scale * factor) ** 2
             errors[place, candidate] += total

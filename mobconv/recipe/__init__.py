@@ -8,14 +8,23 @@ from mobconv.recipe.format import Format
 from mobconv.recipe.layer_rules import LayerRule
 from mobconv.recipe.loading import load
 from mobconv.recipe.schema import json_schema
-from mobconv.recipe.spec import PreprocessingSpec, Recipe, one_or_many, preprocessing_of
+from mobconv.recipe.spec import (
+    CalibrationSpec,
+    PreprocessingSpec,
+    Recipe,
+    calibration_of,
+    one_or_many,
+    preprocessing_of,
+)
 from mobconv.recipe.yaml_keys import repeated_keys
 
 __all__ = [
+    "CalibrationSpec",
     "Format",
     "LayerRule",
     "PreprocessingSpec",
     "Recipe",
+    "calibration_of",
     "expand",
     "json_schema",
     "load",

@@ -12,10 +12,11 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from mobconv.data.chosen import not_given
 from mobconv.errors import InputError, UsageError, did_you_mean
 from mobconv.recipe.format import Format
 from mobconv.recipe.layer_rules import LayerRule
-from mobconv.recipe.spec import PreprocessingSpec, Recipe, preprocessing_of
+from mobconv.recipe.spec import CalibrationSpec, PreprocessingSpec, Recipe, preprocessing_of
 from mobconv.recipe.strict import StrictModel
 from mobconv.recipe.yaml_keys import all_repeated_keys
 
@@ -34,14 +35,19 @@ def load(path: Path, formats: Mapping[str, Format], tasks: Sequence[str] = ("cla
         raise UsageError(f"{path}:\n" + "\n".join(map(_complaint, error.errors()))) from error
     try:
         recipe._computes.update({name: described.default_compute for name, described in formats.items()})
-        recipe.cells()
+        _check_calibration(recipe)
         _check_names(recipe, formats, tasks)
         preprocessing_of(recipe)
     except (UsageError, InputError) as error:
         raise UsageError(f"{path}: {error.text}") from error
     places = ("checkpoint", "weights", "data", *(("labels",) if isinstance(recipe.labels, str) else ()))
     references = {name: getattr(recipe, name) for name in places}
-    beside = {name: _beside(path.parent, value) for name, value in references.items() if value is not None}
+    beside: dict[str, Any] = {
+        name: _beside(path.parent, value) for name, value in references.items() if value is not None
+    }
+    if recipe.calibration is not None:
+        data = _beside(path.parent, recipe.calibration.data)
+        beside["calibration"] = recipe.calibration.model_copy(update={"data": data})
     return recipe.model_copy(update=beside)
 
 
@@ -62,6 +68,14 @@ def _parse(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise UsageError(f"{path}: a recipe is a list of `key: value` lines, beginning with checkpoint and data")
     return content
+
+
+def _check_calibration(recipe: Recipe) -> None:
+    """Raise UsageError for a scheme that needs calibration data where the recipe states none."""
+    if recipe.calibration is None:
+        for cell in recipe.cells():
+            if recipe.calibrates(cell.scheme):
+                raise not_given(cell.scheme.name)
 
 
 def _check_names(recipe: Recipe, formats: Mapping[str, Format], tasks: Sequence[str]) -> None:
@@ -122,5 +136,9 @@ def _complaint(error: ErrorDetails) -> str:
 
 def _fields(place: tuple[int | str, ...]) -> dict[str, FieldInfo]:
     """The keys that are known at the place of a mistake: at the top of the recipe, or in one of its parts."""
-    parts: dict[int | str, type[StrictModel]] = {"layers": LayerRule, "preprocessing": PreprocessingSpec}
+    parts: dict[int | str, type[StrictModel]] = {
+        "layers": LayerRule,
+        "preprocessing": PreprocessingSpec,
+        "calibration": CalibrationSpec,
+    }
     return (parts.get(place[0], Recipe) if len(place) > 1 else Recipe).model_fields

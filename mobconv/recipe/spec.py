@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PrivateAttr, WithJsonSchema
 
+from mobconv.data.chosen import COUNT, CalibrationData
 from mobconv.data.preprocessing import NAMES, Interpolation, Preprocessing, named
 from mobconv.errors import UsageError, did_you_mean, setting
 from mobconv.recipe import layer_rules
@@ -57,6 +58,21 @@ class PreprocessingSpec(StrictModel):
     interpolation: Interpolation = Field(default="bilinear", description="how images are resized")
 
 
+class CalibrationSpec(StrictModel):
+    """Data that schemes with an algorithm such as gptq are fitted on; see mobconv.data.chosen."""
+
+    data: str = Field(description="any reference that `data` may be, relative to the recipe's folder; labels unused")
+    split: str | None = Field(
+        default=None,
+        description="of a data set of the hub, or of a folder of splits; default calibration, else train, validation",
+    )
+    images: int = Field(default=COUNT, ge=1, description="number of images chosen at random, all where there are fewer")
+    seed: int = Field(default=0, ge=0, description="seed of the random choice")
+    allow_leak: bool = Field(
+        default=False, description="take images that are in the evaluation data too; the rows say how many"
+    )
+
+
 class Recipe(StrictModel):
     """A sweep: which network, on which data, into which cells."""
 
@@ -92,6 +108,9 @@ class Recipe(StrictModel):
     )
     skip_bad: bool = Field(default=False, description="leave out images that cannot be decoded, and count them")
     images: int | None = Field(default=None, ge=1, description="number of images, from the first on; default all")
+    calibration: CalibrationSpec | None = Field(
+        default=None, description="images, not those of `data`, for schemes that are fitted on calibration data"
+    )
     task: str = Field(default="classification", description="what the outputs mean, and the metric they are judged by")
     metric: str | None = Field(
         default=None,
@@ -142,9 +161,19 @@ class Recipe(StrictModel):
         """Return the scheme of one layer of a cell, by the last rule that matches it."""
         return layer_rules.scheme_for(self.layers, name, scheme)
 
+    def calibrates(self, scheme: Scheme) -> bool:
+        """Whether a cell of a scheme may need calibration data: for the scheme, or by a layer rule."""
+        ruled = (rule.apply(scheme) for rule in self.layers)
+        return scheme.calibrated or any(each.calibrated for each in ruled)
+
     def check_layers(self, names: Sequence[str]) -> None:
         """Check the layer rules against the names of a network's weights. Raises UsageError, as layer_rules.check."""
         layer_rules.check(self.layers, names, (cell.scheme for cell in self.cells()))
+
+
+def calibration_of(recipe: Recipe) -> CalibrationData | None:
+    """Return the calibration data that a recipe states, or None."""
+    return None if recipe.calibration is None else CalibrationData(**recipe.calibration.model_dump())
 
 
 def preprocessing_of(recipe: Recipe) -> Preprocessing | None:

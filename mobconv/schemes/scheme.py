@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from mobconv.errors import UsageError, did_you_mean
-from mobconv.schemes.algorithms import ALGORITHMS, DEFAULT_ALGORITHM, supporting
+from mobconv.schemes.algorithms import ALGORITHMS, DEFAULT_ALGORITHM, Needs, supporting
 from mobconv.schemes.parts import BITS, DEFAULT_GRANULARITY, Granularity, Mode
 
 WEIGHTS_ONLY = "Weights only; activations stay float"
@@ -70,6 +70,11 @@ class Scheme:
         if self.algorithm != DEFAULT_ALGORITHM:
             parts.append(self.algorithm)
         return "-".join(parts)
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether its codes are chosen on calibration data, of a whole network at once."""
+        return self.mode is not None and ALGORITHMS[self.algorithm].needs is not Needs.WEIGHTS
 
     def __str__(self) -> str:
         return self.name

@@ -12,7 +12,9 @@ from mobconv.data import stored
 from mobconv.data.arrays import Samples
 from mobconv.errors import InputError
 from mobconv.model.checkpoint import Checkpoint
+from mobconv.pipeline.calibration_data import CalibrationFacts
 from mobconv.pipeline.context import Context, Plan, Stage
+from mobconv.recipe import calibration_of
 from mobconv.sweep import keys
 from mobconv.sweep.job import Job
 from mobconv.sweep.store import FloatBaseline, Store
@@ -38,6 +40,7 @@ class SweepContext(Context):
             options=recipe.options,
             scheme_for=recipe.scheme_for,
             threads=threads,
+            calibration=calibration_of(recipe),
         )
         super().__init__(self._load_checkpoint, plan, store.out, stage)
         self.job, self.inputs, self.store, self.threads = job, inputs, store, threads
@@ -61,6 +64,34 @@ class SweepContext(Context):
     def share_data(self) -> None:
         """Write the samples where the sweep's other processes look for them."""
         stored.write(self.store.shared, self.data)
+
+    def load_calibration(self) -> Samples:
+        """Choose and decode calibration samples, or map those that another process of this sweep decoded."""
+        if stored.exists(self.store.shared_calibration):
+            return stored.read(self.store.shared_calibration)
+        samples = super().load_calibration()
+        if keys.calibration(self.job.recipe) not in (None, self.inputs.calibration):
+            raise InputError(f"{samples.source} changed while the sweep ran; run the same command again")
+        return samples
+
+    def share_calibration(self) -> None:
+        """Write the calibration samples where the sweep's other processes look for them."""
+        stored.write(self.store.shared_calibration, self.calibration)
+
+    @cached_property
+    def calibration_facts(self) -> CalibrationFacts:
+        """The facts of the calibration data, from a record or compared with the data now. Raises UsageError."""
+        inputs = self.inputs
+        if inputs.data is None:
+            inputs = replace(inputs, data=self.data.sha256)
+        if inputs.calibration is None:  # from the hub: known once it is loaded
+            inputs = replace(inputs, calibration=self.calibration.sha256)
+        recorded = self.store.calibration(inputs.facts)
+        if recorded is not None:
+            return recorded
+        facts = super().calibration_facts
+        self.store.put_calibration(inputs.facts, facts)
+        return facts
 
     @property
     def baseline_key(self) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mobconv import backends
 from mobconv import recipe as recipes
@@ -94,12 +94,15 @@ class Job:
     def absolute(self) -> Job:
         """The same for a process that may be in another folder."""
         recipe = self.recipe
-        changed = {
+        changed: dict[str, Any] = {
             name: str(Path(reference).absolute())
             if isinstance(reference, str) and Path(reference).exists()
             else reference
             for name, reference in (("checkpoint", recipe.checkpoint), ("data", recipe.data), ("labels", recipe.labels))
         }
+        if recipe.calibration is not None and Path(recipe.calibration.data).exists():
+            data = str(Path(recipe.calibration.data).absolute())
+            changed["calibration"] = recipe.calibration.model_copy(update={"data": data})
         weights = self.options.weights
         options = replace(self.options, weights=None if weights is None else weights.absolute())
         return replace(self, recipe=recipe.model_copy(update=changed), options=options)

@@ -19,6 +19,9 @@ from typing import Any
 from mobconv import backends
 from mobconv.common import files
 from mobconv.model import checkpoint
+from mobconv.pipeline.calibration_data import CalibrationFacts
+from mobconv.pipeline.quantized import calibrates
+from mobconv.recipe import Recipe
 from mobconv.schemes import Cell
 from mobconv.sweep import source_hash
 from mobconv.sweep.job import Job
@@ -38,6 +41,8 @@ class Inputs:
     data        hash over the data's files and the number of samples taken; None for data of the hub
     followed    whether the code that builds the network could be hashed
     task        hash over the task, its metric and code of the user's that scores outputs
+    calibration hash over the files of the calibration data, and which samples are chosen; None for data of the hub, and
+                without calibration data
     """
 
     checkpoint: str
@@ -45,12 +50,18 @@ class Inputs:
     data: str | None
     followed: bool = True
     task: str = ""
+    calibration: str | None = None
 
     @cached_property
     def baseline(self) -> str:
         """The key of the float baseline's record."""
         tools = _versions(*_TOOLS, *_DECODERS)
         return _hash([self.checkpoint, self.code, self.task, self.data, source_hash.of_mobconv(), _machine(), tools])
+
+    @property
+    def facts(self) -> str:
+        """The key of the record of the calibration data, which was compared with the data."""
+        return _hash([self.baseline, self.calibration])
 
 
 def environment() -> list[str]:
@@ -80,7 +91,8 @@ def inputs(job: Job, with_data: bool = True) -> Inputs:
         "once": None if fingerprint.followed else uuid.uuid4().hex,
     }
     samples = data(recipe.data, recipe.images) if with_data else None
-    return Inputs(fingerprint.sha256, _hash(statements), samples, fingerprint.followed, _hash(_task(job)))
+    calibrating = calibration(recipe) if with_data else None
+    return Inputs(fingerprint.sha256, _hash(statements), samples, fingerprint.followed, _hash(_task(job)), calibrating)
 
 
 def data(source: str, limit: int | None) -> str | None:
@@ -89,8 +101,21 @@ def data(source: str, limit: int | None) -> str | None:
     return _hash([files.sha256(path), path.is_dir(), limit]) if path.exists() else None
 
 
-def cell(inputs: Inputs, baseline: FloatBaseline, job: Job, which: Cell) -> str:
-    """The key of a cell. Of a recipe's layer rules it has what they change of the cell's scheme in this network."""
+def calibration(recipe: Recipe) -> str | None:
+    """Hash over calibration data and the choice of its samples; None for a name on the hub, and where there is none."""
+    wanted = recipe.calibration
+    if wanted is None or not Path(wanted.data).exists():
+        return None
+    return _hash([files.sha256(Path(wanted.data)), Path(wanted.data).is_dir(), wanted.model_dump(exclude={"data"})])
+
+
+def cell(
+    inputs: Inputs, baseline: FloatBaseline, job: Job, which: Cell, calibration: CalibrationFacts | None = None
+) -> str:
+    """The key of a cell. Of a recipe's layer rules it has what they change of the cell's scheme in this network.
+
+    calibration: the recipe's, for a cell that uses it; the keys of others do not depend on it.
+    """
     recipe = job.recipe
     backend = backends.get(which.backend)
     content = {
@@ -108,6 +133,8 @@ def cell(inputs: Inputs, baseline: FloatBaseline, job: Job, which: Cell) -> str:
         "tools": {**_versions(*_TOOLS), **backend.versions()},
         "machine": _machine(),
     }
+    if calibration is not None and calibrates(baseline.sites, which.scheme, recipe.scheme_for):
+        content["calibration"] = {**calibration.record, "shared": calibration.shared}
     return _hash(content)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from mobconv import backends
 from mobconv.errors import CellError
+from mobconv.pipeline.calibration_data import CalibrationFacts
 from mobconv.results import Row
 from mobconv.schemes import Cell, Compute
 from mobconv.sweep import cells
@@ -40,6 +41,25 @@ class Prepare:
     def failed(self, context: SweepContext) -> Any:
         """Raise CellError: nothing goes on without the baseline."""
         raise CellError(f"float baseline: {KILLED}")
+
+
+@dataclass(frozen=True)
+class Calibrate:
+    """Choose calibration samples, and compare them with the data. share: write them for other processes."""
+
+    share: bool
+    name: str = "calibration data"
+
+    def perform(self, context: SweepContext) -> CalibrationFacts:
+        """What rows say of the samples. Raises InputError and UsageError."""
+        facts = context.calibration_facts
+        if self.share:
+            context.share_calibration()
+        return facts
+
+    def failed(self, context: SweepContext) -> Any:
+        """Raise CellError: no cell that uses the samples can be made."""
+        raise CellError(f"calibration data: {KILLED}")
 
 
 @dataclass(frozen=True)
@@ -115,7 +135,7 @@ class Time:
         return cells.fail(context, self.cell, self.key, KILLED)
 
 
-Part = Prepare | Convert | Make | Time
+Part = Prepare | Calibrate | Convert | Make | Time
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,14 @@ from mobconv.common.text import plural
 from mobconv.common.version import __version__
 from mobconv.errors import UsageError, setting
 from mobconv.evaluate import tasks
+from mobconv.pipeline.calibration_data import UNUSED, CalibrationFacts
 from mobconv.results import FAILED, OK, UNSUPPORTED, Results, Row, tables
 from mobconv.results.scores import arrays
 from mobconv.schemes import Cell, Compute
 from mobconv.sweep import keys, workers
 from mobconv.sweep.context import SweepContext
 from mobconv.sweep.job import Job, Watcher
-from mobconv.sweep.parts import Chunk, Convert, Make, Prepare, Time
+from mobconv.sweep.parts import Calibrate, Chunk, Convert, Make, Part, Prepare, Time
 from mobconv.sweep.store import FloatBaseline, Record, Store
 from mobconv.sweep.workers import Team
 
@@ -72,16 +73,19 @@ class Sweep:
         context = SweepContext(self.job, inputs, self.store, self.recipe.threads, self.watcher.stage)
         with self._team(context) as team:
             baseline = self.store.baseline(inputs.baseline) if inputs.data else None
-            if baseline is None:
-                baseline = self._prepare(team, wanted)
+            facts = self.store.calibration(inputs.facts) if inputs.data and inputs.calibration else None
+            calibrating = any(self.recipe.calibrates(cell.scheme) for cell in self.job.cells if cell not in refused)
+            if baseline is None or (calibrating and facts is None):
+                baseline, facts = self._prepare(team, wanted, baseline, calibrating, facts)
             self.recipe.check_layers(baseline.sites)
             team.know(baseline)
             if not inputs.followed:
                 self.watcher.note("its code cannot be followed (a pickled module): all cells are built again")
-            for note in baseline.notes:
+            notes = [*baseline.notes, *self._notes_on_calibration(calibrating, facts)]
+            for note in notes:
                 self.watcher.note(note)
             supported = [cell for cell in self.job.cells if cell not in refused]
-            cell_keys = {cell: keys.cell(inputs, baseline, self.job, cell) for cell in supported}
+            cell_keys = {cell: keys.cell(inputs, baseline, self.job, cell, facts) for cell in supported}
             records = {cell: record for cell in supported if (record := self.store.get(cell, cell_keys[cell]))}
             missing = [cell for cell in wanted if cell not in records or records[cell].row.status != OK]
             untimed = [cell for cell in wanted if cell not in missing and not records[cell].timed]
@@ -98,7 +102,7 @@ class Sweep:
         records |= {cell: self._finished(cell, cell_keys[cell]) for cell in (*missing, *untimed)}
         rows = {cell: record.row for cell, record in records.items()}
         rows |= {cell: row for cell, row in refused.items() if cell in cells}
-        return self._write([cell for cell in self.job.cells if cell in rows], rows, baseline, records)
+        return self._write([cell for cell in self.job.cells if cell in rows], rows, baseline, records, notes)
 
     def _note_leftovers(self, stale: Sequence[Cell]) -> None:
         """Name files in the folder that have no row in its results any more. stale: cells that were not asked for."""
@@ -122,21 +126,44 @@ class Sweep:
             return workers.cluster(self.cluster, context)
         return workers.processes(self.jobs, context) if self.jobs > 1 else workers.alone(context)
 
-    def _prepare(self, team: Team, wanted: Sequence[Cell]) -> FloatBaseline:
-        """Run the float baseline; with workers, convert templates at the same time."""
-        chunks = [Chunk((Prepare(team.shared),)), *(self._conversions(wanted) if team.shared else ())]
+    def _notes_on_calibration(self, calibrating: bool, facts: CalibrationFacts | None) -> list[str]:
+        """What was chosen of the calibration data; or that none is needed, where there is some."""
+        if calibrating and facts is not None:
+            return [f"{facts.source}: {note}" for note in facts.notes]
+        wanted = self.recipe.calibration
+        return [] if calibrating or wanted is None else [f"{wanted.data}: {UNUSED}"]
+
+    def _prepare(
+        self,
+        team: Team,
+        wanted: Sequence[Cell],
+        baseline: FloatBaseline | None,
+        calibrating: bool,
+        facts: CalibrationFacts | None,
+    ) -> tuple[FloatBaseline, CalibrationFacts | None]:
+        """Choose calibration data and run the float baseline, unless they are recorded.
+
+        With workers, convert templates at the same time.
+        """
+        parts: list[Part] = [Calibrate(team.shared)] if calibrating and facts is None else []
+        parts += [Prepare(team.shared)] if baseline is None else []
+        conversions = self._conversions(wanted) if team.shared and baseline is None else []
+        chunks = [Chunk(tuple(parts)), *conversions]
         if team.shared:
-            self.watcher.stage(f"float baseline and {plural(len(chunks) - 1, 'conversion')}, {team.described}")
-        baseline: FloatBaseline | None = None
+            begun = ", ".join(part.name for part in parts)
+            begun += f" and {plural(len(conversions), 'conversion')}" if baseline is None else ""
+            self.watcher.stage(f"{begun}, {team.described}")
         for part, result in team.run(chunks):
             if isinstance(part, Prepare):
                 baseline = result
                 self.recipe.check_layers(result.sites)
+            elif isinstance(part, Calibrate):
+                facts = result
             else:
                 assert isinstance(part, Convert)
                 self._templates[part.backend, part.compute] = result
         assert baseline is not None
-        return baseline
+        return baseline, facts
 
     def _conversions(self, cells: Sequence[Cell]) -> list[Chunk]:
         """The templates that cells need and that this run has not converted."""
@@ -150,7 +177,8 @@ class Sweep:
         """
         for cell in missing:
             self.store.forget(cell)
-        for part, result in team.run([*team.preparation(), *self._conversions(missing)]):
+        calibrating = any(self.recipe.calibrates(cell.scheme) for cell in missing)
+        for part, result in team.run([*team.preparation(calibrating), *self._conversions(missing)]):
             if isinstance(part, Convert):
                 self._templates[part.backend, part.compute] = result
         by_scheme: dict[str, list[Make]] = {}
@@ -187,7 +215,12 @@ class Sweep:
         return record
 
     def _write(
-        self, cells: Sequence[Cell], rows: dict[Cell, Row], baseline: FloatBaseline, records: dict[Cell, Record]
+        self,
+        cells: Sequence[Cell],
+        rows: dict[Cell, Row],
+        baseline: FloatBaseline,
+        records: dict[Cell, Record],
+        notes: list[str],
     ) -> Results:
         ordered = [rows[cell] for cell in cells]
         versions = {"mobconv": __version__, "torch": version("torch")}
@@ -216,7 +249,7 @@ class Sweep:
             float_score=baseline.score,
             cells=ordered,
             cliffs=results.cliffs(ordered, baseline.score, self.recipe.margin, metric),
-            notes=baseline.notes,
+            notes=notes,
         )
         scores = {
             cell.name: scores for cell in cells if cell in records and (scores := records[cell].scores) is not None

@@ -2,6 +2,7 @@
 
     .cells/
         baseline.npz            the float baseline, with the facts of network and data
+        calibration.npz         the facts of the calibration data
         <backend>/w4-kmeans.npz a cell: its key, its row, the scores of its samples
         run                     the sweep that may write here now
         making/                 files in the making; removed when a sweep ends
@@ -30,6 +31,7 @@ from mobconv import backends, results
 from mobconv.common import files, locks
 from mobconv.errors import OutputError
 from mobconv.pipeline import templates
+from mobconv.pipeline.calibration_data import CalibrationFacts, facts_from
 from mobconv.results import OK, Row
 from mobconv.schemes import Cell
 
@@ -87,6 +89,7 @@ class Store:
         self.out, self.folder, self.run = out, out / FOLDER, run
         self.making = self.folder / "making"
         self.shared = self.making / "samples"  # for the sweep's other processes
+        self.shared_calibration = self.making / "calibration samples"
 
     def begin(self, fresh: Sequence[Cell] = ()) -> None:
         """Make this the only sweep that may write, and clean up after killed ones.
@@ -112,6 +115,7 @@ class Store:
                     files.remove(template)
             if fresh:
                 self._baseline.unlink(missing_ok=True)
+                self._calibration.unlink(missing_ok=True)
 
     def end(self) -> None:
         """Remove files in the making."""
@@ -155,6 +159,21 @@ class Store:
         arrays = {k: v for k, v in vars(baseline).items() if isinstance(v, np.ndarray)}
         with self._current():
             _write(self._baseline, {"key": key, "baseline": values}, arrays)
+
+    def calibration(self, key: str) -> CalibrationFacts | None:
+        """The facts of calibration data of that key; None where they are not recorded."""
+        content = _read(self._calibration)
+        if content is None or content[0].get("key") != key:
+            return None
+        try:
+            return facts_from(content[0]["calibration"])
+        except _BROKEN:
+            return None
+
+    def put_calibration(self, key: str, facts: CalibrationFacts) -> None:
+        """Record the facts of calibration data."""
+        with self._current():
+            _write(self._calibration, {"key": key, "calibration": vars(facts)}, {})
 
     def get(self, cell: Cell, key: str) -> Record | None:
         """The record of a cell, if it has that key and its artifact, if any, is unchanged."""
@@ -226,6 +245,10 @@ class Store:
     @property
     def _baseline(self) -> Path:
         return self.folder / "baseline.npz"
+
+    @property
+    def _calibration(self) -> Path:
+        return self.folder / "calibration.npz"
 
     def _path(self, cell: Cell) -> Path:
         return self.folder / cell.path("npz")

@@ -19,7 +19,7 @@ from mobconv.errors import BackendError, CellError, InputError, setting
 from mobconv.sweep import keys, source_hash
 from mobconv.sweep.context import SweepContext
 from mobconv.sweep.job import Job
-from mobconv.sweep.parts import Chunk, Make, Part, Prepare, Time, perform, perform_counted
+from mobconv.sweep.parts import Calibrate, Chunk, Make, Part, Prepare, Time, perform, perform_counted
 from mobconv.sweep.store import FloatBaseline, Store
 
 _IDLE = 3  # times that all workers may be gone with nothing done
@@ -43,8 +43,8 @@ class Team(Protocol):
         """Yield each part with its result, as soon as it is there; apart: one chunk at a time."""
         ...
 
-    def preparation(self) -> list[Chunk]:
-        """Parts that workers need before they make cells."""
+    def preparation(self, calibrating: bool) -> list[Chunk]:
+        """Parts that workers need before they make cells; calibrating: cells that use calibration data."""
         ...
 
     def spread(self, chunks: list[Chunk]) -> list[Chunk]:
@@ -69,7 +69,7 @@ class Alone:
         for chunk in chunks:
             yield from perform(self.context, chunk)
 
-    def preparation(self) -> list[Chunk]:
+    def preparation(self, calibrating: bool) -> list[Chunk]:
         """No parts: the context loads what it needs."""
         return []
 
@@ -214,9 +214,13 @@ class Workers:
             inputs = replace(self.assignment.inputs, data=baseline.data_sha256)
             self.assignment = replace(self.assignment, inputs=inputs)
 
-    def preparation(self) -> list[Chunk]:
+    def preparation(self, calibrating: bool) -> list[Chunk]:
         """Write the samples, where an earlier part has not."""
-        return [] if stored.exists(self.context.store.shared) else [Chunk((Prepare(True),))]
+        store = self.context.store
+        parts: list[Part] = [] if stored.exists(store.shared) else [Prepare(True)]
+        if calibrating and not stored.exists(store.shared_calibration):
+            parts.append(Calibrate(True))
+        return [Chunk(tuple(parts))] if parts else []
 
     def spread(self, chunks: list[Chunk]) -> list[Chunk]:
         """Halve the largest while there are workers without one: each half quantizes for itself."""
