@@ -88,7 +88,9 @@ def placed(
     for name, values in biases.items():
         largest = float(np.abs(values).max(initial=0.0))
         if half and not largest <= np.finfo(np.float16).max:
-            raise BackendError(f"{cell}: {name}: values up to {largest:g} do not fit in fp16; compute in fp32 (`@fp32`)")
+            raise BackendError(
+                f"{cell}: {name}: values up to {largest:g} do not fit in fp16; compute in fp32 (`@fp32`)"
+            )
         for place in places[name]:
             if len(place.perm) != np.ndim(values) or np.size(values) != np.prod(place.shape, dtype=int):
                 raise BackendError(

@@ -178,9 +178,9 @@ def check_agreement(places: Collection[str], weights: Collection[str], cell: Cel
         raise BackendError(f"{cell}: the template and the weights do not agree on {', '.join(differing)}")
 
 
-def save(path: Path, places: Places, extra: Mapping[str, Any], biases: Places) -> None:
+def save(path: Path, places: Places, extra: Mapping[str, Any], biases: Places | None = None) -> None:
     """Write the map beside a template as JSON; extra: further entries of the backend; biases: see `bias_map`."""
-    maps = {"places": _entries(places), **extra, "biases": _entries(biases)}
+    maps = {"places": _entries(places), **extra, "biases": _entries(biases or {})}
     path.write_text(json.dumps(maps, indent=1) + "\n")
 
 
@@ -192,7 +192,7 @@ def load(path: Path) -> tuple[Places, dict[str, Any]]:
 
 def biases(extra: Mapping[str, Any]) -> Places:
     """The map of biases out of the further entries of a map."""
-    return _places(extra["biases"])
+    return _places(extra.get("biases", {}))
 
 
 def _entries(places: Places) -> dict[str, list[dict[str, Any]]]:

@@ -1,8 +1,8 @@
 """Biases of layers: their names, and values by which a converter's file shows where each one is.
 
-A converter's file has no names of parameters. A bias is recognised there by its values, which takes values that no other
-constant has. Biases of zero, of few different values, or equal to another parameter have none, so a program is converted
-with other, distinct values in these, and every file made from it gets the true ones.
+A converter's file has no names of parameters. A bias is recognised there by its values, which takes values that no
+other constant has. Biases of zero, of few different values, or equal to another parameter have none, so a program is
+converted with other, distinct values in these, and every file made from it gets the true ones.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mobconv.model import graph_edit, weight_ops
 from mobconv.model.program import Floats, Program
 
 if TYPE_CHECKING:
-    from torch.fx import Node
+    from torch.fx import GraphModule
 
 _DISTINCT = 4  # different values that make a bias unlike any constant that a converter adds
 # The low bits of every value of `_marked`, which the constants that a converter adds hardly have.
@@ -29,23 +29,21 @@ def bias_names(program: Program) -> tuple[str, ...]:
 
     A parameter with two names is given by its first.
     """
-    module = program.module
-    tensors = dict([*module.named_parameters(), *module.named_buffers()])
-    first = {value.data_ptr(): name for name, value in reversed(list(tensors.items()))}
-    names = []
-    for node, _, _ in weight_ops.weighted(module):
-        bias = _bias(node)
-        if getattr(bias, "op", "") == "get_attr":
-            value = graph_edit.attribute(module, str(bias.target))
-            names.append(first.get(value.data_ptr(), str(bias.target)))
+    names = biases_of(program.module).values()
     return tuple(name for name in dict.fromkeys(names) if name not in program.sites)
 
 
-def _bias(node: Node) -> Any:
-    """The argument of an operator with a weight that it adds; None for none."""
-    if "embedding" in str(node.target):
-        return None
-    return node.args[2] if len(node.args) > 2 else node.kwargs.get("bias")
+def biases_of(module: GraphModule) -> dict[str, str]:
+    """Name of an operation with a quantizable weight -> name of the parameter that it adds, where there is one."""
+    tensors = dict([*module.named_parameters(), *module.named_buffers()])
+    first = {value.data_ptr(): name for name, value in reversed(list(tensors.items()))}
+    names = {}
+    for node, _, _ in weight_ops.weighted(module):
+        bias: Any = node.args[2] if len(node.args) > 2 else node.kwargs.get("bias")
+        if "embedding" not in str(node.target) and getattr(bias, "op", "") == "get_attr":
+            value = graph_edit.attribute(module, str(bias.target))
+            names[node.name] = first.get(value.data_ptr(), str(bias.target))
+    return names
 
 
 def recognisable(program: Program) -> dict[str, Floats]:

@@ -73,7 +73,7 @@ def encode(template: Path, model: QuantizedModel, cell: Cell, path: Path, record
 
 def _fits_half(values: NDArray[np.float32] | None) -> bool:
     """Whether fp16 holds a bias; None for one that the template has, which was checked."""
-    return values is None or float(np.abs(values).max(initial=0.0)) <= np.finfo(np.float16).max
+    return values is None or bool(np.abs(values).max(initial=0.0) <= np.finfo(np.float16).max)
 
 
 def _bytes(files: Mapping[str, bytes]) -> int:

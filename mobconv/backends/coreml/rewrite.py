@@ -46,7 +46,8 @@ def build(
     """The files of a package: the template's, with `weights` at their places.
 
     floats: names of other constants, which become fp16; record: text for the metadata, under RECORD_KEY; biases: values
-    of other constants, by name and in their layout; chains: see forms.Encoder. Raises BackendError for a weight that this program cannot represent.
+    of other constants, by name and in their layout; chains: see forms.Encoder. Raises BackendError for a weight that
+    this program cannot represent.
     """
     by_key = {
         place.key: (weights[name], place)

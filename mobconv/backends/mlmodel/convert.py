@@ -167,7 +167,7 @@ def _float_parameters(layers: Any, weights: set[str], program: Program) -> list[
 
 
 def load(template: Path) -> tuple[Any, Places, dict[str, Any]]:
-    """Read a template: the network without its weights, the map of them, and the entries 'floats', 'ranks' and 'biases'."""
+    """Read a template: the network without its weights, the map of them, and the further entries of that."""
     spec = model.read(template / TEMPLATE)
     places, extra = weight_map.load(template / "map.json")
     return spec, places, extra

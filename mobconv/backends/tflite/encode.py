@@ -103,8 +103,8 @@ def encode(
     places, extra = weight_map.load(template / MAP)
     weight_map.check_agreement({*places, *extra.get("merged", [])}, weights, cell)
     graph = Graph((template / TEMPLATE).read_bytes())
-    for key, values in bias_map.placed(weight_map.biases(extra), model.biases, cell).items():
-        graph.set_constant(int(key), values)
+    for index, values in bias_map.placed(weight_map.biases(extra), model.biases, cell).items():
+        graph.set_constant(int(index), values)
     labels = extra["image"].get("labels", ())
     if extra["image"]:
         described = metadata.Metadata((0.0,), (1.0,), extra["image"]["colour"], tuple(labels))
