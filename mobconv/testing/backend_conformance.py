@@ -296,7 +296,7 @@ class BackendConformance:
         cell, path = cell_named(tested, "fp32"), tmp_path / f"file.{tested.suffix}"
         biases = {"second.bias": np.arange(1, 9, dtype=np.float32)}
         model = QuantizedModel(network.model(cell.scheme).weights, biases)
-        feeds = {"first": np.ones((1, 4), np.float32)}
+        feeds = {"image": np.ones((1, 4), np.float32)}
         try:
             tested.encode(network.template, model, cell, path)
         except BackendError as error:

@@ -140,7 +140,7 @@ def two_equal_layers() -> Program:
     with torch.no_grad():
         second.bias.copy_(first.bias)
     layers = OrderedDict[str, nn.Module](first=first, relu=nn.ReLU(), second=second)
-    return trace(nn.Sequential(layers), {"first": np.zeros((1, 4), np.float32)})
+    return trace(nn.Sequential(layers), {"image": np.zeros((1, 4), np.float32)})
 
 
 def one_image() -> Program:

@@ -48,8 +48,8 @@ def test_a_file_has_the_biases_of_its_model(lab, cell, tmp_path):
         expected = values.astype(np.float16) if half else values
         assert array.dtype == expected.dtype and array.tobytes() == expected.tobytes(), name
         assert array.tobytes() != original.tobytes(), f"{name}: the reader reads something else"
-    # biases count for no weight, equal ones that a file stores once neither
-    assert encoded.weight_bytes == plain.weight_bytes
+    # biases count for no weight, nor do equal ones that a file stores once; offsets in a package vary in length
+    assert abs(encoded.weight_bytes - plain.weight_bytes) <= (32 if cell.backend == "coreml" else 0)
 
 
 def test_the_network_has_a_bias_for_every_layer(lab):
