@@ -32,7 +32,7 @@ def test_biases_are_those_that_layers_add(program):
     assert bias_names(program) == tuple(f"{name}.bias" for name in names)
 
 
-def test_only_biases_that_cannot_be_told_apart_get_other_values(program):
+def test_only_biases_that_are_not_recognisable_get_other_values(program):
     assert list(recognisable(program)) == ["grouped.bias"]
     other, true = distinct(program)
     assert set(true) == set(bias_names(program)) - {"grouped.bias"}

@@ -73,7 +73,7 @@ def template_for_biases(
 ) -> tuple[Path, Mapping[str, Floats]]:
     """The folder of a template for files with other biases, and all biases that its encoder is to be given.
 
-    It is the entry's own template, unless biases of it cannot be told apart: then it is that of the network with
+    It is the entry's own template, unless several of its biases are equal or zero: then it is that of the network with
     distinct ones, and the true values of these are added to `changed`. It is run once with other values in the biases,
     as a converter may compute with a bias and keep it too. Raises what `template` raises, and BackendError for biases
     that files made from it would only change in part.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,11 +61,21 @@ class Converted:
         return program.with_values(values).run(feeds)
 
 
+_READY: dict[tuple[str, str, Compute], Converted] = {}
+
+
 def convert(backend: Backend, entry: Entry, folder: Path, compute: Compute) -> Converted:
     """Convert an entry into a template in a folder, which is made where there is none."""
     folder.mkdir(exist_ok=True)
     backend.convert(entry.program, compute, folder, entry.options)
     return Converted(backend, entry, folder, entry.program)
+
+
+def once(key: tuple[str, str, Compute], convert_now: Callable[[], Converted]) -> Converted:
+    """A conversion takes seconds, and is shared by all tests of a run."""
+    if key not in _READY:
+        _READY[key] = convert_now()
+    return _READY[key]
 
 
 def two_inputs() -> Program:
