@@ -187,9 +187,10 @@ class Backend(Protocol):
         ...
 
     def convert(self, program: Program, compute: Compute, directory: Path, options: Any = None) -> None:
-        """Write the float template of a program, with the map of its weights, into an existing empty folder.
+        """Write the float template of a program, with the map of its weights and biases, into an existing empty folder.
 
-        options: those of its `Entry`. Raises BackendError when the converter refuses, naming what it refused.
+        Biases may be located by their values: `pipeline.templates` gives every bias that is to change values of its
+        own. options: those of its `Entry`. Raises BackendError when the converter refuses, naming what it refused.
         """
         ...
 
@@ -198,7 +199,7 @@ class Backend(Protocol):
 
         record: text for the file's own metadata, under the key `mobconv`; it counts for no weight.
         Raises BackendError for a weight that cannot be placed or encoded, naming it, and for a part of the model
-        (biases, activations) that this format cannot encode yet (see `weights_alone`).
+        (biases, activations) that this format cannot encode (see `weights_alone`, `float_activations`, `bias_map`).
         """
         ...
 
@@ -257,7 +258,19 @@ def weights_alone(model: QuantizedModel, cell: Cell) -> Mapping[str, Weight]:
 
     Raises BackendError naming the biases or activations that such an encoder would otherwise drop in silence.
     """
-    for part, entries in (("biases", model.biases), ("activations", model.activations)):
-        if entries:
-            raise BackendError(f"{cell}: {cell.backend} cannot encode changed {part} yet: {', '.join(entries)}")
-    return model.weights
+    _refuse("biases", model.biases, cell)
+    return float_activations(model, cell).weights
+
+
+def float_activations(model: QuantizedModel, cell: Cell) -> QuantizedModel:
+    """A model whose activations stay float, for an encoder that writes weights and biases.
+
+    Raises BackendError naming the activations that such an encoder would otherwise drop in silence.
+    """
+    _refuse("activations", model.activations, cell)
+    return model
+
+
+def _refuse(part: str, entries: Mapping[str, Any], cell: Cell) -> None:
+    if entries:
+        raise BackendError(f"{cell}: {cell.backend} cannot encode changed {part} yet: {', '.join(entries)}")

@@ -178,20 +178,29 @@ def check_agreement(places: Collection[str], weights: Collection[str], cell: Cel
         raise BackendError(f"{cell}: the template and the weights do not agree on {', '.join(differing)}")
 
 
-def save(path: Path, places: Places, extra: Mapping[str, Any]) -> None:
-    """Write the map beside a template as JSON; extra: further entries of the backend."""
-    text = json.dumps(
-        {"places": {name: [asdict(place) for place in placements] for name, placements in places.items()}, **extra},
-        indent=1,
-    )
-    path.write_text(text + "\n")
+def save(path: Path, places: Places, extra: Mapping[str, Any], biases: Places | None = None) -> None:
+    """Write the map beside a template as JSON; extra: further entries of the backend; biases: see `bias_map`."""
+    maps = {"places": _entries(places), **extra, "biases": _entries(biases or {})}
+    path.write_text(json.dumps(maps, indent=1) + "\n")
 
 
 def load(path: Path) -> tuple[Places, dict[str, Any]]:
-    """Read the map that `save` wrote, and the backend's further entries."""
+    """Read the map of weights that `save` wrote, and the further entries; that of biases is among these."""
     content = json.loads(path.read_text())
-    places = {name: [_placement(entry) for entry in entries] for name, entries in content.pop("places").items()}
-    return places, content
+    return _places(content.pop("places")), content
+
+
+def biases(extra: Mapping[str, Any]) -> Places:
+    """The map of biases out of the further entries of a map."""
+    return _places(extra.get("biases", {}))
+
+
+def _entries(places: Places) -> dict[str, list[dict[str, Any]]]:
+    return {name: [asdict(place) for place in placements] for name, placements in places.items()}
+
+
+def _places(entries: Mapping[str, Any]) -> Places:
+    return {name: [_placement(entry) for entry in placements] for name, placements in entries.items()}
 
 
 def _placement(entry: Mapping[str, Any]) -> Placement:

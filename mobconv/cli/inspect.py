@@ -87,6 +87,8 @@ def _lines(header: dict[str, Any], audit: Audit, size: str) -> list[tuple[str, s
     if header["record"].get("cell") and not header["cell"]:
         maker = f"another tool, from mobconv's {header['record']['cell']}"
     lines.append(("made by", maker))
+    if header["record"].get("biases"):
+        lines.append(("biases", "not the checkpoint's: calibration corrected them"))
     if header["not_run"] is None:
         lines += [("takes", edge(spec)) for spec in header["inputs"]] + [
             ("gives", edge(spec)) for spec in header["outputs"]

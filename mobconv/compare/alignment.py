@@ -15,6 +15,7 @@ from mobconv import backends
 from mobconv.backends.base import Sliceable
 from mobconv.backends.graph_view import GraphView
 from mobconv.compare.cut import cut_in_front, first_layers
+from mobconv.compare.file_biases import file_biases
 from mobconv.compare.paired_layers import PairedLayer, pair_layers
 from mobconv.compare.program_view import ProgramView
 from mobconv.compare.tensor_match import TensorMatch
@@ -32,8 +33,9 @@ class Alignment:
     """A file and its checkpoint.
 
     cut      tensors in front of the file's first layers, where it is fed the program's
-    decoded  the program with the weights decoded from the file
+    decoded  the program with the weights decoded from the file, and with its biases where they are not the checkpoint's
     output   the file's tensor that is the program's output
+    biases   number of biases read from the file; unread: names of those that could not be, and are the checkpoint's
     """
 
     checkpoint: Checkpoint
@@ -45,6 +47,8 @@ class Alignment:
     cut: tuple[TensorMatch, ...]
     decoded: Program
     output: str
+    biases: int = 0
+    unread: tuple[str, ...] = ()
 
     def close(self) -> None:
         """Close the file."""
@@ -63,20 +67,22 @@ def align(
     feed: Mapping[str, NDArray[Any]] | None = None,
     threads: int = 0,
     program: Program | None = None,
+    other_biases: bool = False,
 ) -> Alignment:
     """Open a file to be cut, and align it with its checkpoint.
 
     inputs: a few of the checkpoint's inputs (n, C, H, W), on which tensors are checked to correspond; feed: one sample
-    at the file's own input, where its shape is open; program: the checkpoint's, where it is traced already. Raises
-    InputError for a damaged file, one of another network and networks of several inputs; BackendError for a format
-    whose files cannot be cut.
+    at the file's own input, where its shape is open; program: the checkpoint's, where it is traced already;
+    other_biases: whether the file has biases of its own, see `Artifact.has_other_biases`. Raises InputError for a
+    damaged file, one of another network and networks of several inputs; BackendError for a format whose files cannot be
+    cut.
     """
     backend = backends.for_path(path)
     if not isinstance(backend, Sliceable):
         raise BackendError(f"The backend {backend.name} cannot cut its files: it lacks the method `graph_view`")
     graph_view = backend.graph_view(path, threads)
     try:
-        return _aligned(checkpoint, program or checkpoint.trace(), path, inputs, feed, graph_view)
+        return _aligned(checkpoint, program or checkpoint.trace(), path, inputs, feed, graph_view, other_biases)
     except BaseException:
         graph_view.close()
         raise
@@ -89,6 +95,7 @@ def _aligned(
     inputs: Floats,
     feed: Mapping[str, NDArray[Any]] | None,
     graph_view: GraphView,
+    other_biases: bool,
 ) -> Alignment:
     for name, count in ((str(path), len(graph_view.inputs)), (checkpoint.reference, len(program.example))):
         if count != 1:
@@ -101,13 +108,16 @@ def _aligned(
     matches = match_weights(ops, weights, program_view.uses, program.floats(), path)
     output = _output(graph_view, program_view)
     first = first_layers(graph_view, matches)
-    layers, folded = pair_layers(graph_view, program_view, matches, inputs, first)
-    values: dict[str, Floats] = {}
+    biases, unread = file_biases(graph_view, program_view, matches.pairs) if other_biases else ({}, ())
+    layers, folded = pair_layers(graph_view, program_view, matches, inputs, first, biases)
+    values: dict[str, Floats] = dict(biases)
     for layer in layers:
         values.setdefault(layer.use.site.name, np.array(layer.weight))
     cut = cut_in_front(graph_view, program_view, first, output, folded, inputs)
     decoded = _decoded(program_view, values, inputs)
-    return Alignment(checkpoint, path, graph_view, program_view, matches, layers, cut, decoded, output)
+    return Alignment(
+        checkpoint, path, graph_view, program_view, matches, layers, cut, decoded, output, len(biases), unread
+    )
 
 
 def _decoded(program_view: ProgramView, values: Mapping[str, Floats], inputs: Floats) -> Program:

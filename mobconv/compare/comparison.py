@@ -161,7 +161,7 @@ def compare(
         for note in images.notes:
             say(f"{data}: {note}")
         feed = feed_of(opened, expected.preprocessing)
-        waterfall = run_waterfall(loaded, path, images, feed, the_task, say=say)
+        waterfall = run_waterfall(loaded, path, images, feed, the_task, say=say, other_biases=opened.has_other_biases)
         try:
             say("layers")
             errors = layer_errors(waterfall.alignment, network(images.pixels[:LAYER_IMAGES]))

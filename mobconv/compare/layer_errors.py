@@ -121,7 +121,7 @@ def _add_layers(
         result = match.to_program(results.pop(match.tensor))
         errors[match.tensor].add(result, match.activated(values[match.node]), axis)
         try:
-            expected = alignment.program_view.apply(layer.use, values[layer.use.source], layer.weight)
+            expected = alignment.program_view.apply(layer.use, values[layer.use.source], layer.weight, layer.bias)
         except BackendError:
             continue
         graph_errors[match.tensor].add(result, match.activated(expected), axis)

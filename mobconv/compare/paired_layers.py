@@ -29,12 +29,14 @@ class PairedLayer:
     input, output  the file's tensors that are its input, and its output with bias; None where none corresponds
     weight         of the file in the site's shape, times the factors that the file applies later (batch norm that is
                    not folded), without those that come from its preprocessing (see folded_factors)
+    bias           of the file, where it is read from there (see file_biases); None for the checkpoint's
     """
 
     match: WeightMatch
     input: TensorMatch | None
     output: TensorMatch | None
     weight: Floats
+    bias: Floats | None = None
 
     @property
     def use(self) -> WeightUse:
@@ -48,12 +50,13 @@ def pair_layers(
     matches: WeightMatches,
     inputs: Floats,
     first: Sequence[WeightMatch],
+    biases: Mapping[str, Floats],
 ) -> tuple[tuple[PairedLayer, ...], dict[int, Floats]]:
     """Find input and output of every matched layer in the file.
 
     inputs: of the checkpoint, (n, C, H, W), on which candidates for an output are compared with the expected values;
-    first: the layers that no other layer precedes. Returns the layers, and by index of a use the preprocessing factors
-    that are folded into the weights of first layers.
+    first: the layers that no other layer precedes; biases: of the file, by the parameter's name. Returns the layers,
+    and by index of a use the preprocessing factors that are folded into the weights of first layers.
     """
     walker = GraphWalker(graph_view, program_view.batch)
     layer_inputs: dict[int, TensorMatch | None] = {}
@@ -79,9 +82,9 @@ def pair_layers(
     for pair in matches.pairs:
         index = pair.use.index
         output, weight = _output(
-            pair, candidates.get(index, []), later, folded.get(index), program_view, values, results
+            pair, candidates.get(index, []), later, folded.get(index), program_view, values, results, biases
         )
-        layers.append(PairedLayer(pair, layer_inputs[index], output, weight))
+        layers.append(PairedLayer(pair, layer_inputs[index], output, weight, biases.get(pair.use.bias)))
     return tuple(layers), folded
 
 
@@ -93,6 +96,7 @@ def _output(
     program_view: ProgramView,
     values: Mapping[str, NDArray[np.float32]],
     results: Mapping[str, NDArray[np.float32]],
+    biases: Mapping[str, Floats],
 ) -> tuple[TensorMatch | None, Floats]:
     """The candidate that is nearest to the expected output, and the layer's weight as that candidate implies it.
 
@@ -102,7 +106,7 @@ def _output(
     for match, scaled in candidates:
         weight = without_factors(_scaled(pair, later.get(scaled)), folded)
         try:
-            expected = program_view.apply(pair.use, values[pair.use.source], weight)
+            expected = program_view.apply(pair.use, values[pair.use.source], weight, biases.get(pair.use.bias))
         except BackendError:
             expected = np.asarray(values[pair.use.node], np.float32)
         following = "" if match.activation else program_view.activation_after(pair.use)

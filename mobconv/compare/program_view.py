@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobconv.errors import BackendError, InputError
+from mobconv.model.biases import biases_of
 from mobconv.model.program import Program, WeightSite
 from mobconv.model.weight_ops import weighted
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from torch.fx import Node
 
 Floats = NDArray[np.float32]
+_BIAS = 2  # position of the bias among the arguments of a convolution or linear layer
 
 
 class _Finished(Exception):  # noqa: N818
@@ -33,6 +35,7 @@ class WeightUse:
     name    path of the module; with '#2' behind it for the second use of the same weight
     node    name of the operation in the traced graph; source: of its input
     family  'conv', 'linear' or 'embedding'
+    bias    name of the parameter that it adds; '' for none
     """
 
     index: int
@@ -41,6 +44,7 @@ class WeightUse:
     node: str
     source: str
     family: str
+    bias: str = ""
 
 
 class ProgramView:
@@ -68,12 +72,14 @@ class ProgramView:
     def _uses(self) -> list[WeightUse]:
         uses: list[WeightUse] = []
         count: dict[str, int] = {}
+        biases = biases_of(self.program.module)
         for node, name, _ in weighted(self.program.module):
             family = next((kind for kind in ("embedding", "linear") if kind in str(node.target)), "conv")
             count[name] = count.get(name, 0) + 1
             path = name.removesuffix(".weight") + (f"#{count[name]}" if count[name] > 1 else "")
             source: Any = node.args[1 if family == "embedding" else 0]
-            uses.append(WeightUse(len(uses), path, self.program.sites[name], node.name, source.name, family))
+            site, bias = self.program.sites[name], biases.get(node.name, "")
+            uses.append(WeightUse(len(uses), path, site, node.name, source.name, family, bias))
         return uses
 
     def run(self, inputs: NDArray[Any], names: Set[str]) -> dict[str, NDArray[Any]]:
@@ -116,10 +122,11 @@ class ProgramView:
         shape = self.shapes[name]
         return value is not None and value.shape == (shape[0] * count // self.batch, *shape[1:])
 
-    def apply(self, use: WeightUse, source: NDArray[Any], weight: Floats) -> Floats:
+    def apply(self, use: WeightUse, source: NDArray[Any], weight: Floats, bias: Floats | None = None) -> Floats:
         """Output of one operation alone, bias included, on an input and with a weight (of the site's shape).
 
-        Raises BackendError where another operand of the operation is computed by the program.
+        bias: None for the program's own. Raises BackendError where another operand of the operation is computed by the
+        program.
         """
         import torch
 
@@ -131,6 +138,8 @@ class ProgramView:
                 return torch.from_numpy(np.array(weight, np.float32))
             if index == 1 - position:
                 return torch.from_numpy(np.array(source))
+            if bias is not None and index == _BIAS:
+                return torch.from_numpy(np.array(bias, np.float32))
             if isinstance(argument, torch.fx.Node):
                 if argument.op != "get_attr":
                     raise BackendError(f"{use.name}: the program computes operand {index} of this operation")
@@ -139,7 +148,7 @@ class ProgramView:
 
         with torch.inference_mode():
             arguments = [operand(argument, index) for index, argument in enumerate(node.args)]
-            keywords = {key: operand(argument, -1) for key, argument in node.kwargs.items()}
+            keywords = {key: operand(argument, _BIAS if key == "bias" else -1) for key, argument in node.kwargs.items()}
             output = node.target(*arguments, **keywords)  # type: ignore[operator]
         return np.asarray(output.numpy(), np.float32)
 

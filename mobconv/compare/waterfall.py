@@ -4,6 +4,7 @@
 |---------------|----------------------------------------------------------------|-----------------------------------|
 | float         | the checkpoint's module, in PyTorch                             |                                   |
 | weights       | its program with the weights decoded from the file, in PyTorch  | by quantization of weights        |
+|               | (and with its biases, where calibration corrected them)         |                                   |
 | graph         | the file behind its own preprocessing, in fp32                  | by conversion: ops, biases, axes  |
 | precision     | the same, at the file's own compute precision                   | by fp16                           |
 | preprocessing | the whole file, fed as its caller feeds it                      | by what it does to its input      |
@@ -101,19 +102,22 @@ def run_waterfall(
     threads: int = 0,
     say: Callable[[str], None] = lambda text: None,
     program: Program | None = None,
+    other_biases: bool = False,
 ) -> Waterfall:
     """Run all steps on all images.
 
     feed: pixels (n, H, W, C) uint8 -> the file's input; say: called with the name of each step when it begins; program:
-    the checkpoint's, where it is traced already. The alignment of the result is open: the caller closes it. Raises
-    InputError for a damaged file, one of another network or with other outputs, and for data that does not fit;
-    BackendError for a format whose files cannot be cut; UsageError for a checkpoint without preprocessing.
+    the checkpoint's, where it is traced already; other_biases: see `align`. The alignment of the result is open: the
+    caller closes it. Raises InputError for a damaged file, one of another network or with other outputs, and for data
+    that does not fit; BackendError for a format whose files cannot be cut; UsageError for a checkpoint without
+    preprocessing.
     """
     preprocessing = preprocessing_of(checkpoint)
     check_network_input(images, next(iter(checkpoint.example.values())).shape, checkpoint.reference)
     pixels = images.pixels
     say("read the file")
-    alignment = align(checkpoint, path, preprocessing(pixels[:_TRIED]), feed(pixels[:1]), threads, program)
+    tried = preprocessing(pixels[:_TRIED])
+    alignment = align(checkpoint, path, tried, feed(pixels[:1]), threads, program, other_biases)
     try:
         return _run(alignment, preprocessing, images, feed, task, say)
     except BaseException:
@@ -276,6 +280,12 @@ def _notes(alignment: Alignment, precise: bool) -> dict[str, str]:
     by_place = [pair.use.name for pair in matches.pairs if pair.by == "place"]
     if by_place:
         remarks.append(f"matched by their place, with weights unlike the checkpoint's: {', '.join(by_place)}")
+    if alignment.biases:
+        remarks.append(f"{alignment.biases} biases are the file's too, as calibration corrected them")
+    if alignment.unread:
+        remarks.append(
+            f"biases that cannot be read from the file, and are the checkpoint's: {', '.join(alignment.unread)}"
+        )
     note = alignment.graph_view.note
     notes = {"weights": "; ".join(remarks), "precision": note if precise else f"{note}: the same run"}
     if not precise and "integer" in note:

@@ -42,6 +42,11 @@ class Artifact:
     threads: int
     runner: Runner | None = field(repr=False, default=None)
 
+    @property
+    def has_other_biases(self) -> bool:
+        """Whether biases in a file of ours are not those of the checkpoint: calibration corrected them."""
+        return self.record.get("biases") is not None
+
     def image_input(
         self,
         stated: Preprocessing | None = None,

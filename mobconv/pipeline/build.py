@@ -49,8 +49,9 @@ def build(
 ) -> Built:
     """Quantize a network and encode it as a cell, whole or not at all.
 
-    template: its folder, where it is known already; None to convert it now unless it is there. Raises what converting
-    and encoding raise, such as BackendError for what the format cannot hold.
+    template: its folder, where it is known already; None to convert it now unless it is there. A model with other
+    biases may need another one. Raises what converting and encoding raise, such as BackendError for what the format
+    cannot hold.
     """
     seconds = seconds or Seconds()
     backend = backends.get(cell.backend)
@@ -58,13 +59,23 @@ def build(
     # of a scheme, and shared by its cells, as the time of a conversion is by those of a backend
     seconds.spent["quantize"] = round(quantized.seconds, 4)
     entry = context.entry(backend)
-    folder = template or context.template(backend, cell.compute)
+    model = quantized.model
+    if model.biases:
+        folder, model = context.template_for(backend, cell.compute, model)
+    else:
+        folder = template or context.template(backend, cell.compute)
     with seconds.of("encode"):
         calibration = None if quantized.calibration is None else quantized.calibration.record
         text = record(
-            cell, context.checkpoint, context.labels, entry.preprocessing, context.options(backend), calibration
+            cell,
+            context.checkpoint,
+            context.labels,
+            entry.preprocessing,
+            context.options(backend),
+            calibration,
+            bool(quantized.model.biases),
         )
-        encoded = backend.encode(folder, quantized.model, cell, path, text)
+        encoded = backend.encode(folder, model, cell, path, text)
     return Built(cell, path, encoded, entry, templates.remark(folder))
 
 
@@ -143,10 +154,11 @@ def record(
     preprocessing: Preprocessing | None,
     options: Mapping[str, Any] | None = None,
     calibration: Mapping[str, Any] | None = None,
+    biases: bool = False,
 ) -> str:
     """The text that travels in an artifact, as JSON: cell, hash of the checkpoint, labels, the network's
-    preprocessing, as `input` what of it the file leaves to its caller, the options of its backend, and hash, number and
-    seed of the samples that the cell was calibrated on."""
+    preprocessing, as `input` what of it the file leaves to its caller, the options of its backend; of calibrated cells
+    hash, number and seed of the samples, and as `biases` that they are not the checkpoint's."""
     content: dict[str, Any] = {"cell": cell.name, "checkpoint": checkpoint.sha256, "labels": list(labels)}
     if checkpoint.preprocessing is not None:
         content["preprocessing"] = checkpoint.preprocessing.to_json()
@@ -154,5 +166,7 @@ def record(
         content["input"] = preprocessing.to_json()
     if calibration is not None:
         content["calibration"] = dict(calibration)
+    if biases:
+        content["biases"] = "changed"
     content |= options or {}
     return json.dumps(content, sort_keys=True, separators=(",", ":"))

@@ -329,6 +329,17 @@ class Context:
         text = f"convert to {backend.name} ({compute})"
         return templates.template(backend, entry, compute, self.folder, lambda: self.stage(text))
 
+    def template_for(self, backend: Backend, compute: Compute, model: QuantizedModel) -> tuple[Path, QuantizedModel]:
+        """The folder of the template for a model with other biases, and the model with all biases that it needs.
+
+        Raises what the converter raises, and BackendError for biases that the converter computed with.
+        """
+        text = f"convert to {backend.name} ({compute})"
+        folder, biases = templates.template_for_biases(
+            backend, self.entry(backend), compute, self.folder, model.biases, lambda: self.stage(text)
+        )
+        return folder, replace(model, biases=biases)
+
     def float_runner(self, backend: Backend, compute: Compute) -> Runner:
         """A runner of the fp32 file of a template, on one thread: the baseline of latency ratios. Stays open."""
         folder = self.template(backend, compute)

@@ -17,11 +17,10 @@ from mobconv.schemes import Scheme
 
 def reference(program: Program, model: QuantizedModel, scheme: Scheme) -> Program:
     """The program that a cell's file should equal. Under fp16 biases and the rest are rounded too."""
-    values: dict[str, NDArray[np.float32]] = {}
+    values: dict[str, NDArray[np.float32]] = dict(model.biases)
     if scheme.mode is None and scheme.bits == 16:
-        values = {name: to_fp16(name, value) for name, value in program.floats().items()}
+        values = {name: to_fp16(name, value) for name, value in {**program.floats(), **model.biases}.items()}
     values.update({name: weight.dequantize() for name, weight in model.weights.items()})
-    values.update(model.biases)
     return faster(program.with_values(values))
 
 

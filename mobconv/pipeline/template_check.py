@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,13 +22,16 @@ from mobconv.backends.base import Backend, Entry
 from mobconv.errors import BackendError
 from mobconv.model import fidelity, graph_edit, weight_ops
 from mobconv.model.program import Program, WeightSite
-from mobconv.schemes import Compute
+from mobconv.quantize import FloatWeight, Weight
+from mobconv.quantize.model import QuantizedModel
+from mobconv.schemes import Cell, Compute, Scheme
 
 if TYPE_CHECKING:
     from torch.fx import Node
 
 # Far above what rounding does to a whole network (1e-6 in fp32, 5e-3 in fp16), far below a wrong constant.
 _CLOSE = {Compute.FP32: 1e-3, Compute.FP16: 5e-2}
+_MORE = 3  # times the departure of an fp16 template, that its files with other biases may have
 _LARGEST_HALF = 65504.0  # IEEE 754 binary16
 _CONVERSIONS = 12  # of parts, to find an operation among some thousands
 
@@ -45,6 +48,61 @@ def check(backend: Backend, folder: Path, entry: Entry, compute: Compute, write:
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # of pytree, copied; of NaN, counted
         return _checked(backend, folder, entry, compute, write)
+
+
+def departing_biases(backend: Backend, folder: Path, entry: Entry, compute: Compute, names: Sequence[str]) -> list[str]:
+    """Those of some biases with which the files of a template do not compute what the program does with the same.
+
+    Biases that the backend cannot encode are not among them: encoding raises for these.
+    """
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        limit = _CLOSE[compute]
+        if compute is Compute.FP16:
+            limit = max(limit, _MORE * _with_biases(backend, folder, entry, compute, []))
+        return _departing(backend, folder, entry, compute, list(names), limit)
+
+
+def _departing(
+    backend: Backend, folder: Path, entry: Entry, compute: Compute, names: list[str], limit: float
+) -> list[str]:
+    """By halves, of which only those that depart are searched."""
+    if not names:
+        return []
+    try:
+        if _with_biases(backend, folder, entry, compute, names) <= limit:
+            return []
+    except BackendError:
+        if len(names) == 1:
+            return []
+    else:
+        if len(names) == 1:
+            return names
+    half = len(names) // 2
+    return [
+        *_departing(backend, folder, entry, compute, names[:half], limit),
+        *_departing(backend, folder, entry, compute, names[half:], limit),
+    ]
+
+
+def _with_biases(backend: Backend, folder: Path, entry: Entry, compute: Compute, names: Sequence[str]) -> float:
+    """How far a float file with random values in some biases departs from the program with the same."""
+    values, rng = entry.program.floats(), np.random.default_rng(1)
+    others = {}
+    for name in names:
+        size = max(0.1, float(np.abs(values[name]).max(initial=0.0)))
+        others[name] = (values[name] + rng.normal(size=values[name].shape) * size / 2).astype(np.float32)
+    computed = (entry.computed or entry.program).with_values(others)
+    with tempfile.TemporaryDirectory(prefix="mobconv-") as scratch:
+
+        def write(backend: Backend, folder: Path, program: Program, compute: Compute) -> Path:
+            path = Path(scratch) / f"biases.{backend.suffix}"
+            weights: dict[str, Weight] = {name: FloatWeight(name, values[name]) for name in program.sites}
+            cell = Cell(backend.name, Scheme(32), compute=compute, default_compute=backend.default_compute)
+            backend.encode(folder, QuantizedModel(weights, others), cell, path)
+            return path
+
+        return _difference(backend, folder, entry.program, computed, compute, write, _feeds(computed))
 
 
 def _checked(backend: Backend, folder: Path, entry: Entry, compute: Compute, write: FloatFile) -> str:

@@ -32,19 +32,24 @@ from mobconv.errors import BackendError, InputError, UsageError
 from mobconv.model import image_input
 from mobconv.quantize.model import QuantizedModel
 from mobconv.schemes import Cell, Compute, Scheme
+from mobconv.testing.bias_conformance import BiasConformance
 from mobconv.testing.cells import SCHEMES, cell_named, every_cell
-from mobconv.testing.comparing import assert_close, digest_of, files_of, size_of
-from mobconv.testing.networks import LABELS, PREPROCESSING, Arrays, Converted, convert, one_image, two_inputs
+from mobconv.testing.comparing import CLOSE, assert_close, digest_of, files_of, size_of
+from mobconv.testing.networks import (
+    LABELS,
+    PREPROCESSING,
+    Arrays,
+    Converted,
+    convert,
+    once,
+    one_image,
+    two_inputs,
+)
 
 RECORD = json.dumps({"cell": "any", "labels": LABELS, "text": "x" * 3000})
-# of the largest output: rounding in fp32, and in fp16 with a rounding after each operation
-_CLOSE = {Compute.FP32: 1e-4, Compute.FP16: 3e-2}
 
 
-_READY: dict[tuple[str, str, Compute], Converted] = {}
-
-
-class BackendConformance:
+class BackendConformance(BiasConformance):
     """Tests of the backend of a name. Subclass it as `Test...`, and set `backend`."""
 
     backend: str = ""
@@ -61,7 +66,7 @@ class BackendConformance:
         def now() -> Converted:
             return convert(tested, Entry(two_inputs()), tmp_path_factory.mktemp("vectors"), tested.default_compute)
 
-        return _once(("vectors", self.backend, tested.default_compute), now)
+        return once(("vectors", self.backend, tested.default_compute), now)
 
     @pytest.fixture
     def images(self, tested: Backend, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Compute], Converted]:
@@ -72,7 +77,7 @@ class BackendConformance:
                 entry = tested.image_entry(one_image(), PREPROCESSING, LABELS, "image", tested.options({}))
                 return convert(tested, entry, tmp_path_factory.mktemp("images"), compute)
 
-            return _once(("images", self.backend, compute), now)
+            return once(("images", self.backend, compute), now)
 
         return converted
 
@@ -136,7 +141,7 @@ class BackendConformance:
         runner = tested.open(path)
         pixels = np.random.default_rng(0).integers(0, 256, (3, 3, 8, 8)).astype(np.uint8)
         feeds = _fed(network.entry, runner, pixels)
-        assert_close(runner.run(feeds), network.expected(cell.scheme, feeds), _CLOSE[cell.compute])
+        assert_close(runner.run(feeds), network.expected(cell.scheme, feeds), CLOSE[cell.compute])
         assert runner.labels in ((), LABELS)
         assert tested.runtime_label(runner.verified)
         runner.close()
@@ -177,7 +182,7 @@ class BackendConformance:
         # in another order: inputs go by name
         outputs = runner.run(dict(reversed(feeds.items())))
         runner.close()
-        assert_close(outputs, vectors.expected(Scheme(32), feeds), _CLOSE[tested.default_compute])
+        assert_close(outputs, vectors.expected(Scheme(32), feeds), CLOSE[tested.default_compute])
 
     def test_a_record_travels_and_counts_for_no_weight(
         self, tested: Backend, vectors: Converted, tmp_path: Path
@@ -223,22 +228,6 @@ class BackendConformance:
         with pytest.raises(BackendError):
             tested.encode(vectors.template, QuantizedModel(weights), cell, path)
         assert [entry.name for entry in tmp_path.iterdir()] == [path.name] and digest_of(path) == before
-
-    def test_other_biases_are_encoded_or_refused_by_name(
-        self, tested: Backend, vectors: Converted, tmp_path: Path
-    ) -> None:
-        cell, path = cell_named(tested, "fp32"), tmp_path / f"file.{tested.suffix}"
-        biases = {"second.bias": np.arange(20, dtype=np.float32)}
-        model = QuantizedModel(vectors.model(cell.scheme).weights, biases)
-        try:
-            tested.encode(vectors.template, model, cell, path)
-        except BackendError as error:
-            assert "second.bias" in str(error) and list(tmp_path.iterdir()) == []
-            return
-        feeds = {name: np.ones(value.shape, np.float32) for name, value in vectors.program.example.items()}
-        runner = tested.open(path)
-        assert_close(runner.run(feeds), vectors.program.with_values(biases).run(feeds), _CLOSE[tested.default_compute])
-        runner.close()
 
     def test_activation_ranges_are_encoded_or_refused_by_name(
         self, tested: Backend, vectors: Converted, tmp_path: Path
@@ -294,9 +283,7 @@ class BackendConformance:
         ((name, example),) = entry.program.example.items()
         fed = entry.preprocessing(pixels).astype(example.dtype)
         assert fed.shape == example.shape
-        assert_close(
-            entry.program.run({name: fed}), program.run({"image": PREPROCESSING(pixels)}), _CLOSE[Compute.FP32]
-        )
+        assert_close(entry.program.run({name: fed}), program.run({"image": PREPROCESSING(pixels)}), CLOSE[Compute.FP32])
 
     # optional parts
 
@@ -339,17 +326,10 @@ class BackendConformance:
         assert_close(
             dict(zip(network.program.outputs, outputs.values(), strict=True)),
             runner.run(feeds),
-            _CLOSE[tested.default_compute],
+            CLOSE[tested.default_compute],
         )
         view.close()
         runner.close()
-
-
-def _once(key: tuple[str, str, Compute], convert_now: Callable[[], Converted]) -> Converted:
-    """A conversion takes seconds, and is shared by all tests of a run."""
-    if key not in _READY:
-        _READY[key] = convert_now()
-    return _READY[key]
 
 
 def _is_refused(backend: Backend, cell: Cell, network: Converted, folder: Path) -> bool:

@@ -10,6 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mobconv.schemes import Compute
+
+# of the largest output: rounding in fp32, and in fp16 with a rounding after each operation
+CLOSE = {Compute.FP32: 1e-4, Compute.FP16: 3e-2}
+
 
 def assert_close(outputs: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[Any]], tolerance: float) -> None:
     """Assert equal names and shapes, and differences of at most `tolerance` of the largest value."""

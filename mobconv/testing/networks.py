@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,14 +46,22 @@ class Converted:
         sites = self.program.sites
         return QuantizedModel({name: quantize(name, values[name], sites[name].axis, scheme) for name in sites})
 
-    def expected(self, scheme: Scheme, feeds: Arrays) -> Arrays:
-        """Outputs in PyTorch, with the weights that the scheme's codes stand for; biases too are rounded under fp16."""
+    def expected(
+        self, scheme: Scheme, feeds: Arrays, biases: Mapping[str, NDArray[np.float32]] | None = None
+    ) -> Arrays:
+        """Outputs in PyTorch, with the weights that the scheme's codes stand for; biases too are rounded under fp16.
+
+        biases: in place of the program's.
+        """
         program = self.entry.computed or self.entry.program
-        values: dict[str, NDArray[np.float32]] = {}
+        values: dict[str, NDArray[np.float32]] = dict(biases or {})
         if scheme.mode is None and scheme.bits == 16:
-            values = {name: to_fp16(name, value) for name, value in program.floats().items()}
+            values = {name: to_fp16(name, value) for name, value in {**program.floats(), **values}.items()}
         values |= {name: weight.dequantize() for name, weight in self.model(scheme).weights.items()}
         return program.with_values(values).run(feeds)
+
+
+_READY: dict[tuple[str, str, Compute], Converted] = {}
 
 
 def convert(backend: Backend, entry: Entry, folder: Path, compute: Compute) -> Converted:
@@ -59,6 +69,13 @@ def convert(backend: Backend, entry: Entry, folder: Path, compute: Compute) -> C
     folder.mkdir(exist_ok=True)
     backend.convert(entry.program, compute, folder, entry.options)
     return Converted(backend, entry, folder, entry.program)
+
+
+def once(key: tuple[str, str, Compute], convert_now: Callable[[], Converted]) -> Converted:
+    """A conversion takes seconds, and is shared by all tests of a run."""
+    if key not in _READY:
+        _READY[key] = convert_now()
+    return _READY[key]
 
 
 def two_inputs() -> Program:
@@ -82,6 +99,58 @@ def two_inputs() -> Program:
 
     torch.manual_seed(0)
     return trace(Vectors(), {"first": np.zeros((1, 12), np.float32), "second": np.zeros((1, 5), np.float32)})
+
+
+def equal_biases() -> Program:
+    """(N, 3, 8, 8) -> (N, 6): layers of every kind, with biases of zero, equal ones, one of one value, and none."""
+    import torch
+    from torch import nn
+
+    from mobconv.model.trace import trace
+
+    class Biases(nn.Module):
+        """A small convolutional network."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Conv2d(3, 8, 3, padding=1)
+            self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+            self.grouped = nn.Conv2d(8, 12, 3, padding=1, groups=2)
+            self.pointwise = nn.Conv2d(12, 8, 1)
+            self.unbiased = nn.Conv2d(8, 8, 1, bias=False)
+            self.transposed = nn.ConvTranspose2d(8, 8, 2, stride=2)
+            self.first, self.bare, self.second = nn.Linear(8, 8), nn.Linear(8, 8, bias=False), nn.Linear(8, 6)
+            with torch.no_grad():
+                for layer in (self.stem, self.depthwise, self.second):
+                    layer.bias.zero_()
+                self.transposed.bias.copy_(self.first.bias)
+                self.pointwise.bias.fill_(0.5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            """(N, 3, 8, 8) -> (N, 6)."""
+            x = nn.functional.relu6(self.depthwise(torch.relu(self.stem(x))))
+            x = self.unbiased(torch.relu(self.pointwise(torch.relu(self.grouped(x)))))
+            x = torch.relu(self.first(self.transposed(x).mean((2, 3))))
+            out: torch.Tensor = self.second(self.bare(x))
+            return out
+
+    torch.manual_seed(0)
+    return trace(Biases(), {"image": np.zeros((1, 3, 8, 8), np.float32)})
+
+
+def two_equal_layers() -> Program:
+    """(N, 4) -> (N, 8): two linear layers, the second with the bias of the first."""
+    import torch
+    from torch import nn
+
+    from mobconv.model.trace import trace
+
+    torch.manual_seed(0)
+    first, second = nn.Linear(4, 8), nn.Linear(8, 8)
+    with torch.no_grad():
+        second.bias.copy_(first.bias)
+    layers = OrderedDict[str, nn.Module](first=first, relu=nn.ReLU(), second=second)
+    return trace(nn.Sequential(layers), {"image": np.zeros((1, 4), np.float32)})
 
 
 def one_image() -> Program:

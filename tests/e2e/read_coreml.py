@@ -35,6 +35,17 @@ def read(path):
     return found
 
 
+def biases(path):
+    """The biases of convolutions and linear layers in the order of the ops that add them, float32 or float16."""
+    package = Package(path)
+    found = []
+    for op in package.ops:
+        if op.type in USERS and "bias" in op.inputs:
+            made = package.made_by[op.inputs["bias"].arguments[0].name]
+            found.append(package.get(made, "val" if made.type == "const" else "source_val")[1].reshape(-1))
+    return found
+
+
 class Package:
     """A package's operations by the name of what they put out, and its constants."""
 

@@ -35,6 +35,15 @@ def read(path):
     return found
 
 
+def biases(path):
+    """The biases of convolutions and linear layers in the order of the ops that add them, float32 or float16."""
+    model = onnx.load(str(path))
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    names = [node.input[2] for node in model.graph.node if node.op_type in USERS and len(node.input) > 2]
+    return [constants[made_by[name].input[0] if name in made_by else name].reshape(-1) for name in names]
+
+
 def weight_bytes(path):
     """Bytes of everything that the quantized weights brought into the file, as protobuf writes it:
     initializers, decoding nodes, functions, and the domain's entry in the list of opsets."""

@@ -27,6 +27,26 @@ def read(path):
     return found
 
 
+def biases(path):
+    """The biases of convolutions and linear layers in the order of the ops that add them, float32 or float16."""
+    file = _File(path.read_bytes())
+    found = []
+    for code, op in file.ops:
+        if code not in _LAYOUTS:
+            continue
+        if code == "BATCH_MATMUL":  # an ADD behind it has the bias
+            ((name, addition),) = [(name, each) for name, each in file.ops if op.outputs[0] in each.inputs]
+            assert name == "ADD" and addition.inputs[0] == op.outputs[0]
+            index = addition.inputs[1]
+        else:
+            index = op.inputs[2]
+        if index in file.made_by:
+            assert file.made_by[index][0] == "DEQUANTIZE"
+            index = file.made_by[index][1].inputs[0]
+        found.append(file.constant(index).reshape(-1))
+    return found
+
+
 def _transposed(*order):
     return lambda values: np.ascontiguousarray(values.transpose(order))
 

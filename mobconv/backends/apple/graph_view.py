@@ -167,7 +167,9 @@ class ComputeGraphView:
             )
         outputs = tuple(value.name for value in operation.outputs)
         role = "" if family else self._role(operation)
-        return Op(outputs[0], operation.kind, tuple(names), outputs, source, weight, family, role)
+        added = operation.inputs.get("bias", ()) if family else tuple(names) if operation.kind == "add" else ()
+        bias = next((name for name in added if name in self._fixed), None)
+        return Op(outputs[0], operation.kind, tuple(names), outputs, source, weight, family, role, bias=bias)
 
     def _role(self, operation: Operation) -> str:
         if operation.kind in ("add", "sub", "mul", "real_div"):

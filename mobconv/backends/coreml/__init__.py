@@ -4,7 +4,7 @@
 |-----------------|-------------------------------------------------------------------------|
 | support.py      | bits and system of a cell's file                                        |
 | options.py      | the options of a recipe; image_type.py carries out the one that there is |
-| convert.py      | program -> float templates, with the map of their weights               |
+| convert.py      | program -> float templates, with the map of their weights and biases    |
 | encode.py       | template + weights -> package; rewrite.py replaces the constants        |
 | forms.py        | how each weight is stored; decode.py reads it back                      |
 | package.py      | the folder; weights_file.py, its file of constants; mil.py, its messages |
@@ -23,7 +23,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mobconv.backends.base import Encoded, Entry, Runner, Support, TensorSpec, weights_alone
+from mobconv.backends.base import Encoded, Entry, Runner, Support, TensorSpec, float_activations
 from mobconv.backends.size_audit import Audit
 from mobconv.quantize.model import QuantizedModel
 from mobconv.schemes import Cell, Compute
@@ -92,7 +92,7 @@ class CoreML:
         """See `encode.encode`."""
         from mobconv.backends.coreml.encode import encode
 
-        return encode(template, weights_alone(model, cell), cell, path, record)
+        return encode(template, float_activations(model, cell), cell, path, record)
 
     def open(self, path: Path, threads: int = 0) -> Runner:
         """See `runner.open_package`."""

@@ -3,12 +3,13 @@
     template/
         iOS16.mlpackage    the program at the oldest target that converts it (iOS16, else iOS17, else iOS18)
         iOS18.mlpackage    the same program raised to iOS18, for the forms that need it
-        map.json           {"places": ..., "targets": [...], "floats": [...], "base": {...}}
+        map.json           {"places": ..., "targets": [...], "floats": [...], "base": {...}, "biases": ...}
 
 The network is converted once, with fingerprints for weights, computing in fp32. coremltools' own passes then change
 the saved program: they raise it to iOS18 and, for compute fp16, cast every operation to fp16. That cast rounds
 fingerprints, so the weights carry their digits in base 2048 through it instead, which fp16 represents exactly: one run
-of the pass for each digit, and the digits are put together again afterwards.
+of the pass for each digit, and the digits are put together again afterwards. So do the biases, in all runs but the
+last, whose result is the template and has their real values.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mobconv.backends import weight_map
+from mobconv.backends import bias_map, weight_map
 from mobconv.backends.apple import lowering
 from mobconv.backends.apple.vendor import coremltools, quiet
 from mobconv.backends.coreml import image, image_type, mil, package
@@ -51,8 +52,10 @@ def convert(program: Program, compute: Compute, directory: Path, options: Mappin
             program, scratch / "fp32.mlpackage", image_type.converter_inputs(program, options)
         )
         places = weight_map.locate(constants(first), program.sites)
+        weights_keys = {place.key for placements in places.values() for place in placements}
+        biases = bias_map.locate(constants(first), weights_keys, program)
         if compute is Compute.FP16:
-            first, places = _to_fp16(first, places, program, TARGETS[target], scratch)
+            first, places, biases = _to_fp16(first, places, biases, program, TARGETS[target], scratch)
         floats = _float_parameters(first, places, program)
         templates = {target: first}
         if target != "iOS18":
@@ -75,6 +78,7 @@ def convert(program: Program, compute: Compute, directory: Path, options: Mappin
             directory / "map.json",
             places,
             {"compute": compute.value, "targets": list(templates), "floats": floats, "base": base},
+            biases,
         )
 
 
@@ -172,8 +176,13 @@ def _share_constants(block: Any) -> None:
     block.operations.extend(kept)
 
 
-def _to_fp16(source: Package, places: Places, program: Program, version: int, scratch: Path) -> tuple[Package, Places]:
-    """coremltools' cast to fp16, and the weights' places in its result. Normalisation of pixels stays in fp32."""
+def _to_fp16(
+    source: Package, places: Places, biases: Places, program: Program, version: int, scratch: Path
+) -> tuple[Package, Places, Places]:
+    """coremltools' cast to fp16, and the places of weights and biases in its result.
+
+    Normalisation of pixels stays in fp32.
+    """
     sites, edges = program.sites, set(program.example) if program.image else set()
 
     def cast(op: Any) -> bool:
@@ -182,6 +191,8 @@ def _to_fp16(source: Package, places: Places, program: Program, version: int, sc
     indices = {name: values.view(np.int32) for name, values in weight_map.fingerprints(dict(sites)).items()}
     largest = max(int(values.max()) for values in indices.values()) if indices else 0
     numbers: dict[str, NDArray[np.int64]] = {}
+    numbered = bias_map.numbered(program, biases)
+    numbers_of_biases: dict[str, NDArray[np.int64]] = {}
     for power in itertools.count():
         if _DIGIT**power > largest and power:
             break
@@ -189,8 +200,15 @@ def _to_fp16(source: Package, places: Places, program: Program, version: int, sc
             name: FloatWeight(name, (values // _DIGIT**power % _DIGIT).astype(np.float32))
             for name, values in indices.items()
         }
+        last = _DIGIT ** (power + 1) > largest
+        of_biases = {
+            place.key: place.place((numbered[name] // _DIGIT**power % _DIGIT).astype(np.float32))
+            for name, placements in biases.items()
+            for place in placements
+            if not last
+        }
         before = scratch / f"digit{power}.mlpackage"
-        package.write(before, build(source, places, digits, floats=()))
+        package.write(before, build(source, places, digits, floats=(), biases=of_biases))
         after = _passed(
             before,
             scratch / f"digit{power}-fp16.mlpackage",
@@ -208,8 +226,13 @@ def _to_fp16(source: Package, places: Places, program: Program, version: int, sc
             if integers and np.all(value == np.floor(value)):
                 number = numbers.setdefault(key, np.zeros(value.shape, np.int64))
                 number += value.astype(np.int64) * _DIGIT**power
-    whole = ((key, value.astype(np.int32).view(np.float32)) for key, value in numbers.items())
-    return after, weight_map.locate(whole, sites)
+                if not last:
+                    numbers_of_biases[key] = number.copy()
+    whole = [(key, value.astype(np.int32).view(np.float32)) for key, value in numbers.items()]
+    places = weight_map.locate(whole, sites)
+    weights_keys = {place.key for placements in places.values() for place in placements}
+    others = {key: value for key, value in numbers_of_biases.items() if key not in weights_keys}
+    return after, places, bias_map.locate_numbered(others.items(), numbered)
 
 
 def _raised(source: Package, path: Path) -> Package:

@@ -1,4 +1,4 @@
-"""Template + weights -> .mlpackage, and the bytes of the weights in it."""
+"""Template + weights and biases -> .mlpackage, and the bytes of the weights in it."""
 
 from __future__ import annotations
 
@@ -6,28 +6,32 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from mobconv.backends import weight_map
+import numpy as np
+from numpy.typing import NDArray
+
+from mobconv.backends import bias_map, weight_map
 from mobconv.backends.base import Encoded
 from mobconv.backends.coreml import forms, package, support
 from mobconv.backends.coreml.convert import TARGETS
 from mobconv.backends.coreml.forms import native_ios16
 from mobconv.backends.coreml.rewrite import build, stored_count
 from mobconv.errors import BackendError, CellError
+from mobconv.quantize.model import QuantizedModel
 from mobconv.quantize.weights import FloatWeight, Form, QuantizedWeight, Weight
 from mobconv.schemes import Cell, Storage
 
 
-def encode(template: Path, weights: Mapping[str, Weight], cell: Cell, path: Path, record: str = "") -> Encoded:
+def encode(template: Path, model: QuantizedModel, cell: Cell, path: Path, record: str = "") -> Encoded:
     """Write the artifact of a cell.
 
     weight_bytes are those of the package without record, less those of a package whose quantized weights (under the
-    float schemes: all quantizable weights) take no byte. Raises BackendError for a weight that cannot be placed or
-    encoded, OutputError when the package cannot be written.
+    float schemes: all quantizable weights) take no byte. Raises BackendError for what cannot be placed or encoded,
+    OutputError when the package cannot be written.
     """
     declared = support.support(cell)
     if declared.stored_bits is None:
         raise BackendError(f"{cell}: {declared.reason}")
-    dead = []
+    dead, weights = [], model.weights
     if cell.compute.value == "fp16":
         given, weights = weights, {name: forms.without_dead_groups(weight) for name, weight in weights.items()}
         dead = [name for name in weights if weights[name] is not given[name]]
@@ -43,25 +47,37 @@ def encode(template: Path, weights: Mapping[str, Weight], cell: Cell, path: Path
     targets = extra["targets"]
     target = targets[0] if all(native_ios16(weight) for weight in weights.values()) else "iOS18"
     source = package.read(template / f"{target}.mlpackage")
+    biases = bias_map.placed(weight_map.biases(extra), model.biases, cell, half=cell.compute.value == "fp16")
     half = cell.scheme.mode is None and cell.scheme.bits == 16
-    floats = extra["floats"] if half else ()
+    floats = [key for key in extra["floats"] if half and _fits_half(biases.get(key))]
     chains = cell.storage is Storage.PACKED
-    files = build(source, places, weights, floats, chains=chains)
-    package.write(path, build(source, places, weights, floats, record, chains) if record else files)
+    files = build(source, places, weights, floats, biases=biases, chains=chains)
+    package.write(path, build(source, places, weights, floats, record, biases, chains) if record else files)
 
-    size = sum(map(len, files.values()))
+    size = _bytes(files)
     base = extra["base"][target]
     if half:
         # fp16 makes the other parameters smaller too, which is not a saving of weights: the base with those in fp16
         whole: dict[str, Weight] = {n: FloatWeight(n, w.dequantize()) for n, w in weights.items()}
         width = 2 if cell.compute.value == "fp16" else 4
-        base = sum(map(len, build(source, places, whole, floats).values())) - width * stored_count(places)
+        base = _bytes(build(source, places, whole, floats, biases=biases)) - width * stored_count(places)
+    elif biases:  # equal ones are stored once
+        base += _bytes(build(source, {}, {}, (), biases=biases)) - _bytes(build(source, {}, {}, ()))
     if cell.scheme.mode is not None:
         size -= _float_bytes(weights, places, cell)
     oldest = max(targets[0], target, declared.requires if _any_quantized(weights) else "", key=_version)
     zeros = f"channels below the smallest fp16 number are stored as zero: {', '.join(dead)}" if dead else ""
     note = "; ".join(filter(None, [declared.note, _rounded(weights, cell), zeros]))
     return Encoded(size - base, replace(declared, requires=oldest, note=note))
+
+
+def _fits_half(values: NDArray[np.float32] | None) -> bool:
+    """Whether fp16 holds a bias; None for one that the template has, which was checked."""
+    return values is None or bool(np.abs(values).max(initial=0.0) <= np.finfo(np.float16).max)
+
+
+def _bytes(files: Mapping[str, bytes]) -> int:
+    return sum(map(len, files.values()))
 
 
 def _rounded(weights: Mapping[str, Weight], cell: Cell) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mobconv.backends.apple.description import RECORD_KEY
 from mobconv.backends.apple.vendor import proto
@@ -39,12 +40,14 @@ def build(
     weights: Mapping[str, Weight],
     floats: Collection[str],
     record: str = "",
+    biases: Mapping[str, NDArray[np.float32]] | None = None,
     chains: bool = True,
 ) -> dict[str, bytes]:
     """The files of a package: the template's, with `weights` at their places.
 
-    floats: names of other constants, which become fp16; record: text for the metadata, under RECORD_KEY; chains: see
-    forms.Encoder. Raises BackendError for a weight that this program cannot represent.
+    floats: names of other constants, which become fp16; record: text for the metadata, under RECORD_KEY; biases: values
+    of other constants, by name and in their layout; chains: see forms.Encoder. Raises BackendError for a weight that
+    this program cannot represent.
     """
     by_key = {
         place.key: (weights[name], place)
@@ -52,6 +55,7 @@ def build(
         for place in placements
         if name in weights
     }
+    biases = biases or {}
     spec = proto().Model_pb2.Model()
     spec.CopyFrom(template.spec)
     if record:
@@ -74,8 +78,11 @@ def build(
                 raise BackendError(f"{weight.name}: does not fit its place {key} of shape {place.shape}")
             done += encoder.weight(weight, place)
         elif op.type == "const" and key in floats:
-            values = mil.read_value(op.attributes["val"], template.read_blob)
+            values = biases[key] if key in biases else mil.read_value(op.attributes["val"], template.read_blob)
             done += encoder.float_constant(key, np.asarray(values, np.float32), half=True)
+        elif op.type == "const" and key in biases:
+            _put(op.attributes["val"], biases[key], blobs)
+            done.append(op)
         else:
             copy_blobs(op, template, blobs)
             done.append(op)
@@ -84,6 +91,16 @@ def build(
     del block.operations[:]
     block.operations.extend(kept)
     return package.contents(spec, blobs.finish())
+
+
+def _put(value: Any, numbers: NDArray[np.float32], blobs: BlobWriter) -> None:
+    """Put other numbers into a value, in its own float type, in the program or in weight.bin as it was."""
+    name = mil.dtype_name(value.type)
+    typed = numbers.astype(DTYPES[name].numpy)
+    if value.WhichOneof("value") == "blobFileValue":
+        value.CopyFrom(mil.stored(name, typed, blobs))
+    else:
+        value.CopyFrom(mil.immediate(name, typed))
 
 
 def copy_blobs(op: Any, source: Package, blobs: BlobWriter) -> None:

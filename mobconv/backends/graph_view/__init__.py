@@ -35,6 +35,7 @@ class Op:
     family      'conv', 'linear' or 'embedding' of an operation with a weight, else ''
     role        one of those above; '' for any other operation, and for one with a weight
     activation  the fused activation: '', 'relu', 'relu6', or the file's own name of another one
+    bias        the input that an operation with a weight, or an addition, adds: a constant, or computed from constants
     """
 
     name: str
@@ -46,6 +47,7 @@ class Op:
     family: str = ""
     role: str = ""
     activation: str = ""
+    bias: str | None = None
 
 
 class GraphView(Protocol):

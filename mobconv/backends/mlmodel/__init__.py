@@ -5,7 +5,7 @@
 | support.py    | bits of a cell's file, or why it is not possible                            |
 | model.py      | the file: one Model message, and the parameters of its layers               |
 | params.py     | WeightParams: how floats, codes, scales and tables of a parameter are stored |
-| convert.py    | program -> float template, with the map of its weights                      |
+| convert.py    | program -> float template, with the map of its weights and biases           |
 | encode.py     | template + weights -> file                                                  |
 | graph.py      | layers -> operations of the executor in mobconv.backends.apple              |
 | layer.py      | what the function of a layer type sees of its layer                         |
@@ -25,7 +25,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mobconv.backends.base import NO_OPTIONS, Encoded, Entry, Runner, Support, TensorSpec, no_options, weights_alone
+from mobconv.backends.base import (
+    NO_OPTIONS,
+    Encoded,
+    Entry,
+    Runner,
+    Support,
+    TensorSpec,
+    float_activations,
+    no_options,
+)
 from mobconv.backends.size_audit import Audit
 from mobconv.quantize.model import QuantizedModel
 from mobconv.schemes import Cell, Compute
@@ -83,7 +92,7 @@ class NeuralNetwork:
         """See `encode.encode`."""
         from mobconv.backends.mlmodel.encode import encode
 
-        return encode(template, weights_alone(model, cell), cell, path, record)
+        return encode(template, float_activations(model, cell), cell, path, record)
 
     def open(self, path: Path, threads: int = 0) -> Runner:
         """See `runner.open_model`."""

@@ -2,7 +2,7 @@
 
     template/
         template.mlmodel    the network, without the weights that `encode` adds
-        map.json            {"places": ..., "floats": [...], "ranks": {...}}
+        map.json            {"places": ..., "floats": [...], "ranks": {...}, "biases": ...}
 
 coremltools converts the exported program once, with fingerprints for weights.
 """
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mobconv.backends import weight_map
+from mobconv.backends import bias_map, weight_map
 from mobconv.backends.apple import description, lowering
 from mobconv.backends.apple.vendor import coremltools, quiet
 from mobconv.backends.mlmodel import graph, model
@@ -51,6 +51,7 @@ def convert(program: Program, compute: Compute, directory: Path) -> None:
             _settle_deconvolution(layer, shapes[layer.input[0]])
     keys = {place.key for placements in places.values() for place in placements}
     floats = _float_parameters(layers, keys, program)
+    biases = bias_map.locate(_constants(layers), keys, program)
     ranks = {str(position): len(shapes[layer.output[0]]) for position, layer in enumerate(layers)}
     for field in list(model.fields(layers)):
         if field.key in keys:
@@ -58,7 +59,7 @@ def convert(program: Program, compute: Compute, directory: Path) -> None:
     if program.image:
         _declare_image(spec, program)
     write_whole(directory / TEMPLATE, model.serialize(spec))
-    weight_map.save(directory / "map.json", places, {"floats": floats, "ranks": ranks})
+    weight_map.save(directory / "map.json", places, {"floats": floats, "ranks": ranks}, biases)
 
 
 def _converted(program: Program) -> Any:
@@ -166,7 +167,7 @@ def _float_parameters(layers: Any, weights: set[str], program: Program) -> list[
 
 
 def load(template: Path) -> tuple[Any, Places, dict[str, Any]]:
-    """Read a template: the network without its weights, the map of them, and the entries 'floats' and 'ranks'."""
+    """Read a template: the network without its weights, the map of them, and the further entries of that."""
     spec = model.read(template / TEMPLATE)
     places, extra = weight_map.load(template / "map.json")
     return spec, places, extra

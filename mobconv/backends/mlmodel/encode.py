@@ -1,4 +1,4 @@
-"""Template + weights -> .mlmodel, and the bytes of the weights in it."""
+"""Template + weights and biases -> .mlmodel, and the bytes of the weights in it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mobconv.backends import weight_map
+from mobconv.backends import bias_map, weight_map
 from mobconv.backends.apple.description import RECORD_KEY
 from mobconv.backends.base import Encoded
 from mobconv.backends.mlmodel import model, params, support
@@ -19,22 +19,25 @@ from mobconv.backends.mlmodel.convert import load
 from mobconv.backends.weight_map import Placement, Places
 from mobconv.common.files import write_whole
 from mobconv.errors import BackendError
+from mobconv.quantize.model import QuantizedModel
 from mobconv.quantize.weights import FloatWeight, QuantizedWeight, Weight
 from mobconv.schemes import Cell
 
 
-def encode(template: Path, weights: Mapping[str, Weight], cell: Cell, path: Path, record: str = "") -> Encoded:
+def encode(template: Path, quantized: QuantizedModel, cell: Cell, path: Path, record: str = "") -> Encoded:
     """Write the artifact of a cell.
 
     weight_bytes are those of the file without record, less those of a file whose quantized weights (under the float
-    schemes: all quantizable weights) take no byte. Raises BackendError for a weight that cannot be placed or encoded,
+    schemes: all quantizable weights) take no byte. Raises BackendError for what cannot be placed or encoded,
     OutputError when the file cannot be written.
     """
     declared = support.support(cell)
     if declared.stored_bits is None:
         raise BackendError(f"{cell}: {declared.reason}")
+    weights = quantized.weights
     template_spec, places, extra = load(template)
     weight_map.check_agreement(places, weights, cell)
+    template_spec = _with_biases(template_spec, bias_map.placed(weight_map.biases(extra), quantized.biases, cell))
     rounded = extra["floats"] if cell.scheme.mode is None and cell.scheme.bits == 16 else ()
     spec = build(template_spec, places, weights, rounded, extra["ranks"])
     size = len(model.serialize(spec))
@@ -47,6 +50,17 @@ def encode(template: Path, weights: Mapping[str, Weight], cell: Cell, path: Path
         declared, requires=requires, note="; ".join(filter(None, [declared.note, _rounding(weights)]))
     )
     return Encoded(_weight_bytes(template_spec, places, weights, extra["ranks"], size), support_of_file)
+
+
+def _with_biases(template: Any, biases: Mapping[str, NDArray[np.float32]]) -> Any:
+    """The template with other values in parameters, by key."""
+    if not biases:
+        return template
+    spec = model.copied(template)
+    for field in model.fields(model.network(spec).layers):
+        if field.key in biases:
+            params.put_floats(field.params, biases[field.key])
+    return spec
 
 
 def _rounding(weights: Mapping[str, Weight]) -> str:

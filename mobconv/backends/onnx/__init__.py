@@ -2,7 +2,7 @@
 
 | file          | what it does                                                      |
 |---------------|-------------------------------------------------------------------|
-| convert.py    | program -> float template, with the map of its weights            |
+| convert.py    | program -> float template, with the map of weights and biases     |
 | encode.py     | template + weights -> file                                        |
 | functions.py  | how packed weights are stored, and the functions that decode them |
 | runner.py     | a file from disk, run in ONNX Runtime                             |
@@ -26,8 +26,8 @@ from mobconv.backends.base import (
     Runner,
     Support,
     TensorSpec,
+    float_activations,
     no_options,
-    weights_alone,
 )
 from mobconv.backends.size_audit import Audit
 from mobconv.errors import BackendError
@@ -88,7 +88,7 @@ class OnnxBackend:
         support = self.support(cell)
         if support.stored_bits is None:
             raise BackendError(f"{cell}: {support.reason}")
-        return Encoded(encode(template, weights_alone(model, cell), cell, path, record), support)
+        return Encoded(encode(template, float_activations(model, cell), cell, path, record), support)
 
     def open(self, path: Path, threads: int = 0) -> Runner:
         from mobconv.backends.onnx.runner import OnnxRunner

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mobconv.backends import weight_map
+from mobconv.backends import bias_map, weight_map
 from mobconv.backends.onnx.functions import OPSET
 from mobconv.common.files import write_whole
 from mobconv.errors import BackendError, shortened
@@ -80,6 +80,7 @@ def convert(program: Program, directory: Path) -> None:
         directory / MAP,
         places,
         {"base_bytes": len(content) - weights, "floats": floats},
+        bias_map.locate(constants, placed, program),
     )
 
 

@@ -1,15 +1,14 @@
-"""Template + weights -> artifact: initializers are replaced, nothing is converted again."""
+"""Template + weights and biases -> artifact: initializers are replaced, nothing is converted again."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mobconv.backends import weight_map
+from mobconv.backends import bias_map, weight_map
 from mobconv.backends.onnx.convert import MAP, TEMPLATE
 from mobconv.backends.onnx.functions import DOMAIN, OPSET, function, stream
 from mobconv.backends.weight_map import Placement
@@ -17,6 +16,7 @@ from mobconv.common.files import write_whole
 from mobconv.errors import BackendError
 from mobconv.quantize import packing
 from mobconv.quantize.kmeans import used_entries
+from mobconv.quantize.model import QuantizedModel
 from mobconv.quantize.scales import to_fp16
 from mobconv.quantize.weights import FloatWeight, Form, QuantizedWeight, Weight
 from mobconv.schemes import Cell, Storage
@@ -25,16 +25,18 @@ if TYPE_CHECKING:
     import onnx
 
 
-def encode(template: Path, weights: Mapping[str, Weight], cell: Cell, path: Path, record: str) -> int:
+def encode(template: Path, quantized: QuantizedModel, cell: Cell, path: Path, record: str) -> int:
     """Write the artifact, whole or not at all -> its weight bytes (see base.Encoded)."""
     import onnx
 
-    scheme = cell.scheme
+    scheme, weights = cell.scheme, quantized.weights
     places, notes = weight_map.load(template / MAP)
     weight_map.check_agreement(places, weights, cell)
     model = onnx.load(str(template / TEMPLATE))
     rewriter = _Rewriter(model, cell.storage is Storage.NATIVE)
     other_bytes = int(notes["base_bytes"])  # of everything but quantized weights
+    for key, values in bias_map.placed(weight_map.biases(notes), quantized.biases, cell).items():
+        other_bytes += rewriter.change(key, values)
     for number, (name, placements) in enumerate(places.items()):
         weight = weights[name]
         for copy, place in enumerate(placements):
@@ -72,6 +74,12 @@ class _Rewriter:
             (self._dequantize_linear if self.native else self._decode)(weight, place, tag)
         else:
             self._store(place.key, place.place(weight.values), half=weight.bits == 16)
+
+    def change(self, name: str, values: NDArray[np.float32]) -> int:
+        """Put other values into a float initializer -> the change of the file's size in bytes."""
+        before = self.initializers[name].ByteSize()
+        self._store(name, values, half=False)
+        return int(self.initializers[name].ByteSize() - before)
 
     def halve(self, name: str) -> int:
         """Store another float initializer as fp16 -> the change of the file's size in bytes."""

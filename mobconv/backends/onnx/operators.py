@@ -43,6 +43,7 @@ _WEIGHTED = {
     "ConvInteger": ("conv", 0, 1),
     "MatMulInteger": ("linear", 0, 1),
 }
+_BIASED = ("Conv", "ConvTranspose", "FusedConv", "Gemm")  # their third input is a bias
 _STATIC = ("QLinearConv", "QLinearMatMul", "QGemm")
 _DYNAMIC = ("ConvInteger", "MatMulInteger")
 
@@ -128,7 +129,17 @@ class NodeReader:
         if kind == "FusedConv":
             activation = next((a.s.decode().lower() for a in node.attribute if a.name == "activation"), "")
         role = "" if family else self._role(node)
-        return Op(node.name, kind, inputs, outputs, source, weight, family, role, activation)
+        bias = self._bias(node, bool(family))
+        return Op(node.name, kind, inputs, outputs, source, weight, family, role, activation, bias)
+
+    def _bias(self, node: onnx.NodeProto, weighted: bool) -> str | None:
+        """The constant that a node of floats adds."""
+        if weighted and node.op_type in _BIASED and len(node.input) > 2 and node.input[2] in self._fixed:
+            scaled = any(a.name in ("alpha", "beta") and a.f != 1 for a in node.attribute)
+            return None if scaled else str(node.input[2])
+        if node.op_type == "Add" and not weighted:
+            return next((name for name in node.input if name in self._fixed), None)
+        return None
 
     def _role(self, node: onnx.NodeProto) -> str:
         kind = node.op_type

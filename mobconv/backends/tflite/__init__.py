@@ -2,7 +2,7 @@
 
 | file          | what it does                                                          |
 |---------------|-----------------------------------------------------------------------|
-| convert.py    | program -> float template, with the map of its weights                |
+| convert.py    | program -> float template, with the map of weights and biases         |
 | encode.py     | template + weights -> file; how every kind of weight is stored        |
 | unpack.py     | LUT16: codes of any width in int16 constants, unpacked at load        |
 | graph.py      | the flatbuffer, editable                                              |
@@ -33,8 +33,8 @@ from mobconv.backends.base import (
     Runner,
     Support,
     TensorSpec,
+    float_activations,
     no_options,
-    weights_alone,
 )
 from mobconv.backends.size_audit import Audit
 from mobconv.errors import BackendError
@@ -125,7 +125,7 @@ class _TFLite:
         support = self.support(cell)
         if support.stored_bits is None:
             raise BackendError(f"{cell}: {support.reason}")
-        weight_bytes, (packed, wide), merged = encode(template, weights_alone(model, cell), cell, path, record)
+        weight_bytes, (packed, wide), merged = encode(template, float_activations(model, cell), cell, path, record)
         if wide and cell.storage is Storage.PACKED:
             note = f"{wide:,} of {packed:,} weights, filters wider than 1x1, lie in INT8 or FP16: {_WIDE}"
             support = replace(support, note=note)

@@ -8,6 +8,7 @@ A template is a folder of two files:
                       places: where each weight is (see mobconv/backends/weight_map.py; keys are tensor numbers)
                       floats: tensor number -> name, of the other parameters (biases), which are found by their
                       values, so that scheme fp16 can halve them too
+                      biases: where each bias is, by its values (see mobconv/backends/bias_map.py)
                       merged: weights that no run of the converter left whole: they stay float in every file
 
 The converter is free to compute with parameters: it multiplies the scale of a layer norm into the weights behind it.
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mobconv.backends import weight_map
+from mobconv.backends import bias_map, weight_map
 from mobconv.backends.tflite.graph import Graph
 from mobconv.backends.tflite.opaque import flatten, lift
 from mobconv.backends.tflite.quiet import quiet
@@ -54,7 +55,9 @@ def convert(program: Program, directory: Path) -> None:
     (directory / TEMPLATE).write_bytes(template.data)
     image = {"colour": program.image, "labels": program.labels, "inputs": list(program.example)}
     extra = {"floats": template.floats, "merged": sorted(template.merged), "image": image if program.image else {}}
-    weight_map.save(directory / MAP, template.places, extra)
+    keys = {place.key for placements in template.places.values() for place in placements}
+    constants = [(str(index), values) for index, values in Graph(template.data).constants()]
+    weight_map.save(directory / MAP, template.places, extra, bias_map.locate(constants, keys, program))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Template + weights -> file. How each kind of weight is stored in a TFLite file.
+"""Template + weights and biases -> file. How each kind of weight is stored in a TFLite file.
 
 The op of the network that uses a weight (CONV_2D, DEPTHWISE_CONV_2D, FULLY_CONNECTED: input 1) reads
 one of these. *layout* is that of the op (OHWI, 1HWO, OI): the parameter transposed. C is the number of
@@ -55,14 +55,14 @@ Other floats of the file (biases ...) are float32, or under scheme fp16 DEQUANTI
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mobconv.backends import weight_map
+from mobconv.backends import bias_map, weight_map
 from mobconv.backends.tflite import metadata
 from mobconv.backends.tflite.convert import MAP, TEMPLATE
 from mobconv.backends.tflite.graph import RECORD_KEY, Graph
@@ -70,6 +70,7 @@ from mobconv.backends.tflite.unpack import Unpacker
 from mobconv.backends.weight_map import Placement
 from mobconv.common.files import write_whole
 from mobconv.errors import BackendError
+from mobconv.quantize.model import QuantizedModel
 from mobconv.quantize.packing import pack
 from mobconv.quantize.weights import FloatWeight, Form, QuantizedWeight, Weight
 from mobconv.schemes import Cell, Storage
@@ -87,7 +88,7 @@ def is_native(weight: QuantizedWeight) -> bool:
 
 
 def encode(
-    template: Path, weights: Mapping[str, Weight], cell: Cell, path: Path, record: str
+    template: Path, model: QuantizedModel, cell: Cell, path: Path, record: str
 ) -> tuple[int, tuple[int, int], list[str]]:
     """Write `path`, whole or not at all -> bytes of its quantized weights, two numbers of weights, and names.
 
@@ -95,13 +96,15 @@ def encode(
     of weights that the converter merged with others, which stay float.
 
     template: the folder that `convert` filled. Under fp32 and fp16 all weights count as quantized, otherwise those that
-    a layer rule keeps float do not. Raises BackendError for a weight that is missing or does not fit its place,
+    a layer rule keeps float do not. Raises BackendError for a weight or bias that is missing or does not fit its place,
     OutputError when the file cannot be written.
     """
-    scheme = cell.scheme
+    scheme, weights = cell.scheme, model.weights
     places, extra = weight_map.load(template / MAP)
     weight_map.check_agreement({*places, *extra.get("merged", [])}, weights, cell)
     graph = Graph((template / TEMPLATE).read_bytes())
+    for index, values in bias_map.placed(weight_map.biases(extra), model.biases, cell).items():
+        graph.set_constant(int(index), values)
     labels = extra["image"].get("labels", ())
     if extra["image"]:
         described = metadata.Metadata((0.0,), (1.0,), extra["image"]["colour"], tuple(labels))

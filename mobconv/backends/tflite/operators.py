@@ -31,6 +31,8 @@ _WEIGHTED = {
     "EMBEDDING_LOOKUP": ("embedding", 0, 1),
     "GATHER": ("embedding", 1, 0),
 }
+# op -> position of its bias
+_BIASES = {"CONV_2D": 2, "CONV_3D": 2, "DEPTHWISE_CONV_2D": 2, "FULLY_CONNECTED": 2, "TRANSPOSE_CONV": 3}
 _NUMPY = {"FLOAT32": "float32", "FLOAT16": "float16", "FLOAT64": "float64", "BOOL": "bool"}
 _NARROW = {"INT4": 4, "INT2": 2}
 
@@ -77,7 +79,13 @@ def op(tensors: Sequence[Any], operator: Any, kind: str, fixed: Set[str]) -> Op:
     name = _names("ActivationFunctionType").get(number, "?")
     shown = (tensors[int(outputs[0])].name or b"").decode(errors="replace") if outputs else ""
     role = "" if family else _role(kind, inputs, fixed)
-    return Op(shown, kind, inputs, outputs, source, weight, family, role, fused.get(name, name.lower()))
+    bias = None
+    if family and len(operator.inputs) > _BIASES.get(kind, len(operator.inputs)):
+        bias = str(operator.inputs[_BIASES[kind]])
+    elif kind == "ADD":
+        bias = next((name for name in inputs if name in fixed), None)
+    bias = bias if bias in fixed else None
+    return Op(shown, kind, inputs, outputs, source, weight, family, role, fused.get(name, name.lower()), bias)
 
 
 def _role(kind: str, inputs: Sequence[str], fixed: Set[str]) -> str:
