@@ -163,9 +163,10 @@ class _Lockstep:
             elif node.op == "output":
                 self.outputs = list(node.all_input_nodes)
             elif node in self.uses and "embedding" not in str(node.target):
-                number += 1
-                self.stage(f"calibrate {self.scheme}: layer {number} of {len(self.uses)}")
                 self._layer(node)
+                number += 1
+                if number * 4 // len(self.uses) > (number - 1) * 4 // len(self.uses):
+                    self.stage(f"quantize {self.scheme}: {number} of {len(self.uses)} layers")
             else:
                 self._operation(node)
             for read in node.all_input_nodes:
@@ -247,7 +248,7 @@ class _Lockstep:
         values = attrgetter(name)(self.program.module).detach().numpy()
         operator = OperatorMatrix.of(node, values.shape)
         weight = torch.from_numpy(operator.matrix(values).astype(np.float64))
-        bias_node = node.kwargs.get("bias", node.args[2] if len(node.args) > 2 else None)
+        bias_node: Any = node.kwargs.get("bias", node.args[2] if len(node.args) > 2 else None)
         bias = None if bias_node is None else self.float.get(bias_node, 0)
         free = bias is not None and bias_node.op == "get_attr" and len(bias_node.users) == 1
         self._apply(node, self.float, operator, weight, bias)
@@ -284,22 +285,22 @@ class _Lockstep:
     def _apply(
         self, node: Node, values: Activations, operator: OperatorMatrix, weight: torch.Tensor, bias: torch.Tensor | None
     ) -> None:
-        read = node.args[0]
-        for chunk in range(1 if values.constant(read) and len(self.starts) > 1 else len(self.starts)):  # type: ignore[arg-type]
-            values.append(node, operator.apply(values.get(read, chunk), weight, bias))  # type: ignore[arg-type]
+        read = _input(node)
+        for chunk in range(1 if values.constant(read) and len(self.starts) > 1 else len(self.starts)):
+            values.append(node, operator.apply(values.get(read, chunk), weight, bias))
 
     def _inputs(self, node: Node, operator: OperatorMatrix) -> Iterator[LayerInputs]:
         """What a layer reads, chunk by chunk, of the samples that layers are fitted to."""
         import torch
 
-        read = node.args[0]
+        read = _input(node)
         rng = np.random.default_rng(zlib.crc32(node.name.encode()))  # the same positions each time
         other = self._added(node)
         for chunk, start in enumerate(self.starts):
             samples = min(self.size, self.fitted - start)
             if samples <= 0:
                 return
-            pair = [values.get(read, chunk) for values in (self.quantized, self.float)]  # type: ignore[arg-type]
+            pair = [values.get(read, chunk) for values in (self.quantized, self.float)]
             # windows of a sample may be rows of the batch
             rows = len(pair[0]) * samples // min(self.size, self.count - start) if pair[0].dim() > 1 else len(pair[0])
             quantized, reference = (value[:rows] for value in pair)
@@ -319,13 +320,20 @@ class _Lockstep:
         users = list(node.users)
         if len(users) != 1 or str(users[0].target) not in _SUMS or users[0].kwargs:
             return None
-        others = [term for term in users[0].args[:2] if term is not node]
-        if len(others) != 1 or getattr(others[0], "op", "") == "" or others[0] not in self.float:
+        terms: list[Any] = list(users[0].args[:2])
+        others = [term for term in terms if term is not node]
+        if len(others) != 1 or not hasattr(others[0], "op") or others[0] not in self.float:
             return None
-        other: Node = others[0]  # type: ignore[assignment]
+        other: Node = others[0]
         if self.float.constant(other) or self.float.get(other, 0).shape != self.float.get(node, 0).shape:
             return None
         return other
+
+
+def _input(node: Node) -> Node:
+    """What a layer multiplies its weight with."""
+    read: Any = node.args[0]
+    return read  # type: ignore[no-any-return]
 
 
 def _clip(node: Node) -> tuple[float, float] | None:
@@ -335,13 +343,14 @@ def _clip(node: Node) -> tuple[float, float] | None:
         users = list(users[0].users)
     if len(users) != 1:
         return None
-    name, arguments = str(users[0].target).removeprefix("aten.").partition(".")[0], list(users[0].args[1:])
+    name = str(users[0].target).removeprefix("aten.").partition(".")[0]
     if name in _RANGES:
         return _RANGES[name]
-    if name in ("hardtanh", "hardtanh_"):
-        low, high = [*arguments, *(-1.0, 1.0)[len(arguments) :]]
-        return float(low), float(high)
-    return None
+    if name not in ("hardtanh", "hardtanh_"):
+        return None
+    given: list[Any] = list(users[0].args[1:])
+    limits = [*given, *(-1.0, 1.0)[len(given) :]]
+    return float(limits[0]), float(limits[1])
 
 
 def _chunk_size(program: Program) -> int:

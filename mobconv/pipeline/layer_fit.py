@@ -11,8 +11,8 @@ Adaptive rounding for post-training quantization", section 3.3, reconstructs asy
 of equal means: b + mean y - Wq mean x.
 
 Where an activation that clips follows, errors that it clips away cost nothing: outputs that are clipped in both
-networks become their own target, and the layer is solved again (Zhang et al. 2016, "Accelerating very deep convolutional
-networks for classification and detection", section 3.2, by alternating).
+networks become their own target, and the layer is solved again (Zhang et al. 2016, "Accelerating very deep
+convolutional networks for classification and detection", section 3.2, by alternating).
 """
 
 from __future__ import annotations

@@ -120,11 +120,12 @@ def equal_biases() -> Program:
             self.unbiased = nn.Conv2d(8, 8, 1, bias=False)
             self.transposed = nn.ConvTranspose2d(8, 8, 2, stride=2)
             self.first, self.bare, self.second = nn.Linear(8, 8), nn.Linear(8, 8, bias=False), nn.Linear(8, 6)
+            parameters = dict(self.named_parameters())
             with torch.no_grad():
-                for layer in (self.stem, self.depthwise, self.second):
-                    layer.bias.zero_()
-                self.transposed.bias.copy_(self.first.bias)
-                self.pointwise.bias.fill_(0.5)
+                for layer in ("stem", "depthwise", "second"):
+                    parameters[f"{layer}.bias"].zero_()
+                parameters["transposed.bias"].copy_(parameters["first.bias"])
+                parameters["pointwise.bias"].fill_(0.5)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             """(N, 3, 8, 8) -> (N, 6)."""
