@@ -1,54 +1,25 @@
 """Calibration: quantize a network layer by layer, on inputs that run through it and through the float network.
 
-Both networks run in lock-step, operation after operation, on all samples, so that each layer is fitted to the inputs
-that the layers before it give once they are quantized. Everything is computed in float64 and in a fixed order on one
-thread, and stored as float32: sums in another order (another processor, another library) change the sixteenth digit,
-and a code only where it is as close to a tie. See `layer_fit` for one layer.
-
-Memory: values of the nodes that are still to be read, of both networks and all samples; beyond `activations.LIMIT`
-they are written to files. A chunk of samples is as small as `_ELEMENTS` asks; statistics of a layer are taken at
-`_COLUMNS` positions, chosen at random where there are more.
+Each layer is fitted to the inputs that the layers before it give once they are quantized (`lockstep`, `layer_fit`).
 """
 
 from __future__ import annotations
 
-import math
 import tempfile
-import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mobconv.model.operator_matrix import OperatorMatrix
 from mobconv.model.program import Program
-from mobconv.model.weight_ops import weighted
-from mobconv.pipeline.activations import Activations
-from mobconv.pipeline.layer_fit import LayerInputs, LayerTask, fit_bias, fit_layer
+from mobconv.pipeline.lockstep import Feed, Lockstep
 from mobconv.pipeline.quantized import SchemeFor, quantize_model
-from mobconv.quantize import Weight, quantize
+from mobconv.pipeline.reference import reference
 from mobconv.quantize.model import QuantizedModel
-from mobconv.quantize.weights import Floats
-from mobconv.schemes import ALGORITHMS, DEFAULT_ALGORITHM, Needs, Scheme
+from mobconv.schemes import DEFAULT_ALGORITHM, Scheme
 
-if TYPE_CHECKING:
-    import torch
-    from torch.fx import Node
-
-Feed = Callable[[slice], Mapping[str, NDArray[Any]]]
-"""A slice of the samples -> the network's inputs by name."""
-
-_COLUMNS = 32768  # positions that a layer's statistics are taken over
-_ELEMENTS = 2**22  # of the largest value of a chunk
-_LARGEST_CHUNK = 64
-_WIDEST = 6144  # columns of the largest second moments that are solved; 300 MB
 _WITHHELD, _MOST_WITHHELD = 8, 128  # one in so many samples, and at most so many, judge the result
-_SUMS = ("aten.add.Tensor", "aten.add_.Tensor")
-_RANGES = {"relu": (0.0, math.inf), "relu_": (0.0, math.inf), "relu6": (0.0, 6.0), "relu6_": (0.0, 6.0)}
 
 
 @dataclass(frozen=True)
@@ -73,14 +44,14 @@ def fit_network(
     most 128, is withheld and judges the result: where it has a larger squared error of the outputs than the default
     algorithm without data, that is returned, and the note says so.
     """
-    withheld = min(count // _WITHHELD, _MOST_WITHHELD)
     import torch
 
+    withheld = min(count // _WITHHELD, _MOST_WITHHELD)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # sums in one order
     try:
         with tempfile.TemporaryDirectory(prefix="mobconv-") as folder, torch.inference_mode():
-            lockstep = _Lockstep(program, scheme, scheme_for, feed, count, count - withheld, Path(folder), stage)
+            lockstep = Lockstep(program, scheme, scheme_for, feed, count, count - withheld, Path(folder), stage)
             model = lockstep.run()
             if not withheld:
                 return Calibrated(model)
@@ -90,10 +61,9 @@ def fit_network(
 
 
 def _judged(
-    program: Program, scheme: Scheme, scheme_for: SchemeFor, lockstep: _Lockstep, model: QuantizedModel
+    program: Program, scheme: Scheme, scheme_for: SchemeFor, lockstep: Lockstep, model: QuantizedModel
 ) -> Calibrated:
     """The calibrated model, or that of the default algorithm where the withheld samples are nearer to float with it."""
-    from mobconv.pipeline.reference import reference
 
     def plain(name: str, cell_scheme: Scheme) -> Scheme:
         layer_scheme = scheme_for(name, cell_scheme)
@@ -118,257 +88,3 @@ def _judged(
         f"samples (squared error {errors[0]:.2g} and {errors[1]:.2g} of the outputs' variance), so the weights are "
         f"those of {DEFAULT_ALGORITHM}",
     )
-
-
-class _Lockstep:
-    """A float network and the same network as it becomes quantized, on the same samples."""
-
-    def __init__(
-        self,
-        program: Program,
-        scheme: Scheme,
-        scheme_for: SchemeFor,
-        feed: Feed,
-        count: int,
-        fitted: int,
-        folder: Path,
-        stage: Callable[[str], None],
-    ) -> None:
-        self.program, self.scheme, self.scheme_for, self.feed, self.stage = program, scheme, scheme_for, feed, stage
-        self.count, self.fitted = count, fitted
-        self.size = program.batch or _chunk_size(program)
-        self.starts = range(0, count, self.size)
-        self.float, self.quantized = Activations(folder / "f"), Activations(folder / "q")
-        for name in "fq":
-            (folder / name).mkdir()
-        self.uses: dict[Node, tuple[str, int]] = {node: (name, axis) for node, name, axis in weighted(program.module)}
-        self.weights: dict[str, Weight] = {}
-        self.biases: dict[str, Floats] = {}
-        self.outputs: list[Node] = []
-
-    def run(self) -> QuantizedModel:
-        """Fit all layers in the order of the graph."""
-        nodes = list(self.program.module.graph.nodes)
-        last = {read: index for index, node in enumerate(nodes) for read in node.all_input_nodes}
-        names, number = iter(self.program.example), 0
-        for index, node in enumerate(nodes):
-            if node.op == "placeholder":
-                name = next(names)
-                for start in self.starts:
-                    self.float.append(node, self._fed(name, start))
-                self.quantized.share(node, self.float)
-            elif node.op == "get_attr":
-                self.float.append(node, attrgetter(str(node.target))(self.program.module))
-                self.quantized.share(node, self.float)
-            elif node.op == "output":
-                self.outputs = list(node.all_input_nodes)
-            elif node in self.uses and "embedding" not in str(node.target):
-                self._layer(node)
-                number += 1
-                if number * 4 // len(self.uses) > (number - 1) * 4 // len(self.uses):
-                    self.stage(f"quantize {self.scheme}: {number} of {len(self.uses)} layers")
-            else:
-                self._operation(node)
-            for read in node.all_input_nodes:
-                if last[read] == index and node.op != "output":
-                    shared = self.float.shares(read, self.quantized)
-                    self.quantized.drop(read, shared)
-                    self.float.drop(read, False)
-        values = self.program.floats()
-        for name, site in self.program.sites.items():
-            if name not in self.weights:
-                self.weights[name] = quantize(name, values[name], site.axis, self._without_data(name))
-        return QuantizedModel({name: self.weights[name] for name in self.program.sites}, self.biases)
-
-    def withheld(self) -> Iterator[tuple[Mapping[str, NDArray[Any]], dict[str, NDArray[np.float64]]]]:
-        """Inputs and the float network's outputs of the samples that no layer was fitted to, chunk by chunk."""
-        import torch
-
-        for chunk, start in enumerate(self.starts):
-            stop = min(start + self.size, self.count)
-            if stop <= self.fitted:
-                continue
-            skipped = max(self.fitted - start, 0)
-            wanted = {}
-            for name, node in zip(self.program.outputs, self._leaves(), strict=True):
-                value = self.float.get(node, chunk)
-                if isinstance(value, torch.Tensor) and value.is_floating_point() and len(value) >= stop - start:
-                    wanted[name] = value[skipped : stop - start].numpy()
-            yield self.feed(slice(start + skipped, stop)), wanted
-
-    def _leaves(self) -> list[Node]:
-        from torch.fx import Node
-        from torch.utils._pytree import tree_leaves
-
-        output = next(node for node in reversed(self.program.module.graph.nodes) if node.op == "output")
-        return [leaf for leaf in tree_leaves(output.args[0]) if isinstance(leaf, Node)]
-
-    def _fed(self, name: str, start: int) -> torch.Tensor:
-        """One chunk of an input; for a fixed batch, filled up with its last sample."""
-        import torch
-
-        value = np.asarray(self.feed(slice(start, min(start + self.size, self.count)))[name])
-        if self.program.batch and len(value) < self.size:
-            value = np.concatenate([value, np.repeat(value[-1:], self.size - len(value), axis=0)])
-        return torch.from_numpy(np.ascontiguousarray(value))
-
-    def _operation(self, node: Node) -> None:
-        """Compute a node in both networks, once where they do not differ yet."""
-        reads = node.all_input_nodes
-        constant = all(self.float.constant(read) for read in reads) and len(self.starts) > 1
-        chunks = range(1 if constant else len(self.starts))
-        for chunk in chunks:
-            self.float.append(node, self._computed(node, self.float, chunk))
-        if all(self.float.shares(read, self.quantized) for read in reads):
-            self.quantized.share(node, self.float)
-            return
-        for chunk in chunks:
-            self.quantized.append(node, self._computed(node, self.quantized, chunk))
-
-    def _computed(self, node: Node, values: Activations, chunk: int) -> Any:
-        from torch.fx.node import map_arg
-
-        assert callable(node.target)
-        arguments = map_arg(node.args, lambda read: values.get(read, chunk))
-        options = map_arg(node.kwargs, lambda read: values.get(read, chunk))
-        return node.target(*arguments, **options)
-
-    def _without_data(self, name: str) -> Scheme:
-        """The scheme of a weight that is quantized without calibration data."""
-        scheme = self.scheme_for(name, self.scheme)
-        if scheme.mode is not None and ALGORITHMS[scheme.algorithm].needs is not Needs.WEIGHTS:
-            return replace(scheme, algorithm=DEFAULT_ALGORITHM)
-        return scheme
-
-    def _layer(self, node: Node) -> None:
-        """Fit a layer's weight, unless it is decided, and its bias; then compute the layer in both networks."""
-        import torch
-
-        name, axis = self.uses[node]
-        values = attrgetter(name)(self.program.module).detach().numpy()
-        operator = OperatorMatrix.of(node, values.shape)
-        weight = torch.from_numpy(operator.matrix(values).astype(np.float64))
-        bias_node: Any = node.kwargs.get("bias", node.args[2] if len(node.args) > 2 else None)
-        bias = None if bias_node is None else self.float.get(bias_node, 0)
-        free = bias is not None and bias_node.op == "get_attr" and len(bias_node.users) == 1
-        self._apply(node, self.float, operator, weight, bias)
-        scheme = self.scheme_for(name, self.scheme)
-        task = LayerTask(
-            name,
-            axis,
-            operator,
-            weight,
-            bias if free else None,
-            scheme,
-            _clip(node),
-            lambda: self._inputs(node, operator),
-        )
-        if name not in self.weights and self._fits(scheme, weight):
-            self.weights[name], corrected = fit_layer(task)
-        else:
-            if name not in self.weights:
-                self.weights[name] = quantize(name, values, axis, self._without_data(name))
-            corrected = fit_bias(task, self.weights[name])
-        if corrected is not None:
-            self.biases[str(bias_node.target)] = corrected
-            bias = torch.from_numpy(corrected.astype(np.float64))
-        decided = torch.from_numpy(operator.matrix(self.weights[name].dequantize()).astype(np.float64))
-        self._apply(node, self.quantized, operator, decided, bias)
-
-    @staticmethod
-    def _fits(scheme: Scheme, weight: torch.Tensor) -> bool:
-        """Whether a weight's algorithm needs layer statistics, and their matrix can be solved."""
-        if scheme.mode is None or ALGORITHMS[scheme.algorithm].needs is not Needs.LAYER_STATISTICS:
-            return False
-        return weight.shape[1] <= _WIDEST
-
-    def _apply(
-        self, node: Node, values: Activations, operator: OperatorMatrix, weight: torch.Tensor, bias: torch.Tensor | None
-    ) -> None:
-        read = _input(node)
-        for chunk in range(1 if values.constant(read) and len(self.starts) > 1 else len(self.starts)):
-            values.append(node, operator.apply(values.get(read, chunk), weight, bias))
-
-    def _inputs(self, node: Node, operator: OperatorMatrix) -> Iterator[LayerInputs]:
-        """What a layer reads, chunk by chunk, of the samples that layers are fitted to."""
-        import torch
-
-        read = _input(node)
-        rng = np.random.default_rng(zlib.crc32(node.name.encode()))  # the same positions each time
-        other = self._added(node)
-        for chunk, start in enumerate(self.starts):
-            samples = min(self.size, self.fitted - start)
-            if samples <= 0:
-                return
-            pair = [values.get(read, chunk) for values in (self.quantized, self.float)]
-            # windows of a sample may be rows of the batch
-            rows = len(pair[0]) * samples // min(self.size, self.count - start) if pair[0].dim() > 1 else len(pair[0])
-            quantized, reference = (value[:rows] for value in pair)
-            positions = operator.positions(quantized)
-            taken = -(-_COLUMNS * samples // (self.fitted * rows))
-            at = None
-            if taken < positions:
-                at = torch.from_numpy(np.sort(rng.permutation(positions)[:taken]))
-            lack = added = None
-            if other is not None:
-                mine, wanted = (values.get(other, chunk)[:rows] for values in (self.quantized, self.float))
-                lack, added = operator.outputs(wanted - mine, at), operator.outputs(mine, at)
-            yield LayerInputs(operator.columns(quantized, at), operator.columns(reference, at), lack, added)
-
-    def _added(self, node: Node) -> Node | None:
-        """The other term of a sum that alone reads a layer's outputs, where it is computed already."""
-        users = list(node.users)
-        if len(users) != 1 or str(users[0].target) not in _SUMS or users[0].kwargs:
-            return None
-        terms: list[Any] = list(users[0].args[:2])
-        others = [term for term in terms if term is not node]
-        if len(others) != 1 or not hasattr(others[0], "op") or others[0] not in self.float:
-            return None
-        other: Node = others[0]
-        if self.float.constant(other) or self.float.get(other, 0).shape != self.float.get(node, 0).shape:
-            return None
-        return other
-
-
-def _input(node: Node) -> Node:
-    """What a layer multiplies its weight with."""
-    read: Any = node.args[0]
-    return read  # type: ignore[no-any-return]
-
-
-def _clip(node: Node) -> tuple[float, float] | None:
-    """The range of a clipping activation that alone reads a layer's outputs, or their sum with another term."""
-    users = list(node.users)
-    if len(users) == 1 and str(users[0].target) in _SUMS and not users[0].kwargs:
-        users = list(users[0].users)
-    if len(users) != 1:
-        return None
-    name = str(users[0].target).removeprefix("aten.").partition(".")[0]
-    if name in _RANGES:
-        return _RANGES[name]
-    if name not in ("hardtanh", "hardtanh_"):
-        return None
-    given: list[Any] = list(users[0].args[1:])
-    limits = [*given, *(-1.0, 1.0)[len(given) :]]
-    return float(limits[0]), float(limits[1])
-
-
-def _chunk_size(program: Program) -> int:
-    """Samples of a chunk, by the largest value in the graph."""
-    import torch
-    from torch.fx import Interpreter
-    from torch.utils._pytree import tree_leaves
-
-    largest = 1
-
-    class Sizes(Interpreter):
-        def run_node(self, node: Node) -> Any:
-            nonlocal largest
-            value = super().run_node(node)
-            if node.op == "call_function":
-                sizes = [leaf.numel() for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
-                largest = max([largest, *sizes])
-            return value
-
-    Sizes(program.module).run(*(torch.from_numpy(value) for value in program.example.values()))
-    return int(np.clip(_ELEMENTS // largest, 1, _LARGEST_CHUNK))

@@ -41,6 +41,15 @@ def nearest(levels: Any, value: float) -> int:
 
 
 @strictly
+def round_off(target: Any, levels: Any, group: Any, codes: Any) -> None:
+    """Fill codes (rows, columns) with the nearest levels (groups, K), each weight by itself."""
+    for index in range(len(target)):
+        values = levels[group[index]]
+        for column in range(target.shape[1]):
+            codes[index, column] = nearest(values, target[index, column])
+
+
+@strictly
 def compensate(target: Any, factor: Any, order: Any, levels: Any, group: Any, block: Any, codes: Any) -> None:
     """Fill codes (rows, columns) one column after another, each error compensated by the columns that follow.
 

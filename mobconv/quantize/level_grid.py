@@ -68,6 +68,13 @@ class LevelGrid:
         rounded = round_to(values, self.fp16).astype(np.float64)
         return np.where(np.abs(rounded) < FP16_SMALLEST_NORMAL, 0.0, rounded) if self.fp16 else rounded
 
+    def take(self, other: LevelGrid, groups: NDArray[np.bool_]) -> None:
+        """Take the parameters of some groups from another grid of the same kind."""
+        for field in ("scale", "factors", "table"):
+            mine, theirs = getattr(self, field), getattr(other, field)
+            if mine is not None:
+                setattr(self, field, np.where(groups.reshape(-1, *[1] * (mine.ndim - 1)), theirs, mine))
+
     def fitted(self, indices: Indices) -> FittedGroups:
         """Codes and parameters as a weight has them."""
         codes = (indices + self.first).astype(np.uint8)

@@ -14,6 +14,7 @@ import pytest
 
 from mobconv.errors import UsageError
 from mobconv.quantize import QuantizedWeight, algorithms, quantize
+from mobconv.quantize.layer import Hessian, Layer, quantize_layer
 from mobconv.schemes import ALGORITHMS, BITS, Algorithm, Granularity, Mode, Needs, Scheme
 
 RNG = np.random.default_rng(12)
@@ -65,9 +66,32 @@ class Judge:
     rival: str
 
 
+def layer_of(values: np.ndarray, scheme: Scheme) -> Layer:
+    """The least-squares problem of a layer with these weights as its target; its inputs go together in pairs."""
+    rows = values.reshape(len(values), -1).astype(np.float64)
+    columns = rows.shape[1]
+    inputs = np.random.default_rng(columns).normal(size=(4 * columns + 8, columns))
+    inputs[:, 1:] += 0.9 * inputs[:, :-1]
+    second = inputs.T @ inputs / len(inputs) + 0.05 * np.eye(columns)
+    together = {Granularity.TENSOR: len(rows), Granularity.CHANNEL: 1, Granularity.OC16: 16}[scheme.granularity]
+    return Layer("w", rows, Hessian(second[None]), np.arange(len(rows)) // together)
+
+
+def quantize_by_statistics(values: np.ndarray, scheme: Scheme) -> QuantizedWeight:
+    if ALGORITHMS[scheme.algorithm].needs is Needs.WEIGHTS:
+        return quantize("w", values, 0, scheme)
+    return quantize_layer(layer_of(values, scheme), scheme, 0, lambda matrix: matrix.reshape(values.shape))
+
+
+def output_error(weight: QuantizedWeight, values: np.ndarray) -> float:
+    layer = layer_of(values, Scheme.parse("w8-linear"))
+    return layer.error(weight.dequantize().reshape(layer.target.shape))
+
+
 # without data, the loss of a layer is that for inputs of which nothing is known: the squared error of its weights
 JUDGES = {
     Needs.WEIGHTS: Judge(lambda values, scheme: quantize("w", values, 0, scheme), squared_error, rival="minmax"),
+    Needs.LAYER_STATISTICS: Judge(quantize_by_statistics, output_error, rival="mse"),
 }
 
 

@@ -7,11 +7,13 @@ r runs over output channels, w* is the layer's target, H the second moments of i
 1. Scale and zero point, or table, of least rounding error, each weight counted by the curvature that is left of it
    once the weights after it compensate: 1 / U_jj^2, with U the Cholesky factor of H^-1.
 2. Codes column by column, the error of each made up for by the columns that follow: GPTQ (Frantar et al. 2022,
-   "GPTQ: Accurate post-training quantization for generative pre-trained transformers", equation 3 and algorithm 1; the
+   "GPTQ: Accurate post-training quantization for generative pre-trained transformers", section 3, algorithm 1; the
    same as OBQ, Frantar and Alistarh 2022, in one order for all rows), columns of large H_jj first ("act order").
 3. Three times: parameters of least error for these codes, in closed form, then one round of coordinate descent, in
    which each code is chosen again with all others fixed (as QuantEase, Behdin et al. 2023). Parameters are rounded to
    what a file can contain before codes are chosen.
+4. The same as 3 from the codes of the default algorithm; each group has the better of the two, so no group is worse
+   than without data.
 
 Targets that make up for the errors of earlier layers, and biases, come from `mobconv.pipeline.calibration`.
 """
@@ -35,22 +37,42 @@ _RIDGE = 1e-4  # of the mean curvature of a table's entries: keeps those that ha
 
 def fit(layer: Layer, start: QuantizedWeight) -> FittedGroups:
     """Codes (rows, columns) and parameters of a layer; start: those without data."""
+    products = layer.hessian.times(layer.target)
+    rounded = LevelGrid.of(start)
+    indices = np.zeros(layer.target.shape, np.int64)
+    layer_kernels.round_off(layer.target, rounded.levels, layer.group, indices)
+    plain = _improved(rounded, layer, products, indices)
     grid = LevelGrid.of(start)
     if grid.table is not None:
         grid.table = _tables(grid, layer)
     else:
         _choose_scales(grid, layer, start.bits)
+    hessian, indices = layer.hessian, np.zeros(layer.target.shape, np.int64)
+    layer_kernels.compensate(
+        layer.target, hessian.factor, hessian.order, grid.levels, layer.group, layer.block, indices
+    )
+    compensated = _improved(grid, layer, products, indices)
+    errors = [_errors(*each, layer, products) for each in ((grid, compensated), (rounded, plain))]
+    better = errors[1] < errors[0]
+    grid.take(rounded, better)
+    return grid.fitted(np.where(better[layer.group][:, None], plain, compensated))
+
+
+def _improved(grid: LevelGrid, layer: Layer, products: Doubles, indices: Indices) -> Indices:
+    """Parameters and codes in turn, the error falling each time; sets the grid's parameters, returns the codes."""
     hessian = layer.hessian
-    block = layer.block
-    indices = np.zeros(layer.target.shape, np.int64)
-    layer_kernels.compensate(layer.target, hessian.factor, hessian.order, grid.levels, layer.group, block, indices)
-    products = layer.hessian.times(layer.target)
     for _ in range(_ROUNDS):
         indices = _refit(grid, layer, products, indices)
-        slopes = products - layer.hessian.times(grid.values(indices, layer.group))
-        layer_kernels.descend(slopes, hessian.values, hessian.order, grid.levels, layer.group, block, indices)
-    indices = _refit(grid, layer, products, indices)
-    return grid.fitted(indices)
+        slopes = products - hessian.times(grid.values(indices, layer.group))
+        layer_kernels.descend(slopes, hessian.values, hessian.order, grid.levels, layer.group, layer.block, indices)
+    return _refit(grid, layer, products, indices)
+
+
+def _errors(grid: LevelGrid, indices: Indices, layer: Layer, products: Doubles) -> Doubles:
+    """float64 (groups,): what a group's codes cost, less a constant."""
+    values = grid.values(indices, layer.group)
+    costs: Doubles = (values * (layer.hessian.times(values) - 2 * products)).sum(axis=1)
+    return np.bincount(layer.group, costs, len(grid.levels)).astype(np.float64)
 
 
 def _tables(grid: LevelGrid, layer: Layer) -> Doubles:
