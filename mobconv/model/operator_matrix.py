@@ -52,7 +52,7 @@ class OperatorMatrix:
         if target == _LINEAR:
             return cls(shape, linear=True)
         if "conv" not in target:
-            raise ValueError(f"{target} is no product of a matrix and its inputs")
+            raise ValueError(f"{target} cannot be written as a matrix product")
 
         def argument(name: str, position: int, default: Any) -> Any:
             return node.kwargs.get(name, node.args[position] if len(node.args) > position else default)

@@ -241,7 +241,7 @@ class Lockstep:
             values.append(node, operator.apply(values.get(read, chunk), weight, bias))
 
     def _all_inputs(self, node: Node, operator: OperatorMatrix, name: str) -> Iterator[LayerInputs]:
-        """What a layer reads; of a shared weight that is not decided, also what the float network's later readers do."""
+        """What a layer reads; of a shared weight, at first, also what its later readers do in the float network."""
         yield from self._inputs(node, operator, self.quantized, self.float)
         for other in self.later.get(name, []) if name not in self.weights else []:
             yield from self._inputs(other, OperatorMatrix.of(other, operator.shape), self.ahead, self.ahead)

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 # Far above what rounding does to a whole network (1e-6 in fp32, 5e-3 in fp16), far below a wrong constant.
 _CLOSE = {Compute.FP32: 1e-3, Compute.FP16: 5e-2}
+_ROUNDING = 1e-5  # ten times what rounding does in fp32
+_EFFECT = 4  # a file may depart by one in so many of what the least bias changes in its outputs
 _MORE = 3  # times the departure of an fp16 template, that its files with other biases may have
 _LARGEST_HALF = 65504.0  # IEEE 754 binary16
 _CONVERSIONS = 12  # of parts, to find an operation among some thousands
@@ -60,6 +62,8 @@ def departing_biases(backend: Backend, folder: Path, entry: Entry, compute: Comp
         limit = _CLOSE[compute]
         if compute is Compute.FP16:
             limit = max(limit, _MORE * _with_biases(backend, folder, entry, compute, []))
+        else:
+            limit = max(_ROUNDING, min(limit, _least_effect(entry, names) / _EFFECT))
         return _departing(backend, folder, entry, compute, list(names), limit)
 
 
@@ -85,13 +89,28 @@ def _departing(
     ]
 
 
+def _other_biases(program: Program, names: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+    """Random values for some biases of a program, the same each time."""
+    values, rng = program.floats(), np.random.default_rng(1)
+    sizes = {name: max(0.1, float(np.abs(values[name]).max(initial=0.0))) / 2 for name in names}
+    return {
+        name: (values[name] + rng.normal(size=values[name].shape) * size).astype(np.float32)
+        for name, size in sizes.items()
+    }
+
+
+def _least_effect(entry: Entry, names: Sequence[str]) -> float:
+    """How little any one of some biases changes the outputs, as a part of the largest."""
+    program = entry.computed or entry.program
+    feeds = _feeds(program)
+    expected = program.run(feeds)
+    changed = (program.with_values(_other_biases(entry.program, [name])) for name in names)
+    return min((fidelity.departure(other.run(feeds), expected) for other in changed), default=np.inf)
+
+
 def _with_biases(backend: Backend, folder: Path, entry: Entry, compute: Compute, names: Sequence[str]) -> float:
     """How far a float file with random values in some biases departs from the program with the same."""
-    values, rng = entry.program.floats(), np.random.default_rng(1)
-    others = {}
-    for name in names:
-        size = max(0.1, float(np.abs(values[name]).max(initial=0.0)))
-        others[name] = (values[name] + rng.normal(size=values[name].shape) * size / 2).astype(np.float32)
+    values, others = entry.program.floats(), _other_biases(entry.program, names)
     computed = (entry.computed or entry.program).with_values(others)
     with tempfile.TemporaryDirectory(prefix="mobconv-") as scratch:
 

@@ -72,7 +72,7 @@ def compensate(target: Any, factor: Any, order: Any, levels: Any, group: Any, bl
 
 @strictly
 def descend(slopes: Any, hessian: Any, order: Any, levels: Any, group: Any, block: Any, codes: Any) -> int:
-    """One round of coordinate descent: each code is chosen anew with the others fixed. Returns how many changed.
+    """One round of coordinate descent: each code is chosen again with the others fixed. Returns how many changed.
 
     slopes (rows, columns): (target - weights) H, kept up to date.
     """
