@@ -15,10 +15,7 @@ from mobconv.schemes import ALGORITHMS, Mode, Needs
 
 
 class WeightAlgorithm(Protocol):
-    """A module whose algorithm needs the weights alone.
-
-    One of `Needs.LAYER_STATISTICS` has the same function with the statistics as a last argument, and returns the same.
-    """
+    """A module whose algorithm needs the weights alone; for one of layer statistics see `layer.LayerAlgorithm`."""
 
     def fit(self, weights: Grouped, mode: Mode, bits: int, fp16: bool) -> FittedGroups:
         """Choose codes and parameters of groups, each by itself.
