@@ -22,9 +22,9 @@ class Needs(StrEnum):
     | needs            | module in                    | called with                                                    |
     |------------------|------------------------------|----------------------------------------------------------------|
     | WEIGHTS          | mobconv/quantize/algorithms/ | the weights of one tensor, in groups                           |
-    | LAYER_STATISTICS | mobconv/quantize/algorithms/ | `quantize.layer.Layer`: the weights to approximate, solved from |
-    |                  |                              | moments of the float layer's outputs, and second moments of the |
-    |                  |                              | layer's inputs in the network quantized so far; both come from |
+    | LAYER_STATISTICS | mobconv/quantize/algorithms/ | `quantize.layer.Layer`: weights to approximate, solved from     |
+    |                  |                              | moments of the float layer's outputs; second moments of the    |
+    |                  |                              | layer's inputs in the network quantized so far; both from      |
     |                  |                              | pipeline/calibration.py                                        |
     | PROGRAM          | mobconv/pipeline/algorithms/ | the program and calibration inputs, for all tensors at once    |
     """
