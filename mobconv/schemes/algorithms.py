@@ -22,7 +22,7 @@ class Needs(StrEnum):
     | needs            | module in                    | called with                                                    |
     |------------------|------------------------------|----------------------------------------------------------------|
     | WEIGHTS          | mobconv/quantize/algorithms/ | the weights of one tensor, in groups                           |
-    | LAYER_STATISTICS | mobconv/quantize/algorithms/ | `quantize.layer.Layer`: weights to approximate, solved from     |
+    | LAYER_STATISTICS | mobconv/quantize/algorithms/ | `quantize.layer.Layer`: weights to approximate, solved from    |
     |                  |                              | moments of the float layer's outputs; second moments of the    |
     |                  |                              | layer's inputs in the network quantized so far; both from      |
     |                  |                              | pipeline/calibration.py                                        |
