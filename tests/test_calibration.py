@@ -176,6 +176,7 @@ class TestExport:
         with open_artifact(f"out/onnx/{scheme}.onnx") as artifact:
             return artifact.record
 
+    @pytest.mark.slow
     def test_row_and_record_say_what_was_used(self, tiny):
         more = ["--calibrate", "train.npz", "--calibrate-images", "8", "--calibrate-seed", "3"]
         code, out, err = tiny(*self.command(SCHEME, *more, "--data", "test.npz", "--json"))
@@ -194,6 +195,7 @@ class TestExport:
         assert (tiny.folder / "out" / "onnx" / "w4-kmeans.onnx").read_bytes() == before
         assert "calibration" not in self.record("w4-kmeans")
 
+    @pytest.mark.slow
     def test_the_network_gets_the_samples_as_it_would_in_use(self, tiny, monkeypatch):
         """The feed that the algorithm is given: the chosen samples, preprocessed, by the name of the input."""
         from mobconv.pipeline import context
@@ -239,6 +241,7 @@ class TestExport:
     def test_data_that_is_missing(self, tiny):
         self.refused(tiny, 3, "no-such.npz: no such file", more=["--calibrate", "no-such.npz"])
 
+    @pytest.mark.slow
     def test_a_leak_that_is_allowed(self, tiny):
         more = ["--calibrate", "both.npz", "--data", "test.npz", "--allow-leak", "--json"]
         code, out, err = tiny(*self.command(SCHEME, *more))
