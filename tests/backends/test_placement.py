@@ -90,7 +90,7 @@ def test_reversed_with_its_channels_on_one_axis(tmp_path):
     values = np.random.default_rng(0).normal(size=SITES["transposed"].shape).astype(np.float32)
     assert np.array_equal(place.place(values), values[:, :, ::-1].transpose(1, 2, 3, 0)) and place.axis == 0
     weight_map.save(tmp_path / "map.json", places, {})
-    assert weight_map.load(tmp_path / "map.json") == (places, {})
+    assert weight_map.load(tmp_path / "map.json") == (places, {"biases": {}})
 
 
 def test_held_twice():
@@ -130,7 +130,7 @@ def test_other_constants_are_passed_over():
 def test_saved_and_loaded(tmp_path):
     places = weight_map.locate([(name, value.T) for name, value in PRINTS.items()], SITES)
     weight_map.save(tmp_path / "map.json", places, {"floats": ["bias"]})
-    assert weight_map.load(tmp_path / "map.json") == (places, {"floats": ["bias"]})
+    assert weight_map.load(tmp_path / "map.json") == (places, {"floats": ["bias"], "biases": {}})
 
 
 def test_a_network_without_quantizable_weights():
