@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from support import export
+from support import export, lively
 
 from mobconv.model import checkpoint, image_processor
 from mobconv.model.checkpoint import Options
@@ -75,19 +75,6 @@ NETWORKS = {
         (1, 8),
     ),
 }
-
-
-def lively(module):
-    """Weights and statistics that make every layer count; fresh ones are near zero."""
-    generator = torch.Generator().manual_seed(0)
-    for name, value in module.state_dict().items():
-        if name.endswith("running_var"):
-            value.copy_(torch.rand(value.shape, generator=generator) + 0.5)
-        elif value.is_floating_point() and value.dim() > 1:
-            value.copy_(torch.randn(value.shape, generator=generator) * (2 / value[0].numel()) ** 0.5)
-        elif value.is_floating_point():
-            value.add_(torch.randn(value.shape, generator=generator) * 0.1)
-    return module.eval()
 
 
 def made(name, folder):
