@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ from mobconv.schemes import Compute
 
 # name of a target -> specification version (coremltools: _SPECIFICATION_VERSION_IOS_16 and so on)
 TARGETS = {"iOS16": 7, "iOS17": 8, "iOS18": 9}
+# passes that multiply a factor behind a convolution, such as a layer's scale, into its weight
+_MERGING = ("common::fuse_conv_scale", "common::fuse_conv_batchnorm")
 _DIGIT = 2048  # fp16 represents every integer up to here
 
 
@@ -47,9 +49,10 @@ def convert(program: Program, compute: Compute, directory: Path, options: Mappin
     """
     with tempfile.TemporaryDirectory() as scratch_name:
         scratch = Path(scratch_name)
-        target, first = _convert_once(
-            program, scratch / "fp32.mlpackage", image_type.converter_inputs(program, options)
-        )
+        inputs = image_type.converter_inputs(program, options)
+        target, first = _convert_once(program, scratch / "fp32.mlpackage", inputs)
+        if not all(weight_map.search(constants(first), program.sites).values()):
+            target, first = _convert_once(program, scratch / "separate.mlpackage", inputs, _MERGING)
         places = weight_map.locate(constants(first), program.sites)
         if compute is Compute.FP16:
             first, places = _to_fp16(first, places, program, TARGETS[target], scratch)
@@ -87,11 +90,18 @@ def constants(template: Package) -> Iterator[tuple[str, NDArray[Any]]]:
                 yield op.outputs[0].name, value
 
 
-def _convert_once(program: Program, path: Path, inputs: list[Any] | None) -> tuple[str, Package]:
-    """Convert at the oldest target that can -> its name, and the package. inputs: for coremltools.convert."""
+def _convert_once(
+    program: Program, path: Path, inputs: list[Any] | None, without: Collection[str] = ()
+) -> tuple[str, Package]:
+    """Convert at the oldest target that can -> its name, and the package.
+
+    inputs: for coremltools.convert; without: passes of coremltools that are left out.
+    """
     ct = coremltools()
     with quiet():
         exported = lowering.exported(weight_map.placeholder(program))
+        passes = ct.PassPipeline.DEFAULT
+        passes.remove_passes(without)
     for name in TARGETS:
         try:
             with quiet():
@@ -102,6 +112,7 @@ def _convert_once(program: Program, path: Path, inputs: list[Any] | None) -> tup
                     compute_precision=ct.precision.FLOAT32,
                     inputs=inputs,
                     outputs=[ct.TensorType(name=output) for output in program.outputs],
+                    pass_pipeline=passes if without else None,
                     skip_model_load=True,
                 )
                 model.save(str(path))

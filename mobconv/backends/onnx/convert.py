@@ -1,8 +1,4 @@
-"""Program -> float ONNX template: torch's exporter, without metadata that no runtime reads.
-
-The exporter computes what depends on constants alone, weights too (Swin V2 has layers of a constant table of offsets).
-Where weights are missing in its file, it runs again without knowing their values.
-"""
+"""Program -> float ONNX template: one run of torch's exporter, without metadata that no runtime reads."""
 
 from __future__ import annotations
 
@@ -10,17 +6,13 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from mobconv.backends import weight_map
 from mobconv.backends.onnx import pads
 from mobconv.backends.onnx.functions import OPSET
-from mobconv.backends.opaque import lift
 from mobconv.common.files import write_whole
 from mobconv.errors import BackendError, shortened
 
@@ -51,12 +43,32 @@ def _quiet() -> Iterator[None]:
 def convert(program: Program, directory: Path) -> None:
     """Write ``template.onnx`` and ``map.json``. Raises BackendError with the exporter's message."""
     import onnx_ir as ir
+    import torch
 
-    model = _exported(program)
-    missing = [name for name, places in weight_map.search(_constants(model), program.sites).items() if not places]
-    if missing:
-        model = _exported(program, missing)
-    constants = _constants(model)
+    with _quiet():
+        try:
+            exported = torch.onnx.export(
+                weight_map.placeholder(program).exported(),
+                dynamo=True,
+                opset_version=OPSET,
+                external_data=False,
+                verbose=False,
+                input_names=list(program.example),
+                output_names=list(program.outputs),
+            )
+        except Exception as error:  # the exporter raises its own, torch's and onnx's types
+            raise BackendError(f"the ONNX exporter refuses this network: {shortened(error)}") from error
+    assert exported is not None
+    model = exported.model
+    _name_edges(model, program)
+    _strip(model)
+    pads.separate(model)
+    if model.opset_imports.get("") != OPSET:
+        raise BackendError(f"the exporter wrote opset {model.opset_imports.get('')}, not {OPSET}: update onnxscript")
+    model.ir_version = IR_VERSION
+    constants = [
+        (name, value.const_value.numpy()) for name, value in model.graph.initializers.items() if value.const_value
+    ]
     places = weight_map.locate(constants, program.sites)
     placed = {place.key for placements in places.values() for place in placements}
     parameters = {v.tobytes() for name, v in program.floats().items() if name not in program.sites}
@@ -71,52 +83,6 @@ def convert(program: Program, directory: Path) -> None:
         places,
         {"base_bytes": len(content) - weights, "floats": floats},
     )
-
-
-def _exported(program: Program, opaque: Collection[str] = ()) -> ir.Model:
-    """The exporter's model with our names. opaque: weights that it must not compute with."""
-    import onnx_ir as ir
-    import torch
-
-    fingerprinted = weight_map.placeholder(program)
-    values: list[NDArray[np.float32]] = []
-    with _quiet():
-        if opaque:
-            values = lift(fingerprinted.module, opaque)
-            given = [torch.from_numpy(np.ascontiguousarray(each)) for each in [*program.example.values(), *values]]
-            source = torch.export.export(fingerprinted.module, tuple(given), strict=False)
-        else:
-            source = fingerprinted.exported()
-        try:
-            exported = torch.onnx.export(
-                source,
-                dynamo=True,
-                opset_version=OPSET,
-                external_data=False,
-                verbose=False,
-                input_names=[*program.example, *(f"lifted_{number}" for number in range(len(values)))],
-                output_names=list(program.outputs),
-            )
-        except Exception as error:  # the exporter raises its own, torch's and onnx's types
-            raise BackendError(f"the ONNX exporter refuses this network: {shortened(error)}") from error
-    assert exported is not None
-    model = exported.model
-    for value in values:
-        constant = model.graph.inputs.pop(len(program.example))
-        constant.const_value = ir.tensor(value, name=constant.name)
-        model.graph.register_initializer(constant)
-    _name_edges(model, program)
-    _strip(model)
-    pads.separate(model)
-    if model.opset_imports.get("") != OPSET:
-        raise BackendError(f"the exporter wrote opset {model.opset_imports.get('')}, not {OPSET}: update onnxscript")
-    model.ir_version = IR_VERSION
-    return model
-
-
-def _constants(model: ir.Model) -> list[tuple[str, NDArray[Any]]]:
-    """Names and values of the constants in a model."""
-    return [(name, value.const_value.numpy()) for name, value in model.graph.initializers.items() if value.const_value]
 
 
 def _name_edges(model: ir.Model, program: Program) -> None:

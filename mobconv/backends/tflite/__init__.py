@@ -7,6 +7,7 @@
 | unpack.py     | LUT16: codes of any width in int16 constants, unpacked at load        |
 | graph.py      | the flatbuffer, editable                                              |
 | metadata.py   | TFLite Model Metadata: normalisation and labels for Android's libraries |
+| opaque.py     | parameters that the converter must not compute with                   |
 | rewrite.py    | operators that the converter refuses, written as others               |
 | barrier.py    | keeps the converter from merging a scale into weights                 |
 | runner.py     | a file from disk, run by the stock interpreter                        |

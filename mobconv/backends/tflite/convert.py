@@ -12,8 +12,8 @@ A template is a folder of two files:
 
 The converter is free to compute with parameters: it multiplies the scale of a layer norm into the weights behind it.
 One run of it is enough where every weight is in its file. Where not, it runs again without knowing the values of
-parameters that it computed with (../opaque.py): first of those that are not quantized, then of the weights that are
-still missing, then of all. Operators that it refuses are rewritten (rewrite.py).
+parameters that it computed with (opaque.py): first of those that are not quantized, then of the weights that are still
+missing, then of all. Operators that it refuses are rewritten (rewrite.py).
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobconv.backends import weight_map
-from mobconv.backends.opaque import flatten, lift
 from mobconv.backends.tflite.graph import Graph
+from mobconv.backends.tflite.opaque import flatten, lift
 from mobconv.backends.tflite.quiet import quiet
 from mobconv.backends.tflite.rewrite import rewrite
 from mobconv.backends.tflite.runner import run_bytes

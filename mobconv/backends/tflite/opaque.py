@@ -1,8 +1,7 @@
-"""Parameters that a converter must not compute with: inputs while it runs, constants of the file afterwards.
+"""Parameters that the converter must not compute with: inputs while it runs, constants of the file afterwards.
 
-litert-torch multiplies a factor into the weights that follow it, adds a bias through the next layer, and the like; the
-ONNX exporter computes layers of constants. They know no value of an input, so what reads one stays an operation of its
-own.
+litert-torch multiplies a factor into the weights that follow it, adds a bias through the next layer, and the like. It
+knows no value of an input, so what reads one stays an operation of its own.
 """
 
 from __future__ import annotations
