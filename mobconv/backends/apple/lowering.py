@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from mobconv.model.program import Program
 
+# passes of coremltools that multiply a factor behind a convolution, such as a layer's scale, into its weight
+MERGING = ("common::fuse_conv_scale", "common::fuse_conv_batchnorm")
 _RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 _MASKING = ("triu", "tril", "masked_fill", "where", "logical_not", "bitwise_not")
 _ATTENTION = "aten.scaled_dot_product_attention.default"
@@ -74,19 +76,11 @@ def _rule(node: Node) -> Callable[[GraphModule, Node], None] | None:
         return _dilated_max_pool
     if target.startswith("aten.max_pool") and len(node.args) == 2:
         return _state_stride
-    if target == "aten.new_ones.default":
-        return _filled_with_ones
     if target == "aten.__and__.Tensor" and _is_boolean(node):
         return _logical_and
-    if target == "aten.where.ScalarOther":
-        return _where_tensor
-    if target == "aten.alias.default":
-        return _leave_out
-    if target == "aten.log_softmax.int":
-        return _stable_log_softmax
     if target == _ATTENTION and _is_boolean(_mask(node)):
         return _additive_mask
-    return None
+    return _ALWAYS.get(target)
 
 
 def _state_stride(module: GraphModule, node: Node) -> None:
@@ -222,3 +216,11 @@ def _fold(module: GraphModule, mask: Node) -> None:
         node = module.graph.get_attr(name)
     node.meta = dict(mask.meta)
     mask.replace_all_uses_with(node)
+
+
+_ALWAYS = {
+    "aten.alias.default": _leave_out,
+    "aten.log_softmax.int": _stable_log_softmax,
+    "aten.new_ones.default": _filled_with_ones,
+    "aten.where.ScalarOther": _where_tensor,
+}

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from mobconv.backends import weight_map
 from mobconv.backends.apple import lowering
-from mobconv.backends.apple.vendor import coremltools, quiet
+from mobconv.backends.apple.vendor import coremltools, passes_but, quiet
 from mobconv.backends.coreml import image, image_type, mil, package
 from mobconv.backends.coreml.package import Package
 from mobconv.backends.coreml.rewrite import build, main_block, stored_count
@@ -36,8 +36,6 @@ from mobconv.schemes import Compute
 
 # name of a target -> specification version (coremltools: _SPECIFICATION_VERSION_IOS_16 and so on)
 TARGETS = {"iOS16": 7, "iOS17": 8, "iOS18": 9}
-# passes that multiply a factor behind a convolution, such as a layer's scale, into its weight
-_MERGING = ("common::fuse_conv_scale", "common::fuse_conv_batchnorm")
 _DIGIT = 2048  # fp16 represents every integer up to here
 
 
@@ -52,7 +50,7 @@ def convert(program: Program, compute: Compute, directory: Path, options: Mappin
         inputs = image_type.converter_inputs(program, options)
         target, first = _convert_once(program, scratch / "fp32.mlpackage", inputs)
         if not all(weight_map.search(constants(first), program.sites).values()):
-            target, first = _convert_once(program, scratch / "separate.mlpackage", inputs, _MERGING)
+            target, first = _convert_once(program, scratch / "separate.mlpackage", inputs, lowering.MERGING)
         places = weight_map.locate(constants(first), program.sites)
         if compute is Compute.FP16:
             first, places = _to_fp16(first, places, program, TARGETS[target], scratch)
@@ -100,8 +98,6 @@ def _convert_once(
     ct = coremltools()
     with quiet():
         exported = lowering.exported(weight_map.placeholder(program))
-        passes = ct.PassPipeline.DEFAULT
-        passes.remove_passes(without)
     for name in TARGETS:
         try:
             with quiet():
@@ -112,7 +108,7 @@ def _convert_once(
                     compute_precision=ct.precision.FLOAT32,
                     inputs=inputs,
                     outputs=[ct.TensorType(name=output) for output in program.outputs],
-                    pass_pipeline=passes if without else None,
+                    pass_pipeline=passes_but(without),
                     skip_model_load=True,
                 )
                 model.save(str(path))
