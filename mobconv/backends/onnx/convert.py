@@ -76,13 +76,8 @@ def convert(program: Program, directory: Path) -> None:
     proto = ir.to_proto(model)
     del proto.graph.value_info[:]
     content = proto.SerializeToString(deterministic=True)
-    weights = sum(4 * len(placements) * program.floats()[name].size for name, placements in places.items())
     write_whole(directory / TEMPLATE, content)
-    weight_map.save(
-        directory / MAP,
-        places,
-        {"base_bytes": len(content) - weights, "floats": floats},
-    )
+    weight_map.save(directory / MAP, places, {"floats": floats})
 
 
 def _name_edges(model: ir.Model, program: Program) -> None:
