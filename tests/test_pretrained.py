@@ -141,6 +141,17 @@ def test_outputs_are_the_librarys(name, folder):
     assert name == "bert" or next(iter(loaded.example.values())).shape[:2] == (1, channels)
 
 
+def test_logits_that_the_library_calls_otherwise(folder):
+    module = lively(transformers.PPLCNetForImageClassification(transformers.PPLCNetConfig(scale=0.25, num_labels=3)))
+    module.save_pretrained(folder)
+    loaded = checkpoint.load(str(folder), Options(input_shape=(1, 3, 32, 32)))
+    images = np.random.default_rng(0).normal(size=(1, 3, 32, 32)).astype(np.float32)
+    with torch.inference_mode():
+        want = module(torch.from_numpy(images)).last_hidden_state.numpy()
+    outputs = loaded.run({"image": images})
+    assert list(outputs) == ["logits"] and np.allclose(outputs["logits"], want, rtol=0, atol=1e-6)
+
+
 def test_labels(folder):
     made("vit", folder)
     assert checkpoint.load(str(folder)).labels == ("cat", "dog", "owl")
