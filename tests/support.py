@@ -68,6 +68,21 @@ class Planted:
         return (open, (str(self.marker), "w"))
 
 
+def lively(module):
+    """Give a network of a library weights and statistics that make every layer count; fresh ones are near zero."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    for name, value in module.state_dict().items():
+        if name.endswith("running_var"):
+            value.copy_(torch.rand(value.shape, generator=generator) + 0.5)
+        elif value.is_floating_point() and value.dim() > 1:
+            value.copy_(torch.randn(value.shape, generator=generator) * (2 / value[0].numel()) ** 0.5)
+        elif value.is_floating_point():
+            value.add_(torch.randn(value.shape, generator=generator) * 0.1)
+    return module.eval()
+
+
 def export(path, *more):
     """The command that a bad checkpoint is tried with."""
     return ["export", path, "--to", "onnx", "-o", "out", *more]

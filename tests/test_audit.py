@@ -35,7 +35,7 @@ def audit(*tensors, rest=7, record=""):
 
 def test_all_bytes_are_a_tensors_or_the_rests():
     held = tensor(table_bytes=1, scale_bytes=2, zero_point_bytes=3, other_bytes=4)
-    assert held.bytes == 50 + 10 and held.effective_bits == 8 * 60 / 100
+    assert held.bytes == 50 + 10 and held.disk_bits == 8 * 60 / 100
     assert audit(held, held).weight_bytes == 120 and audit(held).file_bytes == 67
 
 

@@ -140,3 +140,23 @@ def test_a_networks_input_is_no_weight():
     assert program.sites == {} and "w (read by aten.matmul" in program.unquantized()
     inputs = fidelity.random_inputs(checkpoint.example, 2)
     assert np.allclose(program.run(inputs)["logits"], checkpoint.run(inputs)["logits"], atol=1e-5)
+
+
+class PositionBias(nn.Module):
+    """A bias computed from a table of offsets by a small network with an operation in place, as in Swin V2."""
+
+    def __init__(self):
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(2, 8), nn.ReLU(inplace=True), nn.Linear(8, 6, bias=False))
+        self.layer = nn.Linear(6, 6)
+        self.register_buffer("table", torch.randn(5, 2))
+
+    def forward(self, x):
+        return self.layer(x) + torch.sigmoid(self.mlp(self.table))
+
+
+def test_layers_of_a_constant_are_computed_once_and_go():
+    torch.manual_seed(0)
+    traced = load(PositionBias().eval(), torch.zeros(1, 5, 6)).trace()
+    assert list(traced.sites) == ["layer.weight"]
+    assert not [node for node in traced.module.graph.nodes if "relu" in str(node.target)]

@@ -281,3 +281,20 @@ def test_parts_with_the_name_of_a_keyword():
             return self.heads["class"](x), self.heads["lambda"](x)
 
     assert list(load(Heads(), torch.zeros(1, 4)).trace().sites) == ["heads.class_.weight", "heads.lambda_.weight"]
+
+
+def test_rounding_that_changes_outputs_in_one_direction_alone_is_rounding_too():
+    """A network that its own rounding changes by 1e-4: a program that differs by as much is not another one."""
+    example = {"x": np.ones((1, 64), np.float32)}
+    draws = [fidelity.random_inputs(example, seed=seed)["x"].astype(np.float64) for seed in range(3)]
+
+    def module(inputs):
+        below = min((np.minimum(inputs["x"] - draw, 0) for draw in draws), key=lambda each: np.abs(each).sum())
+        return {"y": np.float32(1 + 100 * below.sum(keepdims=True))}
+
+    def checked(factor):
+        fidelity.check(module, lambda inputs: {"y": module(inputs)["y"] * factor}, example, 1, lambda _: "here", "net")
+
+    checked(np.float32(1 + 1e-4))
+    with pytest.raises(InputError, match="departs at here"):
+        checked(np.float32(1 + 1e-2))

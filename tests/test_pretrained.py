@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from support import export
+from support import export, lively
 
 from mobconv.model import checkpoint, image_processor
 from mobconv.model.checkpoint import Options
@@ -77,19 +77,6 @@ NETWORKS = {
 }
 
 
-def lively(module):
-    """Weights and statistics that make every layer count; fresh ones are near zero."""
-    generator = torch.Generator().manual_seed(0)
-    for name, value in module.state_dict().items():
-        if name.endswith("running_var"):
-            value.copy_(torch.rand(value.shape, generator=generator) + 0.5)
-        elif value.is_floating_point() and value.dim() > 1:
-            value.copy_(torch.randn(value.shape, generator=generator) * (2 / value[0].numel()) ** 0.5)
-        elif value.is_floating_point():
-            value.add_(torch.randn(value.shape, generator=generator) * 0.1)
-    return module.eval()
-
-
 def made(name, folder):
     """A network of the library's, saved; and the options that it loads with."""
     architecture, config, shape = NETWORKS[name]
@@ -152,6 +139,17 @@ def test_outputs_are_the_librarys(name, folder):
     assert set(loaded.module.state_dict()) == set(module.state_dict())  # layer rules have the library's names
     channels = 1 if name == "convnext" else 3
     assert name == "bert" or next(iter(loaded.example.values())).shape[:2] == (1, channels)
+
+
+def test_logits_that_the_library_calls_otherwise(folder):
+    module = lively(transformers.PPLCNetForImageClassification(transformers.PPLCNetConfig(scale=0.25, num_labels=3)))
+    module.save_pretrained(folder)
+    loaded = checkpoint.load(str(folder), Options(input_shape=(1, 3, 32, 32)))
+    images = np.random.default_rng(0).normal(size=(1, 3, 32, 32)).astype(np.float32)
+    with torch.inference_mode():
+        want = module(torch.from_numpy(images)).last_hidden_state.numpy()
+    outputs = loaded.run({"image": images})
+    assert list(outputs) == ["logits"] and np.allclose(outputs["logits"], want, rtol=0, atol=1e-6)
 
 
 def test_labels(folder):

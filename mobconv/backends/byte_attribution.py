@@ -120,7 +120,8 @@ class ByteAttribution:
     constants: dict[str, StoredConstant] = field(default_factory=dict)
     ops: dict[str, DecodingOp] = field(default_factory=dict)
     reads: dict[str, WeightRead] = field(default_factory=dict)
-    shared_bytes: int = 0  # known after `tensors`
+    shared_bytes: int = 0  # known after `tensors`, as are the values that the network reads, in order of the tensors
+    values: list[str] = field(default_factory=list)
     owned: set[Hashable] = field(default_factory=set)
 
     def is_constant(self, name: str) -> bool:
@@ -166,6 +167,7 @@ class ByteAttribution:
                     self.shared_bytes += op.bytes
                 self.owned.add(key)
             audits.append(self._tensor(cone, parts, users))
+            self.values.append(cone.read.value)
         return audits
 
     def unowned(self) -> list[StoredConstant]:

@@ -55,8 +55,8 @@ class TensorAudit:
         return self.code_bytes + self.table_bytes + self.scale_bytes + self.zero_point_bytes + self.other_bytes
 
     @property
-    def effective_bits(self) -> float:
-        """Bits of a weight, everything included."""
+    def disk_bits(self) -> float:
+        """Bits of a weight on disk: all bytes of the tensor, without what several tensors share."""
         return 8 * self.bytes / self.weights if self.weights else 0.0
 
     @property
@@ -71,6 +71,19 @@ class TensorAudit:
 
 
 @dataclass(frozen=True)
+class Added:
+    """What quantized weights (of a float file: all weights) add to a file of ours.
+
+    bytes    of the file without its record, less those of the same network with weights that take none: with what the
+             weights share, and without what float ones have too, such as their names. `Encoded.weight_bytes` is this
+    weights  their number
+    """
+
+    bytes: int
+    weights: int
+
+
+@dataclass(frozen=True)
 class Audit:
     """An artifact with all its bytes accounted for.
 
@@ -82,6 +95,7 @@ class Audit:
     record           the text under `mobconv` in the file's metadata
     notes            further facts about the file
     default_compute  of the backend, to read the cell's name in the record
+    added            what the weights add to a file of ours; None in other files, whose float network is not known
     """
 
     path: Path
@@ -92,6 +106,7 @@ class Audit:
     record: str = ""
     notes: tuple[str, ...] = ()
     default_compute: Compute = Compute.FP32
+    added: Added | None = None
 
     def __post_init__(self) -> None:
         for tensor in self.tensors:
@@ -119,6 +134,11 @@ class Audit:
         """Bytes of all weight tensors."""
         return sum(tensor.bytes for tensor in self.tensors)
 
+    @property
+    def effective_bits(self) -> float | None:
+        """Bits that a weight adds to the file, as in the row of a sweep or export; None where that is not known."""
+        return round(8 * self.added.bytes / self.added.weights, 4) if self.added and self.added.weights else None
+
 
 def cell_of(audit: Audit) -> Cell | None:
     """The cell in the file's record; None without a record, and in a file that another tool has quantized since.
@@ -133,6 +153,15 @@ def cell_of(audit: Audit) -> Cell | None:
     # tools copy metadata, so the record of a quantized file may be that of the float one
     changed = cell is not None and cell.scheme.mode is None and not all(tensor.is_float for tensor in audit.tensors)
     return None if changed else cell
+
+
+def counted(cell: Cell, tensors: Iterable[TensorAudit], values: Iterable[str]) -> dict[str, TensorAudit]:
+    """Those of a file's tensors that are weights of its cell, by their values: quantized ones, or all of a float cell.
+
+    values: what the network reads, in order of the tensors.
+    """
+    plain = cell.scheme.mode is None
+    return {value: tensor for value, tensor in zip(values, tensors, strict=True) if plain or not tensor.is_float}
 
 
 def record_of(text: str, path: Path) -> dict[str, Any]:

@@ -61,9 +61,12 @@ def _show(header: dict[str, Any], audit: Audit) -> None:
             out.print(escape(f"[{number}] {text}"))
         if any(tensor.wider for tensor in audit.tensors):
             out.print("* stored in more bits than were asked")
-        out.print(
-            "eff. bits: bytes of the tensor alone; a sweep's also have what tensors share, less what floats need too"
-        )
+        out.print("disk bits: all bytes of the tensor, in bits of a weight")
+        if audit.effective_bits is not None:
+            out.print(
+                f"effective bits, as in a sweep: {audit.effective_bits:.2f} (with what tensors share, without what "
+                "float ones need too)"
+            )
         out.print()
     lines = Table(box=None, pad_edge=False, show_header=False)
     lines.add_column()

@@ -126,6 +126,15 @@ def _fold_constants_of_weights(module: GraphModule) -> None:
             constant = module.graph.get_attr(path)
         constant.meta = dict(node.meta)
         node.replace_all_uses_with(constant)
+        _erase(module, parts)
+
+
+def _erase(module: GraphModule, parts: set[Node]) -> None:
+    """Remove those of some nodes that nothing reads any more, in-place operations too, which PyTorch would leave."""
+    for part in reversed(list(module.graph.nodes)):
+        changed = [each for each in part.all_input_nodes if each.op == "call_function"]
+        if part in parts and not part.users and all(parts.issuperset(each.users) for each in changed):
+            module.graph.erase_node(part)
 
 
 def _fold_product(module: GraphModule, node: Node, left: Any, right: Any, bias: Any) -> None:

@@ -47,7 +47,7 @@ def columns(audit: Audit, wide: bool) -> list[TensorColumn]:
         TensorColumn("of a", lambda t: t.op, figure=False),
         _summed("weights", lambda t: t.weights),
         TensorColumn("bits", lambda t: f"{t.stored:g}" + ("*" if t.wider else "")),
-        TensorColumn("eff.\nbits", lambda t: f"{t.effective_bits:.2f}", lambda ts: f"{effective_bits(ts):.2f}"),
+        TensorColumn("disk\nbits", lambda t: f"{t.disk_bits:.2f}", lambda ts: f"{disk_bits(ts):.2f}"),
         _summed("bytes", lambda t: t.bytes),
         _summed("codes", lambda t: t.code_bytes, extra=True),
     ]
@@ -86,7 +86,7 @@ def table(audit: Audit, width: int) -> tuple[list[TensorColumn], list[list[str]]
     return shown, rows, totals
 
 
-def effective_bits(tensors: Sequence[TensorAudit]) -> float:
+def disk_bits(tensors: Sequence[TensorAudit]) -> float:
     """All bytes of these tensors in bits, over their weights."""
     weights = sum(tensor.weights for tensor in tensors)
     return 8 * sum(tensor.bytes for tensor in tensors) / weights if weights else 0.0
@@ -115,12 +115,12 @@ def as_json(audit: Audit) -> dict[str, Any]:
         "file_bytes": audit.file_bytes,
         "weights": audit.weights,
         "weight_bytes": audit.weight_bytes,
-        "effective_bits": effective_bits(audit.tensors),
+        "disk_bits": disk_bits(audit.tensors),
+        "effective_bits": audit.effective_bits,
         "verdict": verdict(audit),
         "notes": list(audit.notes),
         "tensors": [
-            {**asdict(tensor), "bytes": tensor.bytes, "effective_bits": tensor.effective_bits}
-            for tensor in ordered(audit)
+            {**asdict(tensor), "bytes": tensor.bytes, "disk_bits": tensor.disk_bits} for tensor in ordered(audit)
         ],
         "rest": [{"what": part, "bytes": count} for part, count in audit.rest],
     }

@@ -48,9 +48,40 @@ class Convolutions(nn.Module):
         return self.b(F.max_pool1d(x.flatten(2), 3))
 
 
+class Scaled(nn.Module):
+    """A factor behind a convolution, as PoolFormer's layer scale, which coremltools multiplies into the weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.scale = nn.Conv2d(3, 8, 1), nn.Parameter(torch.rand(8) + 0.5)
+
+    def forward(self, x):
+        return x.mean(1, keepdim=True) + self.scale[:, None, None] * self.layer(x)
+
+
+class Masked(nn.Module):
+    """A mask of ones, of `&` and of `where` with a number, as the transformers library builds them."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 5), nn.Linear(5, 3)
+
+    def forward(self, x):
+        h = self.first(x)
+        keep = h.new_ones([4, 5], dtype=torch.bool) & (h > -0.5)
+        return self.last(torch.softmax(torch.where(keep, torch.ops.aten.alias(h), -100.0), -1))
+
+
 @pytest.mark.parametrize("name", ["coreml", "coreml-mlmodel"])
 @pytest.mark.parametrize(
-    ("network", "shape"), [(Recurrent, (1, 4, 6)), (Attention, (1, 5, 6)), (Convolutions, (1, 3, 8, 12))]
+    ("network", "shape"),
+    [
+        (Recurrent, (1, 4, 6)),
+        (Attention, (1, 5, 6)),
+        (Convolutions, (1, 3, 8, 12)),
+        (Masked, (1, 4, 6)),
+        (Scaled, (1, 3, 6, 5)),
+    ],
 )
 @pytest.mark.filterwarnings("ignore")
 def test_it_computes_what_pytorch_does(network, shape, name, tmp_path):

@@ -16,6 +16,18 @@ from mobconv.pipeline import templates
 from mobconv.schemes import Compute
 
 
+class Padded(nn.Module):
+    """Zeros around negative values: ONNX Runtime merges such a Pad into MaxPool, which pads with -inf."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x):
+        x = torch.nn.functional.max_pool2d(torch.nn.functional.pad(-self.layer(x).abs(), (1, 1, 1, 1)), 3, 2)
+        return torch.nn.functional.max_pool1d(torch.nn.functional.pad(x.flatten(2) - 1, (2, 2)), 3, 1)
+
+
 class Tied(nn.Module):
     """Its weight is used twice as it is: two places, no new constant."""
 
@@ -40,6 +52,7 @@ def program(module, *shape):
         (nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.BatchNorm2d(6), nn.Conv2d(6, 4, 1)), (1, 3, 8, 8)),
         (nn.Sequential(nn.ConvTranspose2d(4, 4, 3, groups=2), nn.BatchNorm2d(4)), (1, 4, 5, 5)),
         (Tied(), (1, 8)),
+        (Padded(), (1, 3, 8, 8)),
     ],
 )
 def test_layers_that_follow_each_other(tmp_path, module, shape):

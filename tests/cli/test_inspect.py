@@ -28,7 +28,7 @@ def test_text(cli, made, name):
     size = files.size(made[name])
     assert f"({size:,} bytes)" in out and f"mobconv, as {name}/{CELLS[name]}" in out
     assert "takes   image: 1 x 3 x 8 x 8 float" in out and "gives   logits: 1 x 10 float" in out
-    assert "5 tensors" in out and "asked 4 bits:" in out
+    assert "5 tensors" in out and "asked 4 bits:" in out and "effective bits, as in a sweep: " in out
     (last,) = [line.split() for line in out.splitlines() if line.startswith("size on disk")]
     assert last[3] == f"{size:,}"
 

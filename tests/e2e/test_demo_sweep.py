@@ -12,6 +12,7 @@ from laboratory import RECIPE, demo_cells
 from mobconv import results
 from mobconv.cli.app import run
 from mobconv.common.files import sha256, size
+from mobconv.pipeline.inspection import inspect
 from mobconv.schemes import Mode
 
 # The results contract, as docs/results.md has it: fields are added, not renamed.
@@ -74,6 +75,7 @@ def assert_row(out, row, images):
     assert (row["sha256"], row["file_bytes"]) == (sha256(path), size(path))
     assert row["effective_bits"] == pytest.approx(8 * row["weight_bytes"] / row["parameters"], abs=1e-4)
     assert row["effective_bits"] >= row["bits"]
+    assert row["effective_bits"] == inspect(path).audit.effective_bits
     assert (row["samples"], row["metric"]) == (images, "top-1")
     assert 0 <= row["score"] <= row["metrics"]["top-5"] <= 100
     # a tenth of a point is two images of all 2,000

@@ -5,6 +5,8 @@
 - max_pool with dilation is unsupported: it becomes the maximum of slices;
 - a mask computed from constants by `masked_fill` comes out inverted (coremltools issue 2506): it becomes a buffer;
 - a Boolean attention mask is added to the scores as 0 and 1: it becomes 0 and minus infinity;
+- new_ones, `&` of masks and `where` with a number are unsupported: they become new_full, logical_and, and `where` with
+  a tensor; alias is left out;
 - log_softmax is converted as the log of softmax, minus infinity where softmax underflows: it becomes x - logsumexp(x).
 
 Networks without such an operation are converted as they are.
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
     from mobconv.model.program import Program
 
+# passes of coremltools that multiply a factor behind a convolution, such as a layer's scale, into its weight
+MERGING = ("common::fuse_conv_scale", "common::fuse_conv_batchnorm")
 _RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 _MASKING = ("triu", "tril", "masked_fill", "where", "logical_not", "bitwise_not")
 _ATTENTION = "aten.scaled_dot_product_attention.default"
@@ -72,11 +76,11 @@ def _rule(node: Node) -> Callable[[GraphModule, Node], None] | None:
         return _dilated_max_pool
     if target.startswith("aten.max_pool") and len(node.args) == 2:
         return _state_stride
-    if target == "aten.log_softmax.int":
-        return _stable_log_softmax
+    if target == "aten.__and__.Tensor" and _is_boolean(node):
+        return _logical_and
     if target == _ATTENTION and _is_boolean(_mask(node)):
         return _additive_mask
-    return None
+    return _ALWAYS.get(target)
 
 
 def _state_stride(module: GraphModule, node: Node) -> None:
@@ -117,6 +121,34 @@ def _dilated_max_pool(module: GraphModule, node: Node) -> None:
             padded = graph.call_function(aten.maximum.default, (padded, each))
     node.replace_all_uses_with(padded)
     graph.erase_node(node)
+
+
+def _filled_with_ones(module: GraphModule, node: Node) -> None:
+    import torch
+
+    node.target = torch.ops.aten.new_full.default
+    node.args = (*node.args, 1)
+
+
+def _logical_and(module: GraphModule, node: Node) -> None:
+    import torch
+
+    node.target = torch.ops.aten.logical_and.default
+
+
+def _where_tensor(module: GraphModule, node: Node) -> None:
+    import torch
+
+    condition, value, other = node.args
+    dtype = node.meta["val"].dtype
+    tensor = module.graph.call_function(torch.ops.aten.full.default, ([1], other), {"dtype": dtype})
+    node.target = torch.ops.aten.where.self
+    node.args = (condition, value, tensor)
+
+
+def _leave_out(module: GraphModule, node: Node) -> None:
+    node.replace_all_uses_with(node.all_input_nodes[0])
+    module.graph.erase_node(node)
 
 
 def _stable_log_softmax(module: GraphModule, node: Node) -> None:
@@ -184,3 +216,11 @@ def _fold(module: GraphModule, mask: Node) -> None:
         node = module.graph.get_attr(name)
     node.meta = dict(mask.meta)
     mask.replace_all_uses_with(node)
+
+
+_ALWAYS = {
+    "aten.alias.default": _leave_out,
+    "aten.log_softmax.int": _stable_log_softmax,
+    "aten.new_ones.default": _filled_with_ones,
+    "aten.where.ScalarOther": _where_tensor,
+}

@@ -7,7 +7,7 @@ import functools
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from importlib.util import find_spec
 from typing import Any
 
@@ -51,3 +51,12 @@ def coremltools() -> Any:
 def proto() -> Any:
     """coremltools.proto, the message classes. Raises BackendError as `coremltools` does."""
     return coremltools().proto
+
+
+def passes_but(without: Collection[str]) -> Any:
+    """The converter's pipeline without some of its passes; None, its default, for all of them."""
+    if not without:
+        return None
+    pipeline = coremltools().PassPipeline.DEFAULT
+    pipeline.remove_passes(without)
+    return pipeline

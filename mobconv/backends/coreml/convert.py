@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from mobconv.backends import bias_map, weight_map
 from mobconv.backends.apple import lowering
-from mobconv.backends.apple.vendor import coremltools, quiet
+from mobconv.backends.apple.vendor import coremltools, passes_but, quiet
 from mobconv.backends.coreml import image, image_type, mil, package
 from mobconv.backends.coreml.package import Package
 from mobconv.backends.coreml.rewrite import build, main_block, stored_count
@@ -48,9 +48,10 @@ def convert(program: Program, compute: Compute, directory: Path, options: Mappin
     """
     with tempfile.TemporaryDirectory() as scratch_name:
         scratch = Path(scratch_name)
-        target, first = _convert_once(
-            program, scratch / "fp32.mlpackage", image_type.converter_inputs(program, options)
-        )
+        inputs = image_type.converter_inputs(program, options)
+        target, first = _convert_once(program, scratch / "fp32.mlpackage", inputs)
+        if not all(weight_map.search(constants(first), program.sites).values()):
+            target, first = _convert_once(program, scratch / "separate.mlpackage", inputs, lowering.MERGING)
         places = weight_map.locate(constants(first), program.sites)
         weights_keys = {place.key for placements in places.values() for place in placements}
         biases = bias_map.locate(constants(first), weights_keys, program)
@@ -91,8 +92,13 @@ def constants(template: Package) -> Iterator[tuple[str, NDArray[Any]]]:
                 yield op.outputs[0].name, value
 
 
-def _convert_once(program: Program, path: Path, inputs: list[Any] | None) -> tuple[str, Package]:
-    """Convert at the oldest target that can -> its name, and the package. inputs: for coremltools.convert."""
+def _convert_once(
+    program: Program, path: Path, inputs: list[Any] | None, without: Collection[str] = ()
+) -> tuple[str, Package]:
+    """Convert at the oldest target that can -> its name, and the package.
+
+    inputs: for coremltools.convert; without: passes of coremltools that are left out.
+    """
     ct = coremltools()
     with quiet():
         exported = lowering.exported(weight_map.placeholder(program))
@@ -106,6 +112,7 @@ def _convert_once(program: Program, path: Path, inputs: list[Any] | None) -> tup
                     compute_precision=ct.precision.FLOAT32,
                     inputs=inputs,
                     outputs=[ct.TensorType(name=output) for output in program.outputs],
+                    pass_pipeline=passes_but(without),
                     skip_model_load=True,
                 )
                 model.save(str(path))

@@ -10,6 +10,7 @@ import hashlib
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,23 @@ from mobconv.backends.byte_attribution import (
     rest,
 )
 from mobconv.backends.coreml import mil, package
+from mobconv.backends.coreml.added import added_bytes
 from mobconv.backends.coreml.rewrite import main_block
 from mobconv.backends.coreml.weights_file import ALIGNMENT, DTYPES, Dtype, blob_range
-from mobconv.backends.size_audit import OTHER, PROGRAM, SHARED, Audit, TensorAudit, explained, threshold
+from mobconv.backends.size_audit import (
+    OTHER,
+    PROGRAM,
+    SHARED,
+    Added,
+    Audit,
+    TensorAudit,
+    cell_of,
+    counted,
+    explained,
+    threshold,
+)
 from mobconv.errors import InputError
+from mobconv.schemes import Compute
 
 _RECURRENT = ("weight_ih", "weight_hh", "weight_ih_back", "weight_hh_back")
 # operation -> its parameters that are weights, and its kind in words
@@ -99,7 +113,20 @@ def audit(path: Path) -> Audit:
         record,
         tuple(description.image_notes(opened.spec)),
     )
-    return explained(parts, _why(tensors))
+    blobs = sum(sizes[file] for file in reader.used)
+    return explained(_with_added(parts, opened, blobs, reader.attribution.values), _why(tensors))
+
+
+def _with_added(parts: Audit, opened: package.Package, blobs: int, values: Sequence[str]) -> Audit:
+    cell = cell_of(parts)
+    if cell is None:
+        return parts
+    weights = counted(cell, parts.tensors, values)
+    halves = [tensor for tensor in parts.tensors if tensor.encoding == "float16"]
+    if halves and cell.scheme.mode is not None and cell.compute is Compute.FP32:
+        return parts  # of a layer rule, cast when they are loaded: rows count the operations that do so
+    names = {value.rpartition("/")[2] for value in weights}
+    return replace(parts, added=Added(added_bytes(opened, blobs, names), sum(t.weights for t in weights.values())))
 
 
 def _why(tensors: Sequence[TensorAudit]) -> Callable[[TensorAudit], str]:

@@ -9,7 +9,7 @@ coremltools converts the exported program once, with fingerprints for weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mobconv.backends import bias_map, weight_map
 from mobconv.backends.apple import description, lowering
-from mobconv.backends.apple.vendor import coremltools, quiet
+from mobconv.backends.apple.vendor import coremltools, passes_but, quiet
 from mobconv.backends.mlmodel import graph, model
 from mobconv.backends.weight_map import Places
 from mobconv.common.files import write_whole
@@ -38,6 +38,8 @@ def convert(program: Program, compute: Compute, directory: Path) -> None:
     if compute is not Compute.FP32:
         raise BackendError("neuralnetwork files do not say in which precision they run; the template is fp32")
     spec = _converted(program)
+    if not all(weight_map.search(_constants(model.network(spec).layers), program.sites).values()):
+        spec = _converted(program, lowering.MERGING)
     _clean(spec)
     _declare_inputs(spec, program.example)
     layers = model.network(spec).layers
@@ -62,7 +64,8 @@ def convert(program: Program, compute: Compute, directory: Path) -> None:
     weight_map.save(directory / "map.json", places, {"floats": floats, "ranks": ranks}, biases)
 
 
-def _converted(program: Program) -> Any:
+def _converted(program: Program, without: Collection[str] = ()) -> Any:
+    """The converter's message. without: passes of coremltools that are left out."""
     ct = coremltools()
     try:
         with quiet():
@@ -72,6 +75,7 @@ def _converted(program: Program) -> Any:
                 convert_to="neuralnetwork",
                 minimum_deployment_target=ct.target.iOS14,  # the last for neuralnetwork files
                 outputs=[ct.TensorType(name=output) for output in program.outputs],
+                pass_pipeline=passes_but(without),
                 skip_model_load=True,
             ).get_spec()
     except Exception as error:  # the converter raises dozens of types

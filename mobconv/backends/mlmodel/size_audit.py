@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mobconv.backends.apple import description
 from mobconv.backends.byte_attribution import rest
 from mobconv.backends.mlmodel import model
+from mobconv.backends.mlmodel.added import added_bytes
 from mobconv.backends.mlmodel.model import Field
-from mobconv.backends.size_audit import OTHER, PROGRAM, Audit, TensorAudit, explained, threshold
+from mobconv.backends.size_audit import (
+    OTHER,
+    PROGRAM,
+    Added,
+    Audit,
+    TensorAudit,
+    cell_of,
+    counted,
+    explained,
+    threshold,
+)
 from mobconv.errors import InputError
 
 # layer -> its kind in words
@@ -31,7 +43,7 @@ def audit(path: Path) -> Audit:
     """`Auditable.size_audit` of .mlmodel files."""
     spec = model.read(path)
     size = path.stat().st_size
-    tensors, other = [], 0
+    tensors, keys, other = [], list[str](), 0
     for layers in _networks(model.network(spec).layers):
         for field in model.fields(layers):
             layer = layers[field.position]
@@ -45,6 +57,7 @@ def audit(path: Path) -> Audit:
                 except InputError as error:
                     raise InputError(f"{path}: {error}") from error
                 tensors += [tensor] if tensor is not None else []
+                keys += [field.key] if tensor is not None else []
                 other += 0 if tensor is not None else sum(_sizes(field.params).values())
             else:
                 other += sum(_sizes(field.params).values())
@@ -59,7 +72,17 @@ def audit(path: Path) -> Audit:
         record,
         tuple(description.image_notes(spec)),
     )
-    return explained(parts, threshold(tensors, _THRESHOLD, _SMALL))
+    return explained(_with_added(parts, spec, keys), threshold(tensors, _THRESHOLD, _SMALL))
+
+
+def _with_added(parts: Audit, spec: Any, keys: list[str]) -> Audit:
+    cell = cell_of(parts)
+    if cell is None or len(set(keys)) < len(keys):  # fields of nested networks have the same keys
+        return parts
+    weights = counted(cell, parts.tensors, keys)
+    count = sum(tensor.weights for tensor in weights.values())
+    size = cell.scheme.bits // 8 * count if cell.scheme.mode is None else added_bytes(spec, weights)
+    return replace(parts, added=Added(size, count))
 
 
 def _networks(layers: Any) -> Iterator[Any]:

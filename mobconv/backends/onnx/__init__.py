@@ -3,6 +3,7 @@
 | file          | what it does                                                      |
 |---------------|-------------------------------------------------------------------|
 | convert.py    | program -> float template, with the map of weights and biases     |
+| pads.py       | padding that ONNX Runtime would merge into max pooling            |
 | encode.py     | template + weights -> file                                        |
 | functions.py  | how packed weights are stored, and the functions that decode them |
 | runner.py     | a file from disk, run in ONNX Runtime                             |

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mobconv.backends import bias_map, weight_map
+from mobconv.backends.onnx import pads
 from mobconv.backends.onnx.functions import OPSET
 from mobconv.common.files import write_whole
 from mobconv.errors import BackendError, shortened
@@ -61,6 +62,7 @@ def convert(program: Program, directory: Path) -> None:
     model = exported.model
     _name_edges(model, program)
     _strip(model)
+    pads.separate(model)
     if model.opset_imports.get("") != OPSET:
         raise BackendError(f"the exporter wrote opset {model.opset_imports.get('')}, not {OPSET}: update onnxscript")
     model.ir_version = IR_VERSION
@@ -74,14 +76,8 @@ def convert(program: Program, directory: Path) -> None:
     proto = ir.to_proto(model)
     del proto.graph.value_info[:]
     content = proto.SerializeToString(deterministic=True)
-    weights = sum(4 * len(placements) * program.floats()[name].size for name, placements in places.items())
     write_whole(directory / TEMPLATE, content)
-    weight_map.save(
-        directory / MAP,
-        places,
-        {"base_bytes": len(content) - weights, "floats": floats},
-        bias_map.locate(constants, placed, program),
-    )
+    weight_map.save(directory / MAP, places, {"floats": floats}, bias_map.locate(constants, placed, program))
 
 
 def _name_edges(model: ir.Model, program: Program) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobconv.backends import bias_map, weight_map
+from mobconv.backends.onnx.added import added_bytes
 from mobconv.backends.onnx.convert import MAP, TEMPLATE
 from mobconv.backends.onnx.functions import DOMAIN, OPSET, function, stream
 from mobconv.backends.weight_map import Placement
@@ -18,7 +19,7 @@ from mobconv.quantize import packing
 from mobconv.quantize.kmeans import used_entries
 from mobconv.quantize.model import QuantizedModel
 from mobconv.quantize.scales import to_fp16
-from mobconv.quantize.weights import FloatWeight, Form, QuantizedWeight, Weight
+from mobconv.quantize.weights import Form, QuantizedWeight, Weight
 from mobconv.schemes import Cell, Storage
 
 if TYPE_CHECKING:
@@ -34,19 +35,18 @@ def encode(template: Path, quantized: QuantizedModel, cell: Cell, path: Path, re
     weight_map.check_agreement(places, weights, cell)
     model = onnx.load(str(template / TEMPLATE))
     rewriter = _Rewriter(model, cell.storage is Storage.NATIVE)
-    other_bytes = int(notes["base_bytes"])  # of everything but quantized weights
     for key, values in bias_map.placed(weight_map.biases(notes), quantized.biases, cell).items():
-        other_bytes += rewriter.change(key, values)
+        rewriter.change(key, values)
     for number, (name, placements) in enumerate(places.items()):
-        weight = weights[name]
         for copy, place in enumerate(placements):
-            rewriter.place(weight, place, f"{number}" if copy == 0 else f"{number}_{copy}")
-        if scheme.mode is not None and isinstance(weight, FloatWeight):  # a layer rule left it float
-            other_bytes += len(placements) * weight.values.size * weight.bits // 8
-    if scheme.mode is None and scheme.bits == 16:
-        other_bytes += sum(rewriter.halve(name) for name in notes["floats"])
+            rewriter.place(weights[name], place, f"{number}" if copy == 0 else f"{number}_{copy}")
+    read = {node.output[0] for node in rewriter.nodes if node.op_type != "Cast"}  # a layer rule's fp16 is not quantized
+    if scheme.mode is None:
+        read = {place.key for placements in places.values() for place in placements}
+        for name in notes["floats"] if scheme.bits == 16 else ():
+            rewriter.halve(name)
     rewriter.finish()
-    weight_bytes = int(model.ByteSize()) - other_bytes
+    weight_bytes = added_bytes(model, read)
     if record:
         model.metadata_props.add(key="mobconv", value=record)
     write_whole(path, model.SerializeToString(deterministic=True))
@@ -75,20 +75,15 @@ class _Rewriter:
         else:
             self._store(place.key, place.place(weight.values), half=weight.bits == 16)
 
-    def change(self, name: str, values: NDArray[np.float32]) -> int:
-        """Put other values into a float initializer -> the change of the file's size in bytes."""
-        before = self.initializers[name].ByteSize()
+    def change(self, name: str, values: NDArray[np.float32]) -> None:
+        """Put other values into a float initializer."""
         self._store(name, values, half=False)
-        return int(self.initializers[name].ByteSize() - before)
 
-    def halve(self, name: str) -> int:
-        """Store another float initializer as fp16 -> the change of the file's size in bytes."""
+    def halve(self, name: str) -> None:
+        """Store another float initializer as fp16."""
         from onnx import numpy_helper
 
-        values = numpy_helper.to_array(self.initializers[name])
-        before = self.initializers[name].ByteSize()
-        self._store(name, values, half=True)
-        return int(self.initializers[name].ByteSize() + self.nodes[-1].ByteSize() - before)
+        self._store(name, numpy_helper.to_array(self.initializers[name]), half=True)
 
     def _store(self, name: str, values: NDArray[np.float32], half: bool) -> None:
         from onnx import TensorProto, helper, numpy_helper
@@ -175,7 +170,7 @@ class _Rewriter:
         if wide.zero_point is not None:
             zero = wide.spread(wide.zero_point) if weight.axis is not None else wide.zero_point.reshape(())
             inputs.append(store(f"z{tag}", zero))
-        node = helper.make_node("DequantizeLinear", inputs, [f"w{tag}"], name=weight.name)
+        node = helper.make_node("DequantizeLinear", inputs, [f"w{tag}"], name=_node_name(weight, tag))
         if weight.axis is not None:
             self._view(weight, place)  # raises where the channels share an axis
             node.attribute.append(helper.make_attribute("axis", place.axis))
@@ -199,7 +194,8 @@ class _Rewriter:
         form += "16_" if weight.together > 1 else ""
         self.used.add((form, weight.bits))
         shape = [int(length) for length in place.shape]
-        node = helper.make_node(f"{form}{weight.bits}", inputs, [output], name=weight.name, domain=DOMAIN, d=shape)
+        name = _node_name(weight, output.removeprefix("w"))
+        node = helper.make_node(f"{form}{weight.bits}", inputs, [output], name=name, domain=DOMAIN, d=shape)
         self._read(node, place)
 
     def _read(self, decoder: onnx.NodeProto, place: Placement) -> None:
@@ -216,3 +212,9 @@ class _Rewriter:
 
         self.model.graph.initializer.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
         return name
+
+
+def _node_name(weight: Weight, tag: str) -> str:
+    """The weight's name; with a number for a second layout of it, as no two nodes may share a name."""
+    copy = tag.partition("_")[2]
+    return f"{weight.name}_{copy}" if copy else weight.name

@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mobconv.backends.byte_attribution import (
     CODE,
@@ -26,8 +28,20 @@ from mobconv.backends.byte_attribution import (
     WeightRead,
     rest,
 )
-from mobconv.backends.size_audit import OTHER, PROGRAM, SHARED, Audit, TensorAudit, cell_of, explained, threshold
+from mobconv.backends.size_audit import (
+    OTHER,
+    PROGRAM,
+    SHARED,
+    Added,
+    Audit,
+    TensorAudit,
+    cell_of,
+    counted,
+    explained,
+    threshold,
+)
 from mobconv.backends.tflite import runner
+from mobconv.backends.tflite.added import added_bytes
 from mobconv.backends.tflite.graph import RECORD_KEY
 from mobconv.backends.tflite.unpack import WORD_BITS
 from mobconv.errors import InputError
@@ -80,7 +94,23 @@ def audit(path: Path) -> Audit:
     ]
     program = len(data) - sum(tensor.bytes for tensor in tensors) - sum(count for _, count in known)
     parts = Audit(path, "TFLite", len(data), tuple(tensors), rest([*known, (PROGRAM, program)], path), record)
-    return explained(parts, _why(parts, reader.distinct))
+    return explained(_with_added(parts, data, reader), _why(parts, reader.distinct))
+
+
+def _with_added(parts: Audit, data: bytes, reader: _TFLiteReader) -> Audit:
+    cell = cell_of(parts)
+    values = reader.attribution.values
+    if cell is None or any(not value.startswith("0/") for value in values):
+        return parts
+    weights = counted(cell, parts.tensors, values)
+    for value, tensor in zip(values, parts.tensors, strict=True):
+        if value not in weights:
+            # the values of a table, as XNNPACK takes them; or what a layer rule keeps float: a file does not say which
+            if not reader.has_tables(tensor, cell.scheme.bits):
+                return parts
+            weights[value] = tensor
+    numbers = [int(value.removeprefix("0/")) for value in weights]
+    return replace(parts, added=Added(added_bytes(data, numbers), sum(t.weights for t in weights.values())))
 
 
 class _TFLiteReader:
@@ -147,7 +177,24 @@ class _TFLiteReader:
         self.attribution.ops[key] = DecodingOp(("quantized", key), "quantized", tuple(inputs), shape=_shape(tensor))
 
     def distinct(self, tensor: TensorAudit) -> int:
-        """Number of different values in the INT8 or FLOAT16 constant of a weight; 0 where the weight has none."""
+        """Number of different values in the INT8 or float constant of a weight; 0 where the weight has none."""
+        values = self._values(tensor)
+        return 0 if values is None else len(np.unique(values))
+
+    def has_tables(self, tensor: TensorAudit, bits: int) -> bool:
+        """Whether floats are surely those of tables of a width: one, or one for each channel or 16 channels."""
+        values, most = self._values(tensor), 1 << bits
+        if values is None or len(np.unique(values)) <= most:
+            return values is not None
+        channels = np.moveaxis(values.reshape(tensor.shape), -1 if tensor.shape[0] == 1 else 0, 0)
+        for together in (1, 16):
+            groups = [channels[start : start + together] for start in range(0, len(channels), together)]
+            if groups[0].size > most and all(len(np.unique(group)) <= most for group in groups):
+                return True
+        return False
+
+    def _values(self, tensor: TensorAudit) -> NDArray[Any] | None:
+        """The numbers in the INT8 or float constant of a weight, as bits; None where the weight has none."""
         waiting, seen = [self._weights.get(tensor.name, "")], set()
         while waiting:
             name = waiting.pop()
@@ -156,11 +203,11 @@ class _TFLiteReader:
             seen.add(name)
             constant = self.attribution.constants.get(name)
             if constant is not None and constant.count == tensor.weights:
-                kind = np.uint16 if tensor.is_float else np.uint8
-                return len(np.unique(np.frombuffer(self._data[self._places[constant.key]], kind)))
+                kind = {32: np.uint32, 16: np.uint16}.get(constant.bits, np.uint8)
+                return np.frombuffer(self._data[self._places[constant.key]], kind)
             if name in self.attribution.ops:
                 waiting += [value for value, _ in self.attribution.ops[name].inputs]
-        return 0
+        return None
 
     def _blocks(self, key: str, parameters: Any) -> list[tuple[str, str]]:
         """Scales and zero points of blockwise quantization: tensors of the graph, as (name, role)."""

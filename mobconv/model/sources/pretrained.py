@@ -271,7 +271,10 @@ def _named(module: Any, inputs: tuple[str, ...]) -> torch.nn.Module:
             """Outputs as a tensor, or as a mapping of tensors."""
             outputs = super().forward(**dict(zip(inputs, values, strict=True)), return_dict=True)
             tensors = {name: value for name, value in outputs.items() if isinstance(value, torch.Tensor)}
-            return tensors["logits"] if alone or list(tensors) == ["logits"] else tensors
+            if "logits" in tensors and (alone or len(tensors) == 1):
+                return tensors["logits"]
+            # some classifiers return their logits under another name
+            return next(iter(tensors.values())) if alone and len(tensors) == 1 else tensors
 
     Named.__name__ = library.__name__
     for name in ("use_cache", "output_hidden_states", "output_attentions"):
