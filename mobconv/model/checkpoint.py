@@ -85,12 +85,12 @@ class Checkpoint:
     reference: str
     name: str
     sha256: str
-    module: torch.nn.Module
-    example: dict[str, NDArray[Any]]
+    module: torch.nn.Module = field(repr=False)
+    example: dict[str, NDArray[Any]] = field(repr=False)
     preprocessing: Preprocessing | None
     labels: tuple[str, ...]
     notes: list[str]
-    exported: ExportedProgram | None = None
+    exported: ExportedProgram | None = field(default=None, repr=False)
     structure: TreeSpec | None = None
 
     @cached_property
