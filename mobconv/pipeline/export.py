@@ -22,11 +22,11 @@ from mobconv.errors import (
     did_you_mean,
     setting,
 )
+from mobconv.evaluate import tasks
 from mobconv.evaluate.output_error import output_error
 from mobconv.model import image_input
 from mobconv.model.checkpoint import Checkpoint
 from mobconv.model.loading import labelled, load
-from mobconv.model.sources.in_memory import load as in_memory
 from mobconv.pipeline.artifact import open_artifact
 from mobconv.pipeline.build import build, measure_cell
 from mobconv.pipeline.context import Context, Plan
@@ -104,11 +104,15 @@ def export(
     out: Path | str = "out",
     compute: str | None = None,
     input: str | None = None,
-    preprocessing: Preprocessing | None = None,
+    preprocessing: Preprocessing | Mapping[str, Any] | str | None = None,
     labels: Sequence[str] | Path | str | None = None,
     data: str | None = None,
     samples: int | None = None,
     skip_bad: bool = False,
+    task: str = "classification",
+    metric: str | None = None,
+    postprocess: str | None = None,
+    higher_is_better: bool | None = None,
     options: Mapping[str, Any] | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> list[Row]:
@@ -119,10 +123,11 @@ def export(
     (with commas between, as text); scheme: of the weights, as in `w4-kmeans`; out: folder, where the files are
     `<format>/<scheme>.<suffix>`; compute: 'fp32' or 'fp16', None for the format's default. input: what files take,
     'image' (pixels of 0 to 255), 'image-uint8' or 'tensor'; None for images where the network takes them and its
-    preprocessing is known. preprocessing: of the network, where the checkpoint does not say. labels: names of the
-    classes or a file of them, `none` for no names; None for those of the checkpoint, else of the data. data, samples,
-    skip_bad: labelled data, as in `evaluate`, that the files are run on; without, they are compared with PyTorch on
-    random inputs. options: of formats, by name. say: called with a line when a long step begins.
+    preprocessing is known. preprocessing: of the network, where the checkpoint does not say, as in `load`. labels:
+    names of the classes or a file of them, `none` for no names; None for those of the checkpoint, else of the data.
+    data, samples, skip_bad: that the files are run on, as in `evaluate`; without, on random inputs beside PyTorch.
+    task, metric, postprocess, higher_is_better: what outputs mean on that data, see evaluate.tasks.get. options: of
+    formats, by name. say: called with a line when a long step begins.
 
     Returns a row for each file: path, bytes, effective bits, error against PyTorch, latency (see docs/results.md).
     Where only some of the formats can be written, the rows of the others have `status` unsupported or failed, and a
@@ -133,7 +138,13 @@ def export(
     wanted = cells(to.split(",") if isinstance(to, str) else to, scheme, compute)
     checkpoint = _checkpoint(source, example, preprocessing, labels)
     plan = Plan(
-        data=data, limit=samples, skip_bad=skip_bad, name_classes=labels is None, input="tensor", options=options or {}
+        data=data,
+        limit=samples,
+        skip_bad=skip_bad,
+        name_classes=labels is None,
+        task=tasks.get(task, metric, postprocess, higher_is_better),
+        input="tensor",
+        options=options or {},
     )
     return export_cells(checkpoint, wanted, Path(out), say, input, plan)
 
@@ -141,14 +152,12 @@ def export(
 def _checkpoint(
     source: Checkpoint | torch.nn.Module | Path | str,
     example: Any,
-    preprocessing: Preprocessing | None,
+    preprocessing: Preprocessing | Mapping[str, Any] | str | None,
     labels: Sequence[str] | Path | str | None,
 ) -> Checkpoint:
     if isinstance(source, Checkpoint):
         return labelled(source, labels)
-    if isinstance(source, str | Path):
-        return load(source, preprocessing=preprocessing, labels=labels)
-    return labelled(in_memory(source, example, preprocessing), labels)
+    return load(source, example, preprocessing=preprocessing, labels=labels)
 
 
 def export_cells(
@@ -179,6 +188,8 @@ def export_cells(
         if baseline is not None:
             for note in context.data.notes:
                 say(f"{context.data.source}: {note}")
+            if warning := context.task.warning(baseline.score, baseline.outputs):
+                say(f"warning: {warning}")
         rows, errors = [], []
         try:
             with locks.folder(out, "mobconv export"):
@@ -273,6 +284,8 @@ def _kind(context: Context, kind: str | None, say: Callable[[str], None]) -> str
         return "image"
     shapes = ", ".join(str(list(value.shape)) for value in program.example.values())
     if checkpoint.preprocessing is None:
+        if all(value.ndim != 4 for value in program.example.values()):
+            return "tensor"  # nothing that could be images
         why = "normalisation of pixels is not known; with a preprocessing they would take pixels of 0 to 255"
     else:
         why = "these are not images with the channels of its preprocessing"
