@@ -64,6 +64,8 @@ def load(
         name, name, digest, module, inputs, preprocessing, tuple(map(str, labels)), [], structure=structure
     )
     if isinstance(module, torch.jit.ScriptModule):
+        # an LSTM of TorchScript whose state has another batch than it was traced with ends the process
+        checkpoint.fixed_batch = len(inputs) > 1
         checkpoint.exported = torchscript.convert(module, tuple(map(torch.from_numpy, inputs.values())), name)
     return checkpoint
 
