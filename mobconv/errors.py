@@ -61,6 +61,7 @@ def setting(name: str, value: Any = None) -> str:
     return f"\x02{name}\x1f{'' if value is None else json.dumps(value)}\x03"
 
 
+_NEGATED = {"higher_is_better": "--lower-is-better"}  # flags whose opposite has a name of its own
 _LONGEST = 300  # characters of a vendor's message that are shown
 
 
@@ -77,6 +78,8 @@ def worded(text: str, style: Style) -> str:
 
 
 def _as_option(name: str, value: Any) -> str:
+    if value is False and name in _NEGATED:
+        return _NEGATED[name]
     option = _OPTIONS.get(name, f"--{name.replace('_', '-')}")
     if value is None or value is True:
         return option

@@ -145,6 +145,39 @@ def test_guards_are_code(cli, program):
     refused(cli, "guards_code", "--trust-pickle")
 
 
+def test_guards_on_open_lengths_are_dropped(cli):
+    """Two inputs that share an open batch: torch.export.save writes a guard, whose code is never evaluated."""
+    from torch import nn
+
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.out = nn.Embedding(9, 4), nn.Linear(7, 2)
+
+        def forward(self, tokens, features):
+            return self.out(torch.cat([self.table(tokens).mean(1), features], 1))
+
+    inputs = torch.randint(0, 9, (2, 5)), torch.randn(2, 3)
+    dynamic = {0: torch.export.Dim.AUTO}
+    program = torch.export.export(Two().eval(), inputs, dynamic_shapes=(dynamic, dynamic))
+    torch.export.save(program, "net.pt2")
+    with zipfile.ZipFile("net.pt2") as archive:
+        assert json.loads(archive.read("net/models/model.json"))["guards_code"]
+    forge(lambda content: content.update(guards_code=[f"open({str(cli.folder / 'ran')!r}, 'w')"]))
+    for name in ("net.pt2", "bad.pt2"):
+        loaded = checkpoint.load(name)
+        assert {key: (value.shape, str(value.dtype)) for key, value in loaded.example.items()} == {
+            "tokens": ((1, 5), "int64"),
+            "features": ((1, 3), "float32"),
+        }
+        tokens, features = (value[:1].numpy() for value in inputs)
+        with torch.inference_mode():
+            expected = program.module()(*inputs)[:1]
+        (output,) = loaded.run({"tokens": tokens, "features": features}).values()
+        assert np.abs(output - expected.numpy()).max() < 1e-5
+    assert not (cli.folder / "ran").exists()
+
+
 def test_a_symbolic_size_is_code_and_never_evaluated(cli, program):
     def size(content):
         sizes = content["graph_module"]["graph"]["tensor_values"]["input"]["sizes"]

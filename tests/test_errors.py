@@ -47,6 +47,7 @@ PACKAGE = Path(mobconv.__file__).parent
         # a recipe has no such key: its command has the option
         ("trust_pickle", True, "trust_pickle=True", "--trust-pickle", "--trust-pickle"),
         ("artifacts", False, "artifacts=False", "--no-artifacts", "--no-artifacts"),
+        ("higher_is_better", False, "higher_is_better=False", "--lower-is-better", "`higher_is_better: false`"),
         ("out", None, "out=", "-o", "-o"),
     ],
 )

@@ -86,3 +86,36 @@ def test_damaged(cli, original):
         code = next(name for name in held.namelist() if "mobilenet" in name and name.endswith(".py"))
     rewrite("net.pt", "net.pt", {code: b"class Nothing(:"})
     cli.refuses(3, "net.pt", "refuses this archive", arguments=export("net.pt", *SHAPE, "--trust-pickle"))
+
+
+class Recurrent(torch.nn.Module):
+    """An LSTM whose state goes in and out."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.out = torch.nn.LSTM(4, 6, batch_first=True), torch.nn.Linear(6, 3)
+
+    def forward(self, x, hidden, cell):
+        y, (hidden, cell) = self.lstm(x, (hidden, cell))
+        return self.out(y[:, -1]), hidden, cell
+
+
+def test_several_inputs_go_in_from_python(cli):
+    """An archive does not have the shapes of its inputs: it is refused with the way in, and that way works."""
+    import mobconv
+
+    torch.manual_seed(0)
+    module = Recurrent().eval()
+    example = torch.randn(1, 5, 4), torch.randn(1, 1, 6), torch.randn(1, 1, 6)
+    torch.jit.trace(module, example).save("net.pt")
+    words = "takes 3 inputs, x, hidden, cell", "mobconv.export(torch.jit.load(...), inputs)"
+    cli.refuses(3, *words, arguments=export("net.pt", "--input-shape", "1,5,4", "--trust-pickle"))
+    (row,) = mobconv.export(torch.jit.load("net.pt"), example, to="onnx", out="out")
+    with torch.inference_mode():
+        expected = [value.numpy() for value in module(*example)]
+    with mobconv.open(row.path) as artifact:
+        assert [spec.name for spec in artifact.inputs] == ["x", "hidden", "cell"]
+        feeds = {spec.name: value.numpy() for spec, value in zip(artifact.inputs, example, strict=True)}
+        outputs = artifact.run(feeds)
+    for value, wanted in zip(outputs.values(), expected, strict=True):
+        assert value.shape == wanted.shape and np.abs(value - wanted).max() < 1e-5

@@ -228,3 +228,20 @@ def test_outputs_of_any_nesting():
 def test_what_cannot_be_traced():
     with pytest.raises(InputError, match=r"cannot trace this module with inputs x \(1, 4\)"):
         traced(Undecided(), 1, 4)
+
+
+class Looked(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(9, 3)
+
+    def forward(self, tokens, weights):
+        return self.table(tokens) * weights
+
+
+@pytest.mark.parametrize(("inputs", "words"), [(1, "takes 2 inputs, tokens, weights"), (2, "whole numbers.*float32")])
+def test_inputs_of_another_number_or_type(inputs, words):
+    """The message says what the module takes, and how such a network gets in."""
+    example = {name: np.zeros((1, 4), np.float32) for name in ("tokens", "weights")[:inputs]}
+    with pytest.raises(InputError, match=rf"{words}.*torch\.export\.save.*mobconv\.export"):
+        trace(Looked(), example)

@@ -174,5 +174,7 @@ def results_file(path: Path) -> Path:
 
 
 def say(text: str) -> None:
-    """Print a line on stderr: stdout is for results."""
-    print(text, file=sys.stderr, flush=True)
+    """Print a line on stderr, its settings as options: stdout is for results."""
+    from mobconv.errors import worded
+
+    print(worded(text, "cli"), file=sys.stderr, flush=True)

@@ -36,7 +36,7 @@ def command(
     checkpoint: Annotated[str, typer.Argument(help="what the file was made from, as for `mobconv export`")],
     artifact: Annotated[Path, typer.Argument(help="an .onnx, .tflite, .mlpackage or .mlmodel, of any tool")],
     data: Annotated[str, typer.Option("--data", help=DATA)],
-    limit: Annotated[int | None, typer.Option("--images", min=1, help="number of images, the first ones")] = None,
+    limit: Annotated[int | None, typer.Option("--images", min=1, help="number of samples, the first ones")] = None,
     stated_input: Annotated[
         str | None,
         typer.Option(
@@ -62,7 +62,7 @@ def command(
 ) -> int:
     """Find out where the accuracy of an artifact went: which step, which layers, which mistake in preprocessing.
 
-    Images without labels: `--task fidelity` compares outputs with those of the float network.
+    Without labels: `--task fidelity` compares outputs with those of the float network. Data may be arrays (.npz, .npy).
     """
     import json
 
@@ -90,7 +90,7 @@ def command(
         )
     if comparison.other_checkpoint:
         say(f"warning: {artifact} says that it was made from another checkpoint than {checkpoint}")
-    for warning in comparison.warnings:
+    for warning in comparison.doubts:
         say(f"warning: {warning}")
     if as_json:
         print(json.dumps(comparison.to_json(), indent=1))
@@ -118,7 +118,8 @@ def _print(comparison: Comparison, shown: int, console: Console) -> None:
     from mobconv.errors import worded
     from mobconv.report import losses
 
-    console.print(f"{comparison.artifact} takes {comparison.input_text}, by {comparison.expected.source}")
+    by = comparison.expected.source if comparison.expected else "its inputs"
+    console.print(f"{comparison.artifact} takes {comparison.input_text}, by {by}", markup=False)
     console.print()
     console.print(losses.steps(comparison))
     for line in losses.remarks(comparison):

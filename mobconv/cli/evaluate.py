@@ -76,11 +76,8 @@ def command(
         labels=labels,
         skip_bad=skip_bad,
         threads=threads,
+        say=say,
     )
-    for note in figures.notes:
-        say(f"{data}: {note}")
-    for warning in figures.warnings:
-        say(f"warning: {warning}")
     if as_json:
         print(json.dumps(figures.to_json(), indent=1))
         return 0

@@ -10,13 +10,17 @@ import typer
 from mobconv.cli.common import (
     DATA,
     AsJson,
+    HigherIsBetter,
     InputShape,
     Key,
     Labels,
+    MetricOption,
     Model,
     ModelArg,
+    Postprocess,
     PreprocessingOption,
     SkipBad,
+    TaskOption,
     TrustPickle,
     Weights,
     load_checkpoint,
@@ -90,6 +94,10 @@ def command(
     ] = None,
     limit: Annotated[int | None, typer.Option("--images", min=1, help="take the first so many images")] = None,
     skip_bad: SkipBad = False,
+    task: TaskOption = None,
+    metric: MetricOption = None,
+    higher_is_better: HigherIsBetter = None,
+    postprocess: Postprocess = None,
     trust_pickle: TrustPickle = False,
     as_json: AsJson = False,
 ) -> int:
@@ -108,6 +116,7 @@ def command(
     from mobconv.pipeline.calibration_data import check_given
     from mobconv.pipeline.context import Plan
 
+    the_task = tasks.get(task or "classification", metric, postprocess, higher_is_better)
     calibration = CalibrationData.of(calibrate, calibrate_images, calibrate_seed, calibrate_split, allow_leak)
     wanted = export.cells(to.split(","), scheme, compute)
     export.refused(wanted)
@@ -115,14 +124,21 @@ def command(
     loaded = load_checkpoint(
         checkpoint, model, model_arg, input_shape, preprocessing, trust_pickle, key, weights, labels
     )
-    plan = Plan(data=data, limit=limit, skip_bad=skip_bad, name_classes=labels is None, calibration=calibration)
+    plan = Plan(
+        data=data,
+        limit=limit,
+        skip_bad=skip_bad,
+        name_classes=labels is None,
+        task=the_task,
+        calibration=calibration,
+    )
     rows = export.export_cells(loaded, wanted, out, say, file_input, plan)
     if as_json:
         print(json.dumps([asdict(row) for row in rows], indent=1))
     else:
         from mobconv.cli import render
 
-        render.exported(rows, data, tasks.get("classification").metric if data else None)
+        render.exported(rows, data, the_task.metric if data else None)
     if error := export.failure(rows):
         raise error
     return 0

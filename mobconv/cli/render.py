@@ -13,6 +13,7 @@ from rich.table import Table
 
 from mobconv.cli import stopping
 from mobconv.common.text import size
+from mobconv.errors import worded
 from mobconv.evaluate.tasks import Metric
 from mobconv.results import FAILED, OK, Results, Row, tables
 from mobconv.schemes import WEIGHTS_ONLY, Cell
@@ -72,7 +73,7 @@ class _Counting(Watcher):
 
     def say(self, text: str) -> None:
         """A line for people, on stderr."""
-        print(text, file=sys.stderr, flush=True)
+        print(worded(text, "cli"), file=sys.stderr, flush=True)
 
 
 class _Bar(_Counting):
@@ -86,7 +87,7 @@ class _Bar(_Counting):
         self.progress.update(self.task, total=self.total)
 
     def say(self, text: str) -> None:
-        self.progress.console.print(escape(text))
+        self.progress.console.print(escape(worded(text, "cli")))
 
     def stage(self, text: str) -> None:
         stopping.check()
@@ -208,7 +209,9 @@ def exported(cells: Sequence[Row], data: str | None = None, metric: Metric | Non
         )
     out.print(table)
     where = f"on {data}" if data else "on random inputs (`--data`: on images of your own)"
+    judged = next((row for row in cells if metric and row.float_score is not None), None)
     lines = [
+        *([f"PyTorch: {metric.name} {metric.text(judged.float_score)}"] if metric and judged else []),
         f"SNR: of the outputs against PyTorch, {where}; 20 dB more is a tenth of the error",
         "eff. bits: bytes that the weights add to the file, in bits per weight",
         "latency: one sample on one thread, and as a multiple of the same format's fp32 file",
@@ -228,7 +231,7 @@ def stages() -> Iterator[Callable[[str], None]]:
 
         def line(text: str) -> None:
             stopping.check()
-            print(text, file=sys.stderr, flush=True)
+            print(worded(text, "cli"), file=sys.stderr, flush=True)
 
         yield line
         return
@@ -236,6 +239,6 @@ def stages() -> Iterator[Callable[[str], None]]:
 
         def update(text: str) -> None:
             stopping.check()
-            status.update(escape(text))
+            status.update(escape(worded(text, "cli")))
 
         yield update

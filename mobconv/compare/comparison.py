@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,12 @@ from mobconv.compare import corrected_call
 from mobconv.compare.diagnosis import Diagnosis, NormalisesInside, diagnose, is_gain
 from mobconv.compare.layer_errors import LayerErrors, layer_errors
 from mobconv.compare.probe import ProbeResult
-from mobconv.compare.waterfall import LossStep, preprocessing_of, run_waterfall
+from mobconv.compare.waterfall import LossStep, network_inputs, preprocessing_of, run_waterfall
 from mobconv.data.labelled import Images
-from mobconv.data.preprocessing import Preprocessing
-from mobconv.errors import InputError
+from mobconv.data.preprocessing import Preprocessing, stated
+from mobconv.errors import InputError, UsageError, setting, worded
 from mobconv.evaluate import class_names, input_spec, tasks
-from mobconv.evaluate.inference import single
+from mobconv.evaluate.inference import rows
 from mobconv.evaluate.tasks import Metric
 from mobconv.model.checkpoint import Checkpoint
 from mobconv.model.labels import classes
@@ -38,7 +38,8 @@ LAYER_IMAGES = 32
 class Comparison:
     """Where the loss of a file comes from.
 
-    expected      preprocessing of the file's caller; input_text: the same in words
+    expected      preprocessing of the file's caller, None for arrays; input_text: what it takes, in words
+    images        number of images, or of other samples
     differences   of each step against the step before, None for the first
     total         from the float baseline to the whole file
     layer_errors  worst first
@@ -55,7 +56,7 @@ class Comparison:
     """
 
     artifact: str
-    expected: input_spec.Expected
+    expected: input_spec.Expected | None
     input_text: str
     images: int
     metric: Metric
@@ -76,14 +77,24 @@ class Comparison:
     names_warning: str
 
     @property
+    def samples(self) -> str:
+        """What was compared on: 'images' or 'samples'."""
+        return "samples" if self.expected is None else "images"
+
+    @property
     def is_gain(self) -> bool:
         """Whether the file is better than the float baseline, beyond noise."""
         return is_gain(self.total)
 
     @property
-    def warnings(self) -> tuple[str, ...]:
-        """Doubts about the figures."""
+    def doubts(self) -> tuple[str, ...]:
+        """Doubts about the figures; they may contain settings (see mobconv.errors.setting)."""
         return tuple(text for text in (self.baseline_warning, self.names_warning) if text)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The doubts, with settings as in Python."""
+        return tuple(worded(text, "python") for text in self.doubts)
 
     def to_json(self) -> dict[str, Any]:
         """All figures; outputs and scores of samples left out."""
@@ -94,8 +105,8 @@ class Comparison:
             "images": self.images,
             "metric": asdict(self.metric),
             "verified": self.verified,
-            "input": self.expected.preprocessing.to_json(),
-            "input_by": self.expected.source,
+            "input": self.expected.preprocessing.to_json() if self.expected else None,
+            "input_by": self.expected.source if self.expected else "its inputs",
             "normalises_inside": None
             if inside is None
             else {
@@ -123,9 +134,9 @@ class Comparison:
 def compare(
     checkpoint: Checkpoint | Path | str,
     artifact: Path | str,
-    data: str,
+    data: Path | str,
     *,
-    takes: Preprocessing | None = None,
+    takes: Preprocessing | Mapping[str, Any] | str | None = None,
     samples: int | None = None,
     task: str = "classification",
     skip_bad: bool = False,
@@ -136,10 +147,11 @@ def compare(
     """Find out where the loss of one artifact comes from, and which mistake in preprocessing explains it.
 
     checkpoint: that the file was made from, loaded or a reference; artifact: of any tool; data: a parquet file, a
-    folder of images by class, or a name on the hub; takes: what the file's caller does to pixels, where the file does
-    not say it; samples: how many are taken, the first ones, None for all; task, metric: as for evaluate.tasks.get;
-    skip_bad: leave out images that cannot be decoded; say: called with a line when a long step begins;
-    checkpoint_options: words of the command line that say how the checkpoint is loaded, for the command to paste.
+    folder of images by class, an .npz or .npy file of arrays, or a name on the hub; takes: what the file's caller does
+    to pixels, where the file does not say it; samples: how many are taken, the first ones, None for all; task, metric:
+    as for evaluate.tasks.get; skip_bad: leave out images that cannot be decoded; say: called with a line when a long
+    step begins; checkpoint_options: words of the command line that say how the checkpoint is loaded, for the command to
+    paste.
 
     Raises UsageError for a checkpoint without preprocessing, and for `takes` where the file normalises inside;
     InputError for a file or data that cannot be read, or do not fit, and for a file of another network; BackendError
@@ -148,42 +160,36 @@ def compare(
     path, the_task = Path(artifact), tasks.get(task, metric)
     with open_artifact(path) as opened:
         loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load(checkpoint)
-        network = preprocessing_of(loaded)
-        single(opened.outputs, str(path), "output")
-        expected = opened.image_input(takes, network, "takes")
+        for what, count in (("inputs", len(opened.inputs)), ("outputs", len(opened.outputs))):
+            if count != 1:
+                raise InputError(
+                    f"{path} has {count} {what}, and `mobconv compare` compares files with one. `mobconv evaluate` "
+                    "with the checkpoint says how far its outputs are from the float network's"
+                )
         say("data")
-        images = _images(data, loaded, network, samples, the_task, skip_bad)
-        input_spec.check_image_size(images, expected.preprocessing, opened.inputs[0], str(path))
-        doubt = ""
-        if the_task.name == "classification":
+        inputs = {name: value.shape for name, value in loaded.example.items()}
+        images = samples_of.load(str(data), inputs, lambda: preprocessing_of(loaded), samples, the_task, skip_bad)
+        network = network_inputs(loaded, images)
+        expected, doubt = None, ""
+        if isinstance(images, Images):
+            expected = opened.image_input(stated(takes), preprocessing_of(loaded), "takes")
+            input_spec.check_image_size(images, expected.preprocessing, opened.inputs[0], str(path))
+        elif takes is not None:
+            raise UsageError(f"{setting('takes')} is for images, and {data} has arrays, which go in as they are")
+        if isinstance(images, Images) and the_task.name == "classification":
             outputs = classes({spec.name: spec.shape for spec in opened.outputs})
             images, doubt = class_names.match(images, opened.labels or loaded.labels, outputs, str(path))
         for note in images.notes:
             say(f"{data}: {note}")
-        feed = feed_of(opened, expected.preprocessing)
+        feed = feed_of(opened, expected.preprocessing if expected else None, images)
         waterfall = run_waterfall(loaded, path, images, feed, the_task, say=say, other_biases=opened.has_other_biases)
         try:
             say("layers")
-            errors = layer_errors(waterfall.alignment, network(images.pixels[:LAYER_IMAGES]))
+            errors = layer_errors(waterfall.alignment, network(rows(images.fed, slice(0, LAYER_IMAGES))))
             diagnosis = diagnose(waterfall, opened, expected, say)
         finally:
             waterfall.alignment.close()
     return _comparison(opened, loaded, diagnosis, errors, doubt, checkpoint_options)
-
-
-def _images(
-    data: str, checkpoint: Checkpoint, network: Preprocessing, limit: int | None, task: tasks.Task, skip_bad: bool
-) -> Images:
-    """The images to compare on. Raises InputError, also for arrays that are not images."""
-    inputs = {name: value.shape for name, value in checkpoint.example.items()}
-    images = samples_of.load(data, inputs, lambda: network, limit, task, skip_bad)
-    if not isinstance(images, Images):
-        raise InputError(
-            f"{data}: `mobconv compare` takes images: an .npz has them as bytes (N, height, width, channels). For "
-            "other arrays, `mobconv evaluate` with the checkpoint says how far a file's outputs are from the float "
-            "network's"
-        )
-    return images
 
 
 def _comparison(
@@ -199,7 +205,9 @@ def _comparison(
     return Comparison(
         str(artifact.path),
         expected,
-        input_spec.described(expected.preprocessing, spec),
+        input_spec.described(expected.preprocessing, spec)
+        if expected
+        else f"{spec.name} {spec.dtype} {tuple(spec.shape)}",
         len(waterfall.images),
         waterfall.task.metric,
         steps,
@@ -224,10 +232,10 @@ def _corrected(
     artifact: Artifact, checkpoint: Checkpoint, diagnosis: Diagnosis, checkpoint_options: Sequence[str]
 ) -> str:
     """Code or command that does it right, where a mistake is named: the export of a file of ours, else Python."""
-    result, network = diagnosis.probe_result, preprocessing_of(checkpoint)
-    if result is None or result.named is None:
+    result, expected = diagnosis.probe_result, diagnosis.expected
+    if result is None or result.named is None or expected is None:
         return ""
-    spec, preprocessing = artifact.inputs[0], diagnosis.expected.preprocessing
+    spec, preprocessing, network = artifact.inputs[0], expected.preprocessing, preprocessing_of(checkpoint)
     command = ""
     if preprocessing.untouched:
         command = corrected_call.exported_again(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mobconv.compare.probe import ProbeResult, probe, snr_db
 from mobconv.compare.waterfall import Waterfall, preprocessing_of, refeed
+from mobconv.data.labelled import Images
 from mobconv.data.preprocessing import Preprocessing
 from mobconv.evaluate import input_spec
 from mobconv.evaluate.inference import dequantized, predict
@@ -48,29 +49,31 @@ class Diagnosis:
     """The preprocessing of a file's caller, and what is wrong with it.
 
     waterfall     its last step is fed as `expected` says
+    expected      None for arrays, which go in as they are
     probe_result  None where nothing is to be explained, or the file is better than the float baseline
     inside        None unless `expected` was found by trial
     wrong_input   whether the file's input is not what the network wants
     """
 
     waterfall: Waterfall
-    expected: input_spec.Expected
+    expected: input_spec.Expected | None
     probe_result: ProbeResult | None = None
     inside: NormalisesInside | None = None
     wrong_input: bool = False
 
 
 def diagnose(
-    waterfall: Waterfall, artifact: Artifact, expected: input_spec.Expected, say: Callable[[str], None]
+    waterfall: Waterfall, artifact: Artifact, expected: input_spec.Expected | None, say: Callable[[str], None]
 ) -> Diagnosis:
     """Explain the last step of a waterfall.
 
     A file that says nothing about its input is assumed to want what the network wants. Where that does not fit, it may
     normalise inside: fed raw pixels, it gives what the network gives, or would except for one mistake. No mistake is
-    looked for in a file that is better than the float baseline: the baseline is then what is wrong.
+    looked for in a file that is better than the float baseline: the baseline is then what is wrong. Arrays (`expected`
+    is None) have no preprocessing to look into.
     """
-    if not _needs_explaining(waterfall):
-        return Diagnosis(waterfall, expected)
+    if expected is None or not _needs_explaining(waterfall):
+        return Diagnosis(waterfall, expected, wrong_input=expected is None and _needs_explaining(waterfall))
     others = input_spec.normalising_inside(expected.preprocessing) if expected.assumed else []
     for other in others:
         snr = _snr_fed(other, waterfall, artifact)
@@ -119,8 +122,14 @@ def _outputs(artifact: Artifact, preprocessing: Preprocessing, like: Floats) -> 
 def _snr_fed(preprocessing: Preprocessing, waterfall: Waterfall, artifact: Artifact) -> float:
     """SNR of the file, its input preprocessed so, against its outputs behind its own preprocessing."""
     wanted = waterfall.steps[-2].outputs
-    outputs = predict(_outputs(artifact, preprocessing, wanted), waterfall.images.pixels[:_TRIED])
+    outputs = predict(_outputs(artifact, preprocessing, wanted), _images(waterfall).pixels[:_TRIED])
     return snr_db(outputs, wanted[:_TRIED])
+
+
+def _images(waterfall: Waterfall) -> Images:
+    """The images of a waterfall that has some."""
+    assert isinstance(waterfall.images, Images)
+    return waterfall.images
 
 
 def _inside(
@@ -144,7 +153,7 @@ def _probe(waterfall: Waterfall, artifact: Artifact, preprocessing: Preprocessin
         _outputs(artifact, preprocessing, waterfall.steps[0].outputs),
         lambda part: np.asarray(program.run({name: part})[output], np.float32),
         preprocessing_of(waterfall.alignment.checkpoint),
-        waterfall.images,
+        _images(waterfall),
         waterfall.task,
         bytes_only=np.dtype(spec.dtype).kind != "f" and spec.quantization is None,
         arithmetic_db=min(arithmetic, default=0.0),

@@ -77,10 +77,18 @@ class ProgramView:
             family = next((kind for kind in ("embedding", "linear") if kind in str(node.target)), "conv")
             count[name] = count.get(name, 0) + 1
             path = name.removesuffix(".weight") + (f"#{count[name]}" if count[name] > 1 else "")
-            source: Any = node.args[1 if family == "embedding" else 0]
+            source = self._overwritten(node.args[1 if family == "embedding" else 0], node)
             site, bias = self.program.sites[name], biases.get(node.name, "")
             uses.append(WeightUse(len(uses), path, site, node.name, source.name, family, bias))
         return uses
+
+    def _overwritten(self, source: Any, reader: Node) -> Node:
+        """The operation in place, such as relu_, that last wrote a tensor before its reader, else the tensor."""
+        written: Node = source
+        for node in source.users:
+            if node < reader and node > written and str(node.target).partition(".")[2].partition(".")[0].endswith("_"):
+                written = node
+        return written
 
     def run(self, inputs: NDArray[Any], names: Set[str]) -> dict[str, NDArray[Any]]:
         """Values of named nodes on inputs (N, ...). Raises InputError where the network does not run on them."""
@@ -94,7 +102,7 @@ class ProgramView:
             def run_node(self, n: Node) -> Any:
                 value = super().run_node(n)
                 if n.name in names:
-                    values[n.name] = value.numpy()
+                    values[n.name] = value.numpy().copy()  # a later operation in place may overwrite it
                     if len(values) == len(names):
                         raise _Finished
                 return value

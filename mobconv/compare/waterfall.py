@@ -20,14 +20,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mobconv.backends.base import TensorSpec
 from mobconv.backends.graph_view import GraphView
 from mobconv.compare.alignment import Alignment, Floats, align
 from mobconv.compare.program_view import ProgramView
-from mobconv.data.labelled import Images
+from mobconv.data.arrays import Arrays, Samples
 from mobconv.data.preprocessing import Preprocessing
 from mobconv.errors import InputError, UsageError, setting
-from mobconv.evaluate.inference import Feed, predict
-from mobconv.evaluate.input_spec import check_network_input
+from mobconv.evaluate.inference import Fed, Feed, count, predict, rows
+from mobconv.evaluate.input_spec import array_feed, check_arrays, check_network_input
 from mobconv.evaluate.output_error import output_error
 from mobconv.evaluate.tasks import Scores, Task, compares_with_float
 from mobconv.model.checkpoint import Checkpoint
@@ -67,6 +68,7 @@ class LossStep:
 class Waterfall:
     """All steps, and what the diagnosis of the file's preprocessing needs.
 
+    images  images, or arrays of the network's only input
     seen    values of the first images at the cut, (n, C, H, W) in the program's layout, as the file computes them
     wanted  the same behind the checkpoint's own preprocessing
     """
@@ -74,7 +76,7 @@ class Waterfall:
     steps: tuple[LossStep, ...]
     alignment: Alignment
     task: Task
-    images: Images
+    images: Samples
     seen: Floats
     wanted: Floats
 
@@ -96,7 +98,7 @@ class Waterfall:
 def run_waterfall(
     checkpoint: Checkpoint,
     path: Path,
-    images: Images,
+    images: Samples,
     feed: Feed,
     task: Task,
     threads: int = 0,
@@ -106,23 +108,40 @@ def run_waterfall(
 ) -> Waterfall:
     """Run all steps on all images.
 
-    feed: pixels (n, H, W, C) uint8 -> the file's input; say: called with the name of each step when it begins; program:
-    the checkpoint's, where it is traced already; other_biases: see `align`. The alignment of the result is open: the
-    caller closes it. Raises InputError for a damaged file, one of another network or with other outputs, and for data
-    that does not fit; BackendError for a format whose files cannot be cut; UsageError for a checkpoint without
+    feed: samples, as `images.fed` has them -> the file's input; say: called with the name of each step when it begins;
+    program: the checkpoint's, where it is traced already; other_biases: see `align`. The alignment of the result is
+    open: the caller closes it. Raises InputError for a damaged file, one of another network or with other outputs, and
+    for data that does not fit; BackendError for a format whose files cannot be cut; UsageError for a checkpoint without
     preprocessing.
     """
-    preprocessing = preprocessing_of(checkpoint)
-    check_network_input(images, next(iter(checkpoint.example.values())).shape, checkpoint.reference)
-    pixels = images.pixels
+    inputs = network_inputs(checkpoint, images)
+    tried, first = (rows(images.fed, slice(0, number)) for number in (_TRIED, 1))
     say("read the file")
-    tried = preprocessing(pixels[:_TRIED])
-    alignment = align(checkpoint, path, tried, feed(pixels[:1]), threads, program, other_biases)
+    alignment = align(checkpoint, path, inputs(tried), feed(first), threads, program, other_biases)
     try:
-        return _run(alignment, preprocessing, images, feed, task, say)
+        return _run(alignment, inputs, images, feed, task, say)
     except BaseException:
         alignment.close()
         raise
+
+
+def network_inputs(checkpoint: Checkpoint, data: Samples) -> Callable[[Any], NDArray[Any]]:
+    """Samples, as `data.fed` has them -> the network's only input (n, ...).
+
+    Raises InputError where they do not fit the network; UsageError for images, and a checkpoint without preprocessing.
+    """
+    (name, example), *others = checkpoint.example.items()
+    if others:
+        raise InputError(
+            f"{checkpoint.reference} has {1 + len(others)} inputs, and `mobconv compare` compares networks with one. "
+            "`mobconv evaluate` with the checkpoint says how far a file's outputs are from the float network's"
+        )
+    if not isinstance(data, Arrays):
+        check_network_input(data, example.shape, checkpoint.reference)
+        return preprocessing_of(checkpoint)
+    check_arrays(data, dict.fromkeys(data.inputs, example.shape), checkpoint.reference)
+    feed = array_feed([TensorSpec(name, example.shape, str(example.dtype))], list(data.inputs), checkpoint.reference)
+    return lambda part: feed(part)[name]
 
 
 def preprocessing_of(checkpoint: Checkpoint) -> Preprocessing:
@@ -137,14 +156,14 @@ def preprocessing_of(checkpoint: Checkpoint) -> Preprocessing:
 
 def _run(
     alignment: Alignment,
-    preprocessing: Preprocessing,
-    images: Images,
+    network: Callable[[Any], NDArray[Any]],
+    images: Samples,
     feed: Feed,
     task: Task,
     say: Callable[[str], None],
 ) -> Waterfall:
-    graph_view, pixels = alignment.graph_view, images.pixels
-    inputs = preprocessing(pixels)
+    graph_view = alignment.graph_view
+    inputs = network(images.fed)
     decoded = ProgramView(alignment.decoded)
     precise = graph_view.precise()
     steps = _Steps(task, images, _notes(alignment, precise is not None))
@@ -165,10 +184,11 @@ def _run(
         outputs = outputs_from_cut(alignment, graph_view, inputs)
     steps.add(outputs)
     say("preprocessing")
-    steps.add(_whole(alignment, pixels, feed))
+    steps.add(_whole(alignment, images.fed, feed))
     node = alignment.cut[0].node
     wanted = alignment.program_view.run(inputs[:_AT_CUT], {node})[node]
-    return Waterfall(steps.steps, alignment, task, images, _at_cut(alignment, feed(pixels[:_AT_CUT])), wanted)
+    seen = _at_cut(alignment, feed(rows(images.fed, slice(0, _AT_CUT))))
+    return Waterfall(steps.steps, alignment, task, images, seen, wanted)
 
 
 def refeed(waterfall: Waterfall, feed: Feed) -> Waterfall:
@@ -176,8 +196,9 @@ def refeed(waterfall: Waterfall, feed: Feed) -> Waterfall:
     alignment, images = waterfall.alignment, waterfall.images
     notes = {step.name: step.note for step in waterfall.steps}
     steps = _Steps(waterfall.task, images, notes, waterfall.steps[:-1])
-    steps.add(_whole(alignment, images.pixels, feed))
-    return replace(waterfall, steps=steps.steps, seen=_at_cut(alignment, feed(images.pixels[:_AT_CUT])))
+    steps.add(_whole(alignment, images.fed, feed))
+    seen = _at_cut(alignment, feed(rows(images.fed, slice(0, _AT_CUT))))
+    return replace(waterfall, steps=steps.steps, seen=seen)
 
 
 def _at_cut(alignment: Alignment, feeds: Mapping[str, NDArray[Any]]) -> Floats:
@@ -201,8 +222,10 @@ def _baseline(checkpoint: Checkpoint, inputs: Floats) -> Floats:
 def _channels_last(checkpoint: Checkpoint, inputs: Floats) -> Floats:
     """The same values with channels next to each other in memory, which takes convolutions on CPUs half the time.
 
-    Unchanged for networks that reshape their tensors by `view`, which then fails.
+    Unchanged for inputs that are not images, and for networks that reshape their tensors by `view`, which then fails.
     """
+    if inputs.ndim != 4:
+        return inputs
     moved = np.ascontiguousarray(inputs.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
     try:
         _baseline(checkpoint, moved[:2])
@@ -223,11 +246,9 @@ def outputs_from_cut(alignment: Alignment, view: GraphView, inputs: Floats) -> F
     return predict(run, inputs)
 
 
-def _whole(alignment: Alignment, pixels: NDArray[np.uint8], feed: Feed) -> Floats:
+def _whole(alignment: Alignment, fed: Fed, feed: Feed) -> Floats:
     """Outputs (N, ...) of the whole file."""
-    return predict(
-        lambda part: alignment.run(alignment.graph_view, _at_input(alignment, feed(part)), len(part)), pixels
-    )
+    return predict(lambda part: alignment.run(alignment.graph_view, _at_input(alignment, feed(part)), count(part)), fed)
 
 
 _MEASURES = {
@@ -242,7 +263,7 @@ _MEASURES = {
 class _Steps:
     """Steps in the order of `_MEASURES`, scored as they are added. notes: by step."""
 
-    def __init__(self, task: Task, images: Images, notes: Mapping[str, str], steps: Sequence[LossStep] = ()) -> None:
+    def __init__(self, task: Task, images: Samples, notes: Mapping[str, str], steps: Sequence[LossStep] = ()) -> None:
         self._task, self._images, self.notes = task, images, notes
         self.steps = tuple(steps)
 

@@ -201,6 +201,16 @@ def turned(channels: int) -> list[int]:
     return [2, 1, 0, *range(3, channels)] if channels > 2 else list(range(channels))
 
 
+def stated(value: Preprocessing | Mapping[str, Any] | str | None) -> Preprocessing | None:
+    """A preprocessing as users state it: itself, its fields, or a name of NAMES; None for none.
+
+    Raises InputError for an unknown name, and for fields that make no sense.
+    """
+    if isinstance(value, Mapping):
+        return Preprocessing.from_json(value)
+    return named(value) if isinstance(value, str) else value
+
+
 def named(name: str) -> Preprocessing:
     """A preprocessing by its name: one of NAMES. Raises InputError for another one."""
     if name not in NAMES:

@@ -63,8 +63,17 @@ def _numbers(names: Sequence[str], outputs: int) -> list[int] | None:
 
 def _by_number(data: Images, outputs: int) -> tuple[Images, str]:
     """Classes of a network without labels: by number where they are some of its numbers, else in their order."""
-    if len(data.names) >= outputs:
+    if len(data.names) > outputs:
         return data, ""
+    if len(data.names) == outputs:
+        if all(str(name).isdecimal() for name in data.names):
+            return data, ""
+        shown = ", ".join(map(str, data.names[:3])) + (f" ... {data.names[-1]}" if outputs > 3 else "")
+        note = (
+            f"the network's outputs have no names: they are taken for the data's classes in its order, {shown}. Where "
+            f"the network has another order, say {setting('labels')}"
+        )
+        return replace(data, notes=(*data.notes, note)), ""
     numbers = _numbers(data.names, outputs)
     if numbers is not None:
         return _renumbered(data, numbers, outputs, "their numbers")

@@ -7,7 +7,7 @@ PyTorch's own zip reader, and refused for any part that a plain network with fix
 tensors as raw bytes, ATen operators, and names of letters, digits, `_`, `.`, `+` and `-`.
 
 Open dimensions are expressions, and PyTorch evaluates their text. It is never given to it: each has the length that the
-program was traced with beside it, which takes its place.
+program was traced with beside it, which takes its place. The code of guards on such lengths is dropped.
 """
 
 from __future__ import annotations
@@ -83,6 +83,7 @@ def _specialised(content: bytes) -> tuple[bytes, bool]:
         if not _close(program):
             return content, False
         program["range_constraints"] = {}
+        program["guards_code"] = []  # code that compares open lengths, as of two inputs that share their batch
         written = io.BytesIO()
         with zipfile.ZipFile(written, "w", zipfile.ZIP_STORED) as copy:
             for entry in archive.infolist():

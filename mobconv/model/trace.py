@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import keyword
 import warnings
 from collections.abc import Mapping
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
     from torch.fx import GraphModule
     from torch.utils._pytree import TreeSpec
+
+
+_BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 def export(
@@ -39,7 +43,32 @@ def export(
             warnings.simplefilter("ignore")
             return torch.export.export(module.eval(), tuple(args), kwargs, strict=False)
     except Exception as error:  # the tracer raises dozens of types
-        raise InputError(f"torch.export cannot trace this module with inputs {_shapes(example)}: {error}") from error
+        why = _other_inputs(module, example, error) if structure is None else ""
+        raise InputError(
+            f"torch.export cannot trace this module with inputs {_shapes(example)}: {why or error}"
+        ) from error
+
+
+def _other_inputs(module: torch.nn.Module, example: Mapping[str, NDArray[Any]], error: Exception) -> str:
+    """Say that a module takes several inputs, or whole numbers, where that is why it cannot be traced; else ''."""
+    how = (
+        "A program has its inputs' names and types in it: torch.export.save(torch.export.export(net, inputs), "
+        "'net.pt2') writes one; from Python, `mobconv.export` takes the module and an example of its inputs"
+    )
+    try:
+        parameters = inspect.signature(module.forward).parameters.values()
+    except (TypeError, ValueError):
+        return ""
+    needed = [each.name for each in parameters if each.kind in _BY_POSITION and each.default is inspect.Parameter.empty]
+    if len(needed) > len(example):
+        return f"its `forward` takes {len(needed)} inputs, {', '.join(needed)}. {how}"
+    if "indices" in str(error) and "Long" in str(error):
+        return f"it looks up rows by whole numbers, and the example has {_types(example)}. {how}"
+    return ""
+
+
+def _types(example: Mapping[str, NDArray[Any]]) -> str:
+    return ", ".join(dict.fromkeys(str(value.dtype) for value in example.values()))
 
 
 def trace(module: torch.nn.Module, example: Mapping[str, NDArray[Any]], structure: TreeSpec | None = None) -> Program:

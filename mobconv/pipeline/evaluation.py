@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,8 +11,8 @@ from mobconv.backends.base import Backend
 from mobconv.common import files
 from mobconv.data.arrays import Arrays, Samples
 from mobconv.data.labelled import Images
-from mobconv.data.preprocessing import Preprocessing
-from mobconv.errors import UsageError, setting
+from mobconv.data.preprocessing import Preprocessing, stated
+from mobconv.errors import UsageError, setting, worded
 from mobconv.evaluate import class_names, input_spec, tasks
 from mobconv.evaluate.tasks import Metric, Scores
 from mobconv.model.checkpoint import Checkpoint
@@ -74,7 +74,7 @@ class Evaluation:
 
 def evaluate(
     artifact: Path | str,
-    data: str,
+    data: Path | str,
     *,
     task: str = "classification",
     metric: str | None = None,
@@ -82,10 +82,11 @@ def evaluate(
     higher_is_better: bool | None = None,
     checkpoint: Checkpoint | Path | str | None = None,
     samples: int | None = None,
-    preprocessing: Preprocessing | None = None,
+    preprocessing: Preprocessing | Mapping[str, Any] | str | None = None,
     labels: Sequence[str] | Path | str | None = None,
     skip_bad: bool = False,
     threads: int = 0,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Evaluation:
     """Measure score, size and latency of one artifact on data.
 
@@ -94,16 +95,16 @@ def evaluate(
     evaluate.tasks.get); checkpoint: the float network, for a task that compares with its outputs; samples: take the
     first so many, None for all; preprocessing: what the file's caller does to pixels, None where the file says it;
     labels: names of the outputs, or a file of them, None for those in the file; skip_bad: leave out images that cannot
-    be decoded; threads: of the runtime, 0 for all cores. Raises InputError for a file or data that cannot be read, or
-    do not fit; UsageError where the file does not say what it takes, or the task needs a checkpoint; BackendError where
-    its runtime is missing.
+    be decoded; threads: of the runtime, 0 for all cores; say: called with a line for each note and warning. Raises
+    InputError for a file or data that cannot be read, or do not fit; UsageError where the file does not say what it
+    takes, or the task needs a checkpoint; BackendError where its runtime is missing.
     """
     path = Path(artifact)
     the_task = tasks.get(task, metric, postprocess, higher_is_better)
     network = _network(the_task, checkpoint)
     backend = _warmed_up(path)
     with open_artifact(path, threads, backend) as opened:
-        content = _content(opened, data, samples, preprocessing, the_task, skip_bad)
+        content = _content(opened, str(data), samples, stated(preprocessing), the_task, skip_bad)
         doubt = ""
         if the_task.name == "classification" and isinstance(content.data, Images):
             images, doubt = _matched(content.data, opened, labels)
@@ -114,6 +115,8 @@ def evaluate(
         measurement = measure(opened, the_task, content.data, content.preprocessing)
     scored = measurement.scored
     assert scored is not None
+    for text in (*(f"{data}: {note}" for note in content.data.notes), *([f"warning: {doubt}"] if doubt else ())):
+        say(text)
     return Evaluation(
         artifact=str(path),
         cell=opened.record.get("cell"),
@@ -131,8 +134,8 @@ def evaluate(
         input_by=content.source,
         input_text=content.text,
         further=tasks.further(the_task),
-        warnings=(doubt,) if doubt else (),
-        notes=content.data.notes,
+        warnings=(worded(doubt, "python"),) if doubt else (),
+        notes=tuple(worded(note, "python") for note in content.data.notes),
         skipped=content.data.skipped,
         split=content.data.split,
     )
@@ -158,14 +161,14 @@ class _Content(NamedTuple):
 
 
 def _content(
-    opened: Artifact, data: str, limit: int | None, stated: Preprocessing | None, task: tasks.Task, skip_bad: bool
+    opened: Artifact, data: str, limit: int | None, by_user: Preprocessing | None, task: tasks.Task, skip_bad: bool
 ) -> _Content:
     """Read the data that a file is fed. Raises InputError and UsageError, as `evaluate`."""
     expected: input_spec.Expected | None = None
 
     def preprocessing() -> Preprocessing:
         nonlocal expected
-        expected = opened.image_input(stated)
+        expected = opened.image_input(by_user)
         return expected.preprocessing
 
     inputs = {spec.name: spec.shape for spec in opened.inputs}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,11 +23,11 @@ from mobconv.errors import (
     did_you_mean,
     setting,
 )
+from mobconv.evaluate import tasks
 from mobconv.evaluate.output_error import output_error
 from mobconv.model import image_input
 from mobconv.model.checkpoint import Checkpoint
 from mobconv.model.loading import labelled, load
-from mobconv.model.sources.in_memory import load as in_memory
 from mobconv.pipeline.artifact import open_artifact
 from mobconv.pipeline.build import build, measure_cell
 from mobconv.pipeline.calibration_data import UNUSED, check_given
@@ -106,7 +106,7 @@ def export(
     out: Path | str = "out",
     compute: str | None = None,
     input: str | None = None,
-    preprocessing: Preprocessing | None = None,
+    preprocessing: Preprocessing | Mapping[str, Any] | str | None = None,
     labels: Sequence[str] | Path | str | None = None,
     data: str | None = None,
     samples: int | None = None,
@@ -116,6 +116,10 @@ def export(
     calibrate_seed: int | None = None,
     calibrate_split: str | None = None,
     allow_leak: bool = False,
+    task: str = "classification",
+    metric: str | None = None,
+    postprocess: str | None = None,
+    higher_is_better: bool | None = None,
     options: Mapping[str, Any] | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> list[Row]:
@@ -126,13 +130,14 @@ def export(
     (with commas between, as text); scheme: of the weights, as in `w4-kmeans`; out: folder, where the files are
     `<format>/<scheme>.<suffix>`; compute: 'fp32' or 'fp16', None for the format's default. input: what files take,
     'image' (pixels of 0 to 255), 'image-uint8' or 'tensor'; None for images where the network takes them and its
-    preprocessing is known. preprocessing: of the network, where the checkpoint does not say. labels: names of the
-    classes or a file of them, `none` for no names; None for those of the checkpoint, else of the data. data, samples,
-    skip_bad: labelled data, as in `evaluate`, that the files are run on; without, they are compared with PyTorch on
-    random inputs. calibrate: data that schemes such as w2-kmeans-gptq are fitted on, other samples than those of `data`
-    and without labels; calibrate_images are chosen at random (1,024) by calibrate_seed (0), of calibrate_split
-    (calibration, else train, validation); allow_leak: also those that are in `data`. options: of formats, by name.
-    say: called with a line when a long step begins.
+    preprocessing is known. preprocessing: of the network, where the checkpoint does not say, as in `load`. labels:
+    names of the classes or a file of them, `none` for no names; None for those of the checkpoint, else of the data.
+    data, samples, skip_bad: that the files are run on, as in `evaluate`; without, on random inputs beside PyTorch.
+    calibrate: data that schemes such as w2-kmeans-gptq are fitted on, other samples than those of `data` and without
+    labels; calibrate_images are chosen at random (1,024) by calibrate_seed (0), of calibrate_split (calibration, else
+    train, validation); allow_leak: also those that are in `data`. task, metric, postprocess, higher_is_better: what
+    outputs mean on that data, see evaluate.tasks.get. options: of formats, by name. say: called with a line when a
+    long step begins.
 
     Returns a row for each file: path, bytes, effective bits, error against PyTorch, latency (see docs/results.md).
     Where only some of the formats can be written, the rows of the others have `status` unsupported or failed, and a
@@ -150,6 +155,7 @@ def export(
         limit=samples,
         skip_bad=skip_bad,
         name_classes=labels is None,
+        task=tasks.get(task, metric, postprocess, higher_is_better),
         input="tensor",
         options=options or {},
         calibration=calibration,
@@ -160,14 +166,12 @@ def export(
 def _checkpoint(
     source: Checkpoint | torch.nn.Module | Path | str,
     example: Any,
-    preprocessing: Preprocessing | None,
+    preprocessing: Preprocessing | Mapping[str, Any] | str | None,
     labels: Sequence[str] | Path | str | None,
 ) -> Checkpoint:
     if isinstance(source, Checkpoint):
         return labelled(source, labels)
-    if isinstance(source, str | Path):
-        return load(source, preprocessing=preprocessing, labels=labels)
-    return labelled(in_memory(source, example, preprocessing), labels)
+    return load(source, example, preprocessing=preprocessing, labels=labels)
 
 
 def export_cells(
@@ -197,13 +201,8 @@ def export_cells(
         context.plan = replace(context.plan, input=_kind(context, kind, say))
         context.labels  # noqa: B018  checked before the first file is written
         baseline = context.run_baseline() if context.plan.data is not None else None
-        if baseline is not None:
-            for note in context.data.notes:
-                say(f"{context.data.source}: {note}")
-        if plan.calibration is not None:
-            used = any(context.calibrates(cell.scheme) for cell in wanted if cell not in reasons)
-            for note in context.calibration_facts.notes if used else (UNUSED,):
-                say(f"{plan.calibration.data}: {note}")
+        for note in _notes(context, baseline, [cell for cell in wanted if cell not in reasons]):
+            say(note)
         rows, errors = [], []
         try:
             with locks.folder(out, "mobconv export"):
@@ -229,6 +228,18 @@ def export_cells(
             else type(errors[0])("\n".join(f"{row.cell}: {row.reason.removeprefix(f'{row.cell}: ')}" for row in rows))
         )
     return rows
+
+
+def _notes(context: Context, baseline: Scored | None, possible: Sequence[Cell]) -> Iterator[str]:
+    """What to say of evaluation and calibration data before the first file is written. Raises what reading them does."""
+    if baseline is not None:
+        yield from (f"{context.data.source}: {note}" for note in context.data.notes)
+        if warning := context.task.warning(baseline.score, baseline.outputs):
+            yield f"warning: {warning}"
+    calibration = context.plan.calibration
+    if calibration is not None:
+        used = any(context.calibrates(cell.scheme) for cell in possible)
+        yield from (f"{calibration.data}: {note}" for note in (context.calibration_facts.notes if used else (UNUSED,)))
 
 
 def _export_cell(cell: Cell, context: Context, out: Path, baseline: Scored | None) -> Row:
@@ -298,6 +309,8 @@ def _kind(context: Context, kind: str | None, say: Callable[[str], None]) -> str
         return "image"
     shapes = ", ".join(str(list(value.shape)) for value in program.example.values())
     if checkpoint.preprocessing is None:
+        if all(value.ndim != 4 for value in program.example.values()):
+            return "tensor"  # nothing that could be images
         why = "normalisation of pixels is not known; with a preprocessing they would take pixels of 0 to 255"
     else:
         why = "these are not images with the channels of its preprocessing"

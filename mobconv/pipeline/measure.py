@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from mobconv.backends.base import Runner
 from mobconv.data.arrays import Arrays, Samples
 from mobconv.data.preprocessing import Preprocessing
+from mobconv.errors import InputError, setting
 from mobconv.evaluate.inference import (
     Feed,
     Outputs,
@@ -128,9 +129,10 @@ def feed_of(artifact: Artifact, preprocessing: Preprocessing | None, data: Sampl
     """Samples -> the file's inputs: pixels (n, H, W, C) uint8 behind preprocessing, or arrays as they are.
 
     preprocessing: of the file's caller, for images; data: what is fed, None for images. Raises InputError for arrays
-    that do not fit the file, and for images where it has several inputs.
+    that do not fit the file, or where it takes pixels, and for images where it has several inputs.
     """
     if isinstance(data, Arrays):
+        _check_no_pixels(artifact, data)
         specs, where = artifact.inputs, str(artifact.path)
         feed = array_feed(specs, list(data.inputs), where)
         names = list(data.inputs) if len(specs) == 1 else [spec.name for spec in specs]
@@ -138,6 +140,20 @@ def feed_of(artifact: Artifact, preprocessing: Preprocessing | None, data: Sampl
         return feed
     assert preprocessing is not None
     return image_feed(preprocessing, single(artifact.inputs, str(artifact.path), "input"))
+
+
+def _check_no_pixels(artifact: Artifact, data: Arrays) -> None:
+    """Raise InputError for the network's own arrays where a file takes pixels, and normalises them inside."""
+    record = artifact.record
+    if "input" not in record or "preprocessing" not in record:
+        return
+    taken, network = (Preprocessing.from_json(record[name]) for name in ("input", "preprocessing"))
+    if taken.untouched and not network.untouched:
+        raise InputError(
+            f"{artifact.path} takes pixels of 0 to 255 and normalises them inside, and {data.source} has arrays of "
+            f"{next(iter(data.inputs.values())).dtype}: give images, or an .npz with bytes (N, height, width, "
+            f"channels); for the network's own arrays export with {setting('input', 'tensor')}"
+        )
 
 
 def _time(artifact: Artifact, example: Mapping[str, NDArray[Any]], baseline: Runner | None) -> Latency:

@@ -29,10 +29,13 @@ _LOST_TO = {
 # Values normalised twice vary by 1 / (255 std) of those wanted: for a std of at least 0.1, by less than a 25th.
 _TWICE = 20
 _LAYERS_NOTE = (
-    "Each layer of the file fed what the float network has there, on {images} images; relative error, root mean "
+    "Each layer of the file fed what the float network has there, on {images}; relative error, root mean "
     "square, of its worst output channel and of all. 'not of weights': what is left of it against PyTorch with the "
     "file's own weights."
 )
+# of arrays, which go in as they are
+_OF_ARRAYS = {"preprocessing": "the whole file"}
+_LOST_IN_ARRAYS = {"preprocessing": "input"}
 Justify = Literal["left", "right"]
 
 
@@ -41,6 +44,17 @@ def _table(columns: Sequence[tuple[str, Justify]]) -> Table:
     for name, justify in columns:
         table.add_column(name, justify=justify)
     return table
+
+
+def _step(comparison: Comparison, name: str) -> str:
+    """A step, in words."""
+    return _OF_ARRAYS.get(name, _STEPS[name]) if comparison.expected is None else _STEPS[name]
+
+
+def _lost_to(comparison: Comparison, name: str) -> str:
+    """What the loss of a step is booked to; empty for the first."""
+    lost = _LOST_TO | _LOST_IN_ARRAYS if comparison.expected is None else _LOST_TO
+    return lost.get(name, "")
 
 
 def steps(comparison: Comparison) -> Table:
@@ -63,12 +77,12 @@ def steps(comparison: Comparison) -> Table:
         snr = "" if difference is None else "equal" if step.snr_db is None else f"{step.snr_db:.1f}"
         agreement = "" if difference is None else f"{step.agreement * 100:.2f}"
         table.add_row(
-            _STEPS[step.name],
+            _step(comparison, step.name),
             metric.number(step.score),
             *_difference(comparison, difference),
             agreement,
             snr,
-            _LOST_TO.get(step.name, ""),
+            _lost_to(comparison, step.name),
         )
     last = comparison.steps[-1]
     table.add_section()
@@ -95,15 +109,15 @@ def remarks(comparison: Comparison) -> Iterator[str]:
     """Lines below the steps: how losses are measured, and notes of steps."""
     metric, groups = comparison.metric, comparison.total.groups
     alone = groups in (0, comparison.images)
-    drawn = f"{comparison.images:,} images" if alone else f"{groups:,} scans"
+    drawn = f"{comparison.images:,} {comparison.samples}" if alone else f"{groups:,} scans"
     unit = f"{metric.loss_unit} of {metric.name}" if metric.loss_unit else metric.name
     yield (
-        f"{comparison.images:,} images; lost: {unit} against the step before, with a 95 % interval (paired "
-        f"bootstrap over {drawn}) and p ({metric.test}). Agreement and SNR: with the step before."
+        f"{comparison.images:,} {comparison.samples}; lost: {unit} against the step before, with a 95 % interval "
+        f"(paired bootstrap over {drawn}) and p ({metric.test}). Agreement and SNR: with the step before."
     )
     for step in comparison.steps:
         if step.note:
-            yield f"{_STEPS[step.name]}: {step.note}"
+            yield f"{_step(comparison, step.name)}: {step.note}"
     if comparison.verified == "emulated":
         yield f"The file is run by {comparison.run_by}: no such device here."
 
@@ -137,7 +151,7 @@ def layers(comparison: Comparison, shown: int) -> Table:
 
 def layer_remarks(comparison: Comparison) -> Iterator[str]:
     """Lines below the layers: what their columns mean, and which layers were not compared."""
-    yield _LAYERS_NOTE.format(images=comparison.layer_errors.images)
+    yield _LAYERS_NOTE.format(images=f"{comparison.layer_errors.images} {comparison.samples}")
     for line in comparison.layer_errors.skipped:
         yield f"not compared: {line}"
 
@@ -184,7 +198,7 @@ def _outcome(comparison: Comparison) -> Iterator[str]:
         return
     most = max(losses, key=lambda name: losses[name])
     if losses[most] <= total.loss + 1e-6:
-        yield f"Of {amount} lost, {_amount(comparison, losses[most])} are lost to {_LOST_TO[most]}."
+        yield f"Of {amount} lost, {_amount(comparison, losses[most])} are lost to {_lost_to(comparison, most)}."
     else:
         yield f"The file loses {amount}: {_booked(comparison, losses, 1, 'lost to')}; {gained}."
 
@@ -197,12 +211,21 @@ def _amount(comparison: Comparison, loss: float) -> str:
 def _booked(comparison: Comparison, losses: dict[str, float], sign: int, how: str) -> str:
     """The steps that lost (sign 1) or gained (-1), each with its amount."""
     return ", ".join(
-        f"{_amount(comparison, loss)} {how} {_LOST_TO[name]}" for name, loss in losses.items() if loss * sign > 0
+        f"{_amount(comparison, loss)} {how} {_lost_to(comparison, name)}"
+        for name, loss in losses.items()
+        if loss * sign > 0
     )
 
 
 def _preprocessing(comparison: Comparison) -> Iterator[str]:
     """What the file takes, where that was found by trial; the mistake, and the corrected call."""
+    if comparison.expected is None:
+        yield (
+            "Input: what the file makes of it in front of its first layers is not what the network does."
+            if comparison.wrong_input
+            else "Input: the file's layers get what the network's get."
+        )
+        return
     inside, result = comparison.inside, comparison.probe_result
     if inside is not None:
         yield (
@@ -241,7 +264,8 @@ def _probe(comparison: Comparison, result: ProbeResult) -> Iterator[str]:
         "mistakes explains what it gives. Nothing is named."
     )
     yield seen
-    if comparison.expected.assumed and (high - low) * _TWICE < most - least:
+    assumed = comparison.expected is not None and comparison.expected.assumed
+    if assumed and (high - low) * _TWICE < most - least:
         yield f"  That looks normalised twice: the file may take pixels of 0 to 255. Try {setting('takes', 'raw')}."
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from mobconv.data import stored
 from mobconv.data.arrays import Samples
-from mobconv.errors import InputError
+from mobconv.errors import InputError, worded
 from mobconv.model.checkpoint import Checkpoint
 from mobconv.pipeline.calibration_data import CalibrationFacts
 from mobconv.pipeline.context import Context, Plan, Stage
@@ -122,7 +122,7 @@ class SweepContext(Context):
             parameters=sum(int(p.numel()) for p in checkpoint.module.parameters()),
             quantizable_weights=sum(int(np.prod(site.shape)) for site in sites.values()),
             sites=list(sites),
-            notes=notes,
+            notes=[worded(note, "recipe") for note in notes],
             score=scored.score,
             source=Path(self.data.source).name,
             kind=self.data.kind,

@@ -284,3 +284,133 @@ def test_a_file_of_another_checkpoint_that_is_better(cli, exported, tmp_path):
     first = out.index("The file was made from another checkpoint")
     assert first < out.index("points better than the float network") < out.index("Preprocessing:")
     assert "points lost" not in out
+
+
+NETS = """
+import torch
+from torch import nn
+
+class Words(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.mix, self.out = nn.Embedding(50, 8), nn.Conv1d(8, 8, 3, padding=1), nn.Linear(8, 3)
+
+    def forward(self, tokens):
+        x = torch.relu(self.mix(self.table(tokens).transpose(1, 2)))
+        return self.out(x.mean(2))
+
+def signal():
+    return nn.Sequential(nn.Conv1d(1, 4, 9, 4), nn.ReLU(), nn.Flatten(), nn.Linear(56, 3))
+"""
+
+
+@pytest.fixture(scope="module")
+def arrays(tmp_path_factory):
+    """Networks of a signal and of whole numbers, in memory, and their data."""
+    import importlib.util
+
+    import torch
+
+    folder = tmp_path_factory.mktemp("arrays")
+    (folder / "array_nets.py").write_text(NETS)
+    spec = importlib.util.spec_from_file_location("array_nets", folder / "array_nets.py")
+    nets = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(nets)
+    torch.manual_seed(0)
+    generator = np.random.default_rng(0)
+    inputs = {
+        "signal": generator.normal(size=(40, 1, 64)).astype(np.float32),
+        "words": generator.integers(0, 50, (40, 7)),
+    }
+    modules = {"signal": nets.signal().eval(), "words": nets.Words().eval()}
+    for name, values in inputs.items():
+        with torch.inference_mode():
+            target = modules[name](torch.from_numpy(values)).numpy()
+        np.savez(folder / f"{name}.npz", x=values, target=target)
+    return folder, modules, inputs
+
+
+@pytest.mark.parametrize("kind", ["onnx", "tflite", pytest.param("coreml", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["signal", "words"])
+def test_arrays_of_any_network(arrays, name, kind):
+    """Steps and layers of networks that take no images; the loss is that of the weights, against PyTorch itself."""
+    import mobconv
+    from mobconv.model.sources.in_memory import load as in_memory
+    from mobconv.report import losses
+
+    folder, modules, inputs = arrays
+    loaded = in_memory(modules[name], inputs[name][:1], None)
+    (row,) = mobconv.export(loaded, to=kind, scheme="w4-linear", out=folder / name)
+    comparison = mobconv.compare(loaded, row.path, str(folder / f"{name}.npz"), task="regression")
+    steps = {step.name: step for step in comparison.steps}
+    assert steps["float"].score < 1e-6 and steps["weights"].score > 1e-3
+    for step in ("graph", "precision", "preprocessing"):
+        assert steps[step].snr_db is None or steps[step].snr_db > 100
+    with mobconv.open(row.path) as artifact:
+        (output,) = artifact.run({artifact.inputs[0].name: inputs[name][:1].astype(artifact.inputs[0].dtype)}).values()
+    assert np.abs(output - steps["preprocessing"].outputs[:1]).max() < 1e-4
+    errors = comparison.layer_errors
+    assert errors.skipped == () and len(errors.layers) == (2 if name == "signal" else 3)
+    assert all(1e-3 < error.worst < 1 and error.graph < 1e-4 for error in errors.layers)
+    assert all(error.worst < 1e-4 for error in errors.between)
+    assert "the network's get" in " ".join(losses.verdict(comparison))
+
+
+def test_what_arrays_do_not_go_with(arrays, cli):
+    import torch
+
+    import mobconv
+    from mobconv.errors import InputError, UsageError
+
+    folder, modules, inputs = arrays
+    data = str(folder / "signal.npz")
+    (row,) = mobconv.export(modules["signal"], inputs["signal"][:1], to="onnx", out=folder / "refused")
+    loaded = mobconv.load(CHECKPOINT)
+    with pytest.raises(InputError, match=r"shape"):
+        mobconv.compare(loaded, row.path, data, task="regression")
+    from mobconv.model.sources.in_memory import load as in_memory
+
+    own = in_memory(modules["signal"], inputs["signal"][:1], None)
+    with pytest.raises(UsageError, match=r"takes=.* is for images"):
+        mobconv.compare(own, row.path, data, task="regression", takes=loaded.preprocessing)
+
+    class Two(torch.nn.Module):
+        def forward(self, a, b):
+            return a @ b
+
+    example = (torch.zeros(1, 2, 3), torch.zeros(1, 3, 2))
+    (both,) = mobconv.export(Two().eval(), example, to="onnx", out=folder / "two")
+    with pytest.raises(InputError, match=r"fp32\.onnx has 2 inputs.*`mobconv evaluate` with the checkpoint"):
+        mobconv.compare(own, both.path, data, task="regression")
+    # the network's own tensors, for a file that takes pixels: wrong figures without a word
+    (pixels,) = mobconv.export(loaded, to="onnx", out=folder / "pixels")
+    np.savez(folder / "own.npz", image=np.zeros((4, 3, 32, 32), np.float32), label=np.zeros(4, np.int64))
+    code, _, err = cli("evaluate", pixels.path, "--data", folder / "own.npz")
+    assert code == 3 and "takes pixels of 0 to 255 and normalises them inside" in err and "--input tensor" in err
+
+
+def test_a_module_in_memory_is_loaded_with_an_example(arrays):
+    """`load` makes a checkpoint of it, with a preprocessing as users write it; without an example that is said."""
+    import torch
+
+    import mobconv
+    from mobconv.errors import UsageError
+
+    folder = arrays[0]
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, 2), torch.nn.Flatten(), torch.nn.Linear(900, 10)).train()
+    with pytest.raises(UsageError, match=r"needs example=.*forward has input"):
+        mobconv.compare(net, CHECKPOINT, str(DATA))
+    with pytest.raises(UsageError, match="settings are of files"):
+        mobconv.load(net, torch.zeros(1, 3, 32, 32), input_shape=(1, 3, 32, 32))
+    with pytest.raises(UsageError, match="is for a module in memory"):
+        mobconv.load(CHECKPOINT, torch.zeros(1, 3, 32, 32))
+    loaded = mobconv.load(net, torch.zeros(1, 3, 32, 32), preprocessing={"mean": 0.5, "std": 0.25}, labels="none")
+    assert loaded.preprocessing.std == (0.25,) * 3 and "tensor" not in repr(loaded) and len(repr(loaded)) < 600
+    (row,) = mobconv.export(loaded, to="onnx", out=folder / "memory")
+    (same,) = mobconv.export(
+        net, torch.zeros(1, 3, 32, 32), to="onnx", out=folder / "same", preprocessing={"mean": 0.5, "std": 0.25}
+    )
+    assert same.sha256 == row.sha256 and net.training
+    comparison = mobconv.compare(loaded, row.path, DATA, samples=20)
+    assert comparison.steps[-1].agreement_float == 1 and comparison.wrong_input is False

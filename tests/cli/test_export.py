@@ -296,3 +296,51 @@ def test_imagenet_by_name(tiny):
     from mobconv.cli.common import preprocessing_from
 
     assert preprocessing_from("imagenet").mean == (0.485, 0.456, 0.406)
+
+
+def test_other_tasks_and_arrays(cli, monkeypatch):
+    """`--data` has arrays and targets, judged by a task and its metric; PyTorch's score stands below the table."""
+    import torch
+
+    (cli.folder / "signalnet.py").write_text(
+        "from torch import nn\n\ndef net():\n    return nn.Sequential(nn.Conv1d(1, 4, 9, 4), nn.ReLU(), nn.Flatten(), "
+        "nn.Linear(56, 2))\n"
+    )
+    monkeypatch.syspath_prepend(str(cli.folder))
+    import signalnet
+
+    torch.manual_seed(0)
+    net = signalnet.net().eval()
+    torch.save(net.state_dict(), "signal.pt")
+    inputs = np.random.default_rng(0).normal(size=(40, 1, 64)).astype(np.float32)
+    with torch.inference_mode():
+        target = net(torch.from_numpy(inputs)).numpy() + np.float32(0.25)
+    np.savez("signal.npz", x=inputs, target=target)
+    command = ["export", "signal.pt", "--model", "signalnet:net", "--input-shape", "1,1,64", "--to", "onnx"]
+    code, out, _ = cli(*command, "--data", "signal.npz", "--task", "regression", "--metric", "RMSE")
+    assert code == 0 and "RMSE" in out and "PyTorch: RMSE 0.2500" in out
+    code, out, _ = cli(*command, "--data", "signal.npz", "--task", "regression", "--json")
+    (row,) = json.loads(out)
+    assert code == 0 and row["metric"] == "MAE" and row["samples"] == 40 and abs(row["score"] - 0.25) < 1e-5
+    np.save("signal.npy", inputs)
+    code, out, _ = cli(*command, "--scheme", "w8-linear", "--data", "signal.npy", "--task", "fidelity", "--json")
+    (row,) = json.loads(out)
+    assert code == 0 and row["metric"] == "error" and 0 < row["score"] < 2 and row["float_snr_db"] > 35
+    code, _, err = cli(*command, "--data", "signal.npy")
+    assert code == 3 and "no labels" in err and "--task fidelity" in err
+    code, _, err = cli(*command, "--data", "signal.npz")
+    assert code == 3 and "--task regression" in err
+
+
+def test_classes_without_names_are_said_to_be_in_the_data_s_order(tiny):
+    """Nobody knows the order of a network's outputs: the one that was assumed is said, with what to do."""
+    command = export("gray", "--data", "gray-images")
+    code, out, err = tiny(*command)
+    assert code == 0 and "in its order, ant, bee, cat ... dog" in err and "say --labels" in err
+    assert "PyTorch: top-1 100.00 %" in out and "warning" not in err
+    for number, name in enumerate(reversed(NAMES)):
+        (tiny.folder / "gray-images" / name).rename(tiny.folder / "gray-images" / f"{number} {name}")
+    code, out, err = tiny(*command)
+    assert code == 0 and "warning: the float baseline has a top-1 of" in err and "the order of classes" in err
+    code, _, err = tiny("evaluate", "out/onnx/fp32.onnx", "--data", "gray-images", "--labels", "none")
+    assert code == 0 and "say --labels" in err

@@ -59,6 +59,25 @@ class Attention(nn.Module):
         return self.head(x.mean(1))
 
 
+class InPlace(nn.Module):
+    """Operations in place: a residual is added to a convolution's output, and an activation's result is not named."""
+
+    layers = ("a", "b", "c", "out")
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 8, 3, 4), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.out = nn.Linear(8, 10)
+
+    def forward(self, x):
+        x = self.a(x)
+        functional.relu(x, inplace=True)
+        y = self.b(x)
+        y += x
+        y = functional.leaky_relu(self.c(y.relu_()), 0.3, inplace=True)
+        return self.out(y.mean((2, 3)))
+
+
 def bench_of(network, out, images):
     torch.manual_seed(0)
     module = network().eval()
@@ -74,7 +93,7 @@ def bench_of(network, out, images):
 def benches(bench, tmp_path_factory):
     return {
         network: bench_of(network, tmp_path_factory.mktemp(network.__name__), bench.images)
-        for network in (Mixed, Attention)
+        for network in (Mixed, Attention, InPlace)
     }
 
 
@@ -95,6 +114,15 @@ def check(bench, path, layers, quantized):
 def test_of_our_files(benches, network, name):
     bench = benches[network]
     check(bench, bench.file(f"{name}/w8-linear"), network.layers, True)
+
+
+def test_of_operations_in_place(benches):
+    """Values of the program are those at each operation, not what a later one leaves in the same memory."""
+    bench = benches[InPlace]
+    path = bench.file("onnx/fp32")
+    check(bench, path, InPlace.layers, False)
+    errors = bench.layer_errors(bench.align(path))
+    assert all(error.worst < 1e-5 for error in [*errors.layers, *errors.between]), errors
 
 
 @pytest.mark.parametrize("dynamo", [False, pytest.param(True, marks=pytest.mark.slow)])

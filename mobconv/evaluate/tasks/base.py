@@ -183,14 +183,19 @@ def compares_with_float(task: Task) -> bool:
     return bool(getattr(task, "compares_with_float", False))
 
 
+_TASK_OF = {"target": "regression", "targets": "regression", "mask": "segmentation", "masks": "segmentation"}
+"""Names of targets -> the task that they are usually for."""
+
+
 def labels_of(data: Samples) -> NDArray[np.int64]:
     """The label of each sample, (N,). Raises InputError where the data has none."""
     if len(data.labels) != len(data):
         targets = data.targets
         there = f"its targets are {', '.join(f'{name} {value.shape}' for name, value in targets.items()) or 'none'}"
+        other = next((f"{setting('task', _TASK_OF[name])}, or " for name in targets if name in _TASK_OF), "")
         raise InputError(
             f"{data.source}: no labels, one whole number for each sample; {there}. Choose what outputs are compared "
-            f"with: {setting('task', 'fidelity')} needs no labels"
+            f"with: {other}{setting('task', 'fidelity')}, which needs no labels"
         )
     return data.labels
 

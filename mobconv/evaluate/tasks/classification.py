@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobconv.data.arrays import Samples
-from mobconv.errors import InputError
+from mobconv.errors import InputError, setting
 from mobconv.evaluate.tasks.base import Metric, Outputs, Scores, labels_of
 from mobconv.evaluate.tasks.measured import Measure, MeasuredTask
 
@@ -95,7 +95,8 @@ def _logits(outputs: Outputs) -> NDArray[Any]:
     name, values = next(iter(outputs.items()))
     if values.ndim != 2:
         raise InputError(
-            f"Output {name!r} has shape {values.shape}; classification needs one number for each class, (N, classes)"
+            f"Output {name!r} has shape {values.shape}; classification needs one number for each class, (N, classes). "
+            f"Say what the outputs mean, as in {setting('task', 'segmentation')} or {setting('task', 'fidelity')}"
         )
     return values
 

@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobconv.data.preprocessing import Preprocessing
-from mobconv.errors import UsageError, did_you_mean
+from mobconv.errors import UsageError, did_you_mean, setting
 from mobconv.model import example as examples
 from mobconv.model import factory
 from mobconv.model.checkpoint import Checkpoint
 from mobconv.model.program import IMAGE
+from mobconv.model.sources import torchscript
 
 if TYPE_CHECKING:
     import torch
@@ -38,10 +39,12 @@ def load(
 ) -> Checkpoint:
     """Make a checkpoint of a module, which stays as it is: a copy is put into eval mode and float32.
 
-    example: one input (a tensor or an array), several in a tuple or list by position, or a mapping by the names of
-    `forward`'s arguments. Floats become float32; integers and booleans keep their type. name: for display; None for the
-    module's class. Raises UsageError for an example that does not fit `forward`, InputError for weights with NaN.
+    module: also of TorchScript, as torch.jit.load gives it. example: one input (a tensor or an array), several in a
+    tuple or list by position, or a mapping by the names of `forward`'s arguments. Floats become float32; integers and
+    booleans keep their type. name: for display; None for the module's class. Raises UsageError for an example that does
+    not fit `forward`, InputError for weights with NaN.
     """
+    import torch
     from torch.utils._pytree import tree_structure
 
     name = name or type(module).__name__
@@ -57,16 +60,33 @@ def load(
         if alone.dtype == np.float32 and not isinstance(example, Mapping):
             inputs = {IMAGE: alone}
     structure = tree_structure(((0,) * len(args), {key: 0 for key, _ in kwargs})) if kwargs else None
-    return Checkpoint(
+    checkpoint = Checkpoint(
         name, name, digest, module, inputs, preprocessing, tuple(map(str, labels)), [], structure=structure
     )
+    if isinstance(module, torch.jit.ScriptModule):
+        # an LSTM of TorchScript whose state has another batch than it was traced with ends the process
+        checkpoint.fixed_batch = len(inputs) > 1
+        checkpoint.exported = torchscript.convert(module, tuple(map(torch.from_numpy, inputs.values())), name)
+    return checkpoint
 
 
 def _arguments(
     module: torch.nn.Module, example: Any, name: str
 ) -> tuple[list[tuple[str, Input]], list[tuple[str, Input]]]:
     """The example as arguments of `forward`, by position and by keyword, each with its name, in `forward`'s order."""
-    parameters = inspect.signature(module.forward).parameters
+    import torch
+
+    parameters: Mapping[str, inspect.Parameter]
+    if isinstance(module, torch.jit.ScriptModule):
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        parameters = {key: inspect.Parameter(key, kind) for key in torchscript.inputs_of(module)}
+    else:
+        parameters = inspect.signature(module.forward).parameters
+    if example is None:
+        raise UsageError(
+            f"{name}: a module in memory needs {setting('example')}, of its inputs with a batch of 1; forward has "
+            f"{', '.join(parameters)}"
+        )
     positional = [key for key, parameter in parameters.items() if parameter.kind in _BY_POSITION]
     if not isinstance(example, Mapping):
         values = list(example) if isinstance(example, list | tuple) else [example]

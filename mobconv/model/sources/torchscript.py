@@ -12,7 +12,7 @@ import io
 import logging
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mobconv.common import file_kind
 from mobconv.errors import InputError, setting
@@ -43,10 +43,16 @@ def load(reference: str, options: Options) -> Checkpoint:
 
     content = file_kind.read(Path(reference), "checkpoint")
     module = _module(content, options.trust_pickle, reference)
+    if len(inputs := inputs_of(module)) > 1:
+        raise InputError(
+            f"{reference}: this TorchScript network takes {len(inputs)} inputs, {', '.join(inputs)}, and an archive "
+            "does not have their shapes and types. In Python, `mobconv.export(torch.jit.load(...), inputs)` takes the "
+            "network with a tuple of its inputs"
+        )
     notes = [KIND, *([factory.NOT_CALLED] if options.factory else [])]
     checkpoint = complete(reference, hashlib.sha256(content).hexdigest(), module, options, notes=notes)
     tensors = tuple(torch.from_numpy(value) for value in checkpoint.example.values())
-    checkpoint.exported = _export(module, tensors, reference)
+    checkpoint.exported = convert(module, tensors, reference)
     return checkpoint
 
 
@@ -69,7 +75,14 @@ def _module(content: bytes, trusted: bool, reference: str) -> torch.nn.Module:
         raise InputError(f"{reference}: torch.jit.load refuses this archive: {_last_line(error)}") from error
 
 
-def _export(module: torch.nn.Module, example: tuple[torch.Tensor, ...], reference: str) -> ExportedProgram:
+def inputs_of(module: torch.nn.Module) -> list[str]:
+    """Names of the inputs that a TorchScript module needs, in order: those without a default."""
+    forward: Any = module.forward
+    arguments = forward.schema.arguments[1:]  # the first is the module
+    return [each.name for each in arguments if not each.has_default_value()]
+
+
+def convert(module: torch.nn.Module, example: tuple[torch.Tensor, ...], reference: str) -> ExportedProgram:
     """Convert the module to an exported program for inputs like `example`; parameters keep their names.
 
     Raises InputError for a network that torch's converter does not support.
