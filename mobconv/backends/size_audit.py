@@ -164,6 +164,19 @@ def counted(cell: Cell, tensors: Iterable[TensorAudit], values: Iterable[str]) -
     return {value: tensor for value, tensor in zip(values, tensors, strict=True) if plain or not tensor.is_float}
 
 
+def with_added(audit: Audit, count: Callable[[Cell], Added | None]) -> Audit:
+    """The audit of a file of ours with what its weights add to it, where the float network can be rebuilt.
+
+    Tools that change a file keep its record: where the file is not as mobconv writes it, there is no figure.
+    """
+    cell = cell_of(audit)
+    try:
+        added = None if cell is None else count(cell)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        added = None
+    return replace(audit, added=added if added is not None and added.bytes > 0 else None)
+
+
 def record_of(text: str, path: Path) -> dict[str, Any]:
     """A record's text as an object; empty for no text. Raises InputError for a damaged one."""
     try:

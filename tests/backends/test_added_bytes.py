@@ -64,6 +64,21 @@ def test_export_says_what_inspect_says(name, tmp_path):
     assert audit.effective_bits == rows[0].effective_bits > 4
 
 
+def test_a_file_that_another_tool_has_changed_has_no_figure(folder):
+    """It keeps the record. Here a node stands between what decodes a weight and what reads it."""
+    import onnx
+
+    path, _ = vendor.ours("onnx/w4-kmeans", folder)
+    model = onnx.load(path)
+    decoder = next(node for node in model.graph.node if node.name == "first.weight")
+    decoder.output[0], before = "decoded", decoder.output[0]
+    place = list(model.graph.node).index(decoder)
+    model.graph.node.insert(place + 1, onnx.helper.make_node("Identity", ["decoded"], [before]))
+    onnx.save(model, str(folder / "changed.onnx"))
+    audit = inspect(folder / "changed.onnx").audit
+    assert audit.tensors and audit.added is None and audit.effective_bits is None
+
+
 def test_a_file_of_another_tool_has_no_figure(folder, cli):
     path, _ = vendor.ours("onnx/w4-kmeans", folder)
     import onnx

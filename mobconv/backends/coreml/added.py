@@ -39,10 +39,11 @@ class _Layout:
         return offset
 
 
-def added_bytes(opened: Package, blobs: int, weights: Collection[str]) -> int:
+def added_bytes(opened: Package, blobs: int, weights: Collection[str], alone: bool) -> int:
     """Bytes of a package of ours without its record, less those of the program with weights that take none.
 
-    blobs: bytes of its weight.bin. weights: names of the values that the network reads as weights.
+    blobs: bytes of its weight.bin. weights: names of the values that the network reads as weights. alone: whether
+    nothing else is decoded (but under fp16, biases are). Raises ValueError where something is.
     """
     spec = type(opened.spec)()
     spec.CopyFrom(opened.spec)
@@ -51,6 +52,8 @@ def added_bytes(opened: Package, blobs: int, weights: Collection[str]) -> int:
     block = main_block(spec)
     makers = _makers(block)
     needed = _needed(block, makers, weights)
+    if alone and any(makers[name].type.startswith("constexpr_") for name in needed):
+        raise ValueError("it decodes what the network does not read as a weight")
     layout, kept, floats, casts = _Layout(), [], 0, 0
     for op in block.operations:
         name = op.outputs[0].name if op.outputs else ""

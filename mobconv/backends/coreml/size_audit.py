@@ -10,7 +10,6 @@ import hashlib
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +39,13 @@ from mobconv.backends.size_audit import (
     Added,
     Audit,
     TensorAudit,
-    cell_of,
     counted,
     explained,
     threshold,
+    with_added,
 )
 from mobconv.errors import InputError
-from mobconv.schemes import Compute
+from mobconv.schemes import Cell, Compute
 
 _RECURRENT = ("weight_ih", "weight_hh", "weight_ih_back", "weight_hh_back")
 # operation -> its parameters that are weights, and its kind in words
@@ -114,19 +113,17 @@ def audit(path: Path) -> Audit:
         tuple(description.image_notes(opened.spec)),
     )
     blobs = sum(sizes[file] for file in reader.used)
-    return explained(_with_added(parts, opened, blobs, reader.attribution.values), _why(tensors))
+    return explained(with_added(parts, lambda cell: _added(cell, parts, opened, blobs, reader)), _why(tensors))
 
 
-def _with_added(parts: Audit, opened: package.Package, blobs: int, values: Sequence[str]) -> Audit:
-    cell = cell_of(parts)
-    if cell is None:
-        return parts
-    weights = counted(cell, parts.tensors, values)
+def _added(cell: Cell, parts: Audit, opened: package.Package, blobs: int, reader: _ProgramReader) -> Added | None:
     halves = [tensor for tensor in parts.tensors if tensor.encoding == "float16"]
     if halves and cell.scheme.mode is not None and cell.compute is Compute.FP32:
-        return parts  # of a layer rule, cast when they are loaded: rows count the operations that do so
+        return None  # of a layer rule, cast when they are loaded: rows count the operations that do so
+    weights = counted(cell, parts.tensors, reader.attribution.values)
     names = {value.rpartition("/")[2] for value in weights}
-    return replace(parts, added=Added(added_bytes(opened, blobs, names), sum(t.weights for t in weights.values())))
+    size = added_bytes(opened, blobs, names, cell.scheme.mode is not None)
+    return Added(size, sum(tensor.weights for tensor in weights.values()))
 
 
 def _why(tensors: Sequence[TensorAudit]) -> Callable[[TensorAudit], str]:

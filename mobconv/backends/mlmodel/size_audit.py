@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,13 @@ from mobconv.backends.size_audit import (
     Added,
     Audit,
     TensorAudit,
-    cell_of,
     counted,
     explained,
     threshold,
+    with_added,
 )
 from mobconv.errors import InputError
+from mobconv.schemes import Cell
 
 # layer -> its kind in words
 _WORDS = {
@@ -72,17 +72,17 @@ def audit(path: Path) -> Audit:
         record,
         tuple(description.image_notes(spec)),
     )
-    return explained(_with_added(parts, spec, keys), threshold(tensors, _THRESHOLD, _SMALL))
+    return explained(
+        with_added(parts, lambda cell: _added(cell, parts, spec, keys)), threshold(tensors, _THRESHOLD, _SMALL)
+    )
 
 
-def _with_added(parts: Audit, spec: Any, keys: list[str]) -> Audit:
-    cell = cell_of(parts)
-    if cell is None or len(set(keys)) < len(keys):  # fields of nested networks have the same keys
-        return parts
+def _added(cell: Cell, parts: Audit, spec: Any, keys: list[str]) -> Added | None:
+    if len(set(keys)) < len(keys):  # fields of nested networks have the same keys
+        return None
     weights = counted(cell, parts.tensors, keys)
     count = sum(tensor.weights for tensor in weights.values())
-    size = cell.scheme.bits // 8 * count if cell.scheme.mode is None else added_bytes(spec, weights)
-    return replace(parts, added=Added(size, count))
+    return Added(cell.scheme.bits // 8 * count if cell.scheme.mode is None else added_bytes(spec, weights), count)
 
 
 def _networks(layers: Any) -> Iterator[Any]:

@@ -21,8 +21,11 @@ def added_bytes(model: onnx.ModelProto, weights: Collection[str]) -> int:
     """Bytes of a model of ours without its record, less those of the network with weights that take none.
 
     weights: names of the values that the network reads as weights: of float initializers, or outputs of decoding nodes.
+    Raises ValueError where a decoding node is not of one of them.
     """
     graph = model.graph
+    if any(node.domain == DOMAIN and not {*node.output} <= {*weights} for node in graph.node):
+        raise ValueError("it decodes what the network does not read as a weight")
     constants = {tensor.name: tensor for tensor in graph.initializer}
     decoders = {node.output[0]: node for node in graph.node if node.output and node.output[0] in weights}
     names = {output: node.name or output for output, node in decoders.items()}

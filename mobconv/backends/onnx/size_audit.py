@@ -24,8 +24,19 @@ from mobconv.backends.onnx.added import added_bytes
 from mobconv.backends.onnx.constants import Constants
 from mobconv.backends.onnx.functions import DOMAIN
 from mobconv.backends.onnx.readers import READERS, ROLES, Links
-from mobconv.backends.size_audit import OTHER, PROGRAM, SHARED, Added, Audit, TensorAudit, cell_of, counted, explained
+from mobconv.backends.size_audit import (
+    OTHER,
+    PROGRAM,
+    SHARED,
+    Added,
+    Audit,
+    TensorAudit,
+    counted,
+    explained,
+    with_added,
+)
 from mobconv.errors import InputError
+from mobconv.schemes import Cell
 
 _SECOND = re.compile(r"w\d+_\d+")  # a second layout of a weight, see encode.py
 _FORM = re.compile(r"(Linear|Symmetric|Tables?)(?:16_)?([1-8])")  # see functions.py
@@ -62,17 +73,13 @@ def audit(path: Path) -> Audit:
             for name, count in reader.files.items()
         ),
     )
-    return explained(_with_added(parts, model, reader), reader.why)
+    return explained(with_added(parts, lambda cell: _added(cell, parts, model, reader)), reader.why)
 
 
-def _with_added(parts: Audit, model: Any, reader: _OnnxReader) -> Audit:
-    cell = cell_of(parts)
-    if cell is None:
-        return parts
+def _added(cell: Cell, parts: Audit, model: Any, reader: _OnnxReader) -> Added:
     weights = counted(cell, parts.tensors, reader.attribution.values)
-    second = [value for value in weights if _SECOND.fullmatch(value)]
-    count = sum(tensor.weights for value, tensor in weights.items() if value not in second)
-    return replace(parts, added=Added(added_bytes(model, weights), count))
+    first = [tensor for value, tensor in weights.items() if not _SECOND.fullmatch(value)]
+    return Added(added_bytes(model, weights), sum(tensor.weights for tensor in first))
 
 
 def _load(path: Path) -> tuple[Any, int]:

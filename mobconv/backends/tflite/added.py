@@ -16,10 +16,11 @@ from mobconv.backends.tflite.graph import Graph
 _ALIGNMENT = 16  # of a buffer: sizes that differ by a multiple of it are padded alike
 
 
-def added_bytes(data: bytes, weights: Collection[int]) -> int:
+def added_bytes(data: bytes, weights: Collection[int], alone: bool) -> int:
     """Bytes of a file of ours, less those of the network with weights that take none.
 
     weights: numbers of the float tensors that the network reads as weights: constants, or computed from constants.
+    alone: whether nothing else is decoded (but under fp16, biases are). Raises ValueError where something is.
     """
     from ai_edge_litert import schema_py_generated as schema
 
@@ -42,6 +43,9 @@ def added_bytes(data: bytes, weights: Collection[int]) -> int:
             tensor.hasRank, tensor.quantization = True, schema.QuantizationParametersT()
         floats += count
     main.operators = _network(graph, makers, weights)
+    outputs = [number for operator in main.operators for number in operator.outputs if number in makers]
+    if alone and not all(main.tensors[number].hasRank for number in outputs):
+        raise ValueError("it decodes what the network does not read as a weight")
     codes = sorted({operator.opcodeIndex for operator in main.operators})
     model.operatorCodes = [model.operatorCodes[code] for code in codes]
     for operator in main.operators:
@@ -72,15 +76,12 @@ def _network(graph: Graph, makers: dict[int, Any], weights: Collection[int]) -> 
     operators: list[Any] = []
     products: dict[int, Any] = {}  # output of a matrix product with a weight in place of a convolution -> the op
     for operator in main.operators:
-        first, second = (*operator.inputs, -1, -1)[:2]
-        if operator.outputs[0] in makers and not needed.intersection(operator.outputs):
+        first, output = operator.inputs[0], operator.outputs[0]
+        if output in makers and output not in needed:
             continue
-        if (
-            codes[operator.opcodeIndex] == schema.BuiltinOperator.BATCH_MATMUL
-            and second in weights
-            and second in makers
-        ):
-            products[operator.outputs[0]] = operator
+        product = codes[operator.opcodeIndex] == schema.BuiltinOperator.BATCH_MATMUL
+        if product and not main.tensors[output].hasRank:  # the converter states it
+            products[output] = operator
         elif first in products:
             operators.append(_convolution(graph, products.pop(first), operator))
         else:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +38,14 @@ from mobconv.backends.size_audit import (
     counted,
     explained,
     threshold,
+    with_added,
 )
 from mobconv.backends.tflite import runner
 from mobconv.backends.tflite.added import added_bytes
 from mobconv.backends.tflite.graph import RECORD_KEY
 from mobconv.backends.tflite.unpack import WORD_BITS
 from mobconv.errors import InputError
-from mobconv.schemes import Storage
+from mobconv.schemes import Cell, Storage
 
 # op -> inputs that are weights, and its kind in words
 _READERS: dict[str, tuple[tuple[int, ...], str]] = {
@@ -94,23 +94,21 @@ def audit(path: Path) -> Audit:
     ]
     program = len(data) - sum(tensor.bytes for tensor in tensors) - sum(count for _, count in known)
     parts = Audit(path, "TFLite", len(data), tuple(tensors), rest([*known, (PROGRAM, program)], path), record)
-    return explained(_with_added(parts, data, reader), _why(parts, reader.distinct))
+    return explained(with_added(parts, lambda cell: _added(cell, parts, data, reader)), _why(parts, reader.distinct))
 
 
-def _with_added(parts: Audit, data: bytes, reader: _TFLiteReader) -> Audit:
-    cell = cell_of(parts)
+def _added(cell: Cell, parts: Audit, data: bytes, reader: _TFLiteReader) -> Added | None:
     values = reader.attribution.values
-    if cell is None or any(not value.startswith("0/") for value in values):
-        return parts
     weights = counted(cell, parts.tensors, values)
     for value, tensor in zip(values, parts.tensors, strict=True):
         if value not in weights:
             # the values of a table, as XNNPACK takes them; or what a layer rule keeps float: a file does not say which
             if not reader.has_tables(tensor, cell.scheme.bits):
-                return parts
+                return None
             weights[value] = tensor
-    numbers = [int(value.removeprefix("0/")) for value in weights]
-    return replace(parts, added=Added(added_bytes(data, numbers), sum(t.weights for t in weights.values())))
+    numbers = [int(value.removeprefix("0/")) for value in weights]  # ValueError for those of a second graph
+    count = sum(tensor.weights for tensor in weights.values())
+    return Added(added_bytes(data, numbers, cell.scheme.mode is not None), count)
 
 
 class _TFLiteReader:
