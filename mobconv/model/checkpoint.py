@@ -80,6 +80,7 @@ class Checkpoint:
     notes          what was recognised while loading, to be shown
     exported       the program of a checkpoint that contains one, in place of `module` for tracing
     structure      how the inputs nest in the arguments of `module`, (args, kwargs); None: each is an argument
+    fixed_batch    whether no other batch than the example's may be tried
     """
 
     reference: str
@@ -92,11 +93,12 @@ class Checkpoint:
     notes: list[str]
     exported: ExportedProgram | None = field(default=None, repr=False)
     structure: TreeSpec | None = None
+    fixed_batch: bool = False
 
     @cached_property
     def behaviour(self) -> Behaviour:
         """How the module may be run. Raises InputError for one whose outputs change from run to run."""
-        return fidelity.behaviour(self._run, self.example, self._unfolded, self.reference)
+        return fidelity.behaviour(self._run, self.example, self._unfolded, self.reference, self.fixed_batch)
 
     def trace(self) -> Program:
         """Trace the module, fold its batch norms, and check that the program computes what the module computes.

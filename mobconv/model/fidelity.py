@@ -86,10 +86,13 @@ def departure(outputs: Arrays, expected: Arrays) -> float:
     return worst
 
 
-def behaviour(run: Run, example: Mapping[str, NDArray[Any]], graph: Graph, name: str) -> Behaviour:
+def behaviour(
+    run: Run, example: Mapping[str, NDArray[Any]], graph: Graph, name: str, fixed_batch: bool = False
+) -> Behaviour:
     """Find out how a module may be run.
 
-    graph: makes its unfolded program, to name operations. name: of the checkpoint. Raises InputError for a module whose
+    graph: makes its unfolded program, to name operations. name: of the checkpoint. fixed_batch: the example's batch is
+    the only one that is tried. Raises InputError for a module whose
     outputs change from run to run, and what `run` raises on one batch like the example.
     """
     batch = len(next(iter(example.values())))
@@ -101,6 +104,8 @@ def behaviour(run: Run, example: Mapping[str, NDArray[Any]], graph: Graph, name:
             f"{name}: two runs of the network on one input differ: {cause} is active. A file cannot repeat that. "
             "Switch it off in eval mode, for example with `F.dropout(x, training=self.training)`"
         )
+    if fixed_batch:
+        return Behaviour(batch)
     both = {key: np.concatenate([inputs[key] for inputs in alone]) for key in example}
     try:
         together = run(both)
