@@ -76,13 +76,13 @@ def _module(content: bytes, trusted: bool, reference: str) -> torch.nn.Module:
 
 
 def copied(module: torch.nn.Module) -> torch.nn.Module:
-    """Copy a TorchScript module by way of an archive: parameters of a deep copy are no leaves."""
+    """Copy a TorchScript module by way of an archive: parameters of a deep copy are not leaves."""
     import torch
 
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        torch.jit.save(module, buffer)  # type: ignore[no-untyped-call]
+        torch.jit.save(module, buffer)
         buffer.seek(0)
         copy: torch.nn.Module = torch.jit.load(buffer, map_location="cpu")  # type: ignore[no-untyped-call]
     return copy
