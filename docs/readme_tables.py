@@ -1,7 +1,7 @@
 """Write the figures of README.md and docs/ from results files, and the schemas from the code; they are never typed.
 
 python docs/readme_tables.py              rewrite the blocks between <!-- generated: NAME --> and <!-- end generated -->
-                                          from docs/demo-results.json, docs/thesis-results.json, benchmarks/RESULTS.md,
+                                          from docs/*-results.json, benchmarks/RESULTS.md,
                                           pyproject.toml and docs/listing.txt, the output of the command in LISTING;
                                           the map of CONTRIBUTING.md, docs/schema/, and the plot docs/cliff.svg
 python docs/readme_tables.py --check      exit 1 when something would change
@@ -213,6 +213,26 @@ def algorithms() -> list[str]:
     return lines
 
 
+def calibrated(pairs: list[tuple[str, Results, Results]]) -> list[str]:
+    """Without calibration data and with it: a table for each network, of the schemes that both results have."""
+    lines: list[str] = []
+    for title, plain, fitted in pairs:
+        metric = fitted.metric
+        lines += [f"{title}, float {metric.text(fitted.float_score)}:", ""]
+        lines += ["| bits | linear | symmetric | k-means |", "| ---: | ---: | ---: | ---: |"]
+        for bits in sorted({row.bits for row in fitted.cells if row.mode}, reverse=True):
+            cells = []
+            for mode in MODES:
+                before, after = (
+                    scores((row for row in each.cells if row.scheme == f"w{bits}-{mode}{suffix}"), metric)
+                    for each, suffix in ((plain, ""), (fitted, "-gptq"))
+                )
+                cells.append(f"{before} -> {after}")
+            lines.append(f"| {bits} | {' | '.join(cells)} |")
+        lines.append("")
+    return lines[:-1]
+
+
 def cliff() -> str:
     """The plot of the thesis's network. It ends with a hash of its specification: fonts differ between machines."""
     path = HERE / "thesis-results.json"
@@ -230,10 +250,13 @@ def cliff() -> str:
 def blocks() -> dict[Path, dict[str, list[str]]]:
     """The lines between the markers of each file."""
     small, large = (results.read(HERE / f"{name}-results.json") for name in ("demo", "thesis"))
+    fitted, fitted_small = (results.read(HERE / f"cliff{name}-results.json") for name in ("", "-w025"))
+    pairs = [("Full-width MobileNetV2", large, fitted), ("FedMobileNetV2, width 0.25", small, fitted_small)]
     return {
         ROOT / "README.md": {"demo": demo(small), "listing": listing()},
         ROOT / "CONTRIBUTING.md": {"house": house.house()},
         HERE / "bad-conversion.md": {"listing": listing()},
+        HERE / "calibration.md": {"calibrated": calibrated(pairs)},
         HERE / "costs.md": {"choices": choices(large), "speed": speed()},
         HERE / "modes.md": {"algorithms": algorithms(), "cliffs": cliffs(large)},
         HERE / "support.md": {"versions": versions(small)},

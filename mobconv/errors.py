@@ -43,7 +43,20 @@ KEYS = {
 # settings without a key in recipes: there, too, they are options of the command line
 OPTIONS_ONLY = frozenset(
     (
-        *("artifacts", "baseline", "cluster", "compute", "jobs", "only", "out", "plots", "scheme", "takes", "to"),
+        *(
+            "artifacts",
+            "baseline",
+            "cluster",
+            "compute",
+            "example",
+            "jobs",
+            "only",
+            "out",
+            "plots",
+            "scheme",
+            "takes",
+            "to",
+        ),
         "trust_pickle",
     )
 )

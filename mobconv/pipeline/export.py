@@ -231,7 +231,7 @@ def export_cells(
 
 
 def _notes(context: Context, baseline: Scored | None, possible: Sequence[Cell]) -> Iterator[str]:
-    """What to say of evaluation and calibration data before the first file is written. Raises what reading them does."""
+    """What to say of evaluation and calibration data before files are written. Raises what reading them does."""
     if baseline is not None:
         yield from (f"{context.data.source}: {note}" for note in context.data.notes)
         if warning := context.task.warning(baseline.score, baseline.outputs):

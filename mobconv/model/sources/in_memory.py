@@ -48,7 +48,8 @@ def load(
     from torch.utils._pytree import tree_structure
 
     name = name or type(module).__name__
-    module = factory.copied(module).float().eval()
+    scripted = isinstance(module, torch.jit.ScriptModule)
+    module = (torchscript.copied(module) if scripted else factory.copied(module)).float().eval()
     factory.check_finite(module, name)
     digest = _sha256(module)
     factory.settle(module)
@@ -63,7 +64,7 @@ def load(
     checkpoint = Checkpoint(
         name, name, digest, module, inputs, preprocessing, tuple(map(str, labels)), [], structure=structure
     )
-    if isinstance(module, torch.jit.ScriptModule):
+    if scripted:
         # an LSTM of TorchScript whose state has another batch than it was traced with ends the process
         checkpoint.fixed_batch = len(inputs) > 1
         checkpoint.exported = torchscript.convert(module, tuple(map(torch.from_numpy, inputs.values())), name)

@@ -75,6 +75,19 @@ def _module(content: bytes, trusted: bool, reference: str) -> torch.nn.Module:
         raise InputError(f"{reference}: torch.jit.load refuses this archive: {_last_line(error)}") from error
 
 
+def copied(module: torch.nn.Module) -> torch.nn.Module:
+    """Copy a TorchScript module by way of an archive: parameters of a deep copy are not leaves."""
+    import torch
+
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.save(module, buffer)
+        buffer.seek(0)
+        copy: torch.nn.Module = torch.jit.load(buffer, map_location="cpu")  # type: ignore[no-untyped-call]
+    return copy
+
+
 def inputs_of(module: torch.nn.Module) -> list[str]:
     """Names of the inputs that a TorchScript module needs, in order: those without a default."""
     forward: Any = module.forward
