@@ -10,7 +10,7 @@ Adaptive rounding for post-training quantization", section 3.3, reconstructs asy
 2021, "Accurate post training quantization with small calibration sets"). The damping keeps W* near W. The bias is that
 of equal means: b + mean y - Wq mean x.
 
-Where an activation that clips follows, errors that it clips away cost nothing: outputs that are clipped in both
+At 1 bit, where an activation that clips follows, errors that it clips away cost nothing: outputs that are clipped in both
 networks become their own target, and the layer is solved again (Zhang et al. 2016, "Accelerating very deep
 convolutional networks for classification and detection", section 3.2, by alternating).
 """
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     import torch
 
 _DAMPING = 0.05  # of the mean of H's diagonal
-_CLIPPED = 2  # times that a layer before a clipping activation is solved again
+_CLIPPED = 2  # times that a layer before a clipping activation is solved again, of so few bits:
+_CLIPPED_BITS = 1  # with more, held-out images of the calibration set were no nearer to the float network
 _KEPT = 2**29  # bytes of samples that are kept for the next time
 _NOTHING = 1e-9  # of the largest weight: smaller targets are rounding errors of zero
 _MANTISSA = 16  # bits of a bias: the last ones of float32 may differ with the order of sums
@@ -153,7 +154,8 @@ class _Solution:
 
 def fit_layer(task: LayerTask) -> tuple[QuantizedWeight, Floats | None]:
     """The quantized weight, and the bias that goes with it; None where the layer has none."""
-    rounds = _CLIPPED if task.clip is not None and task.bias is not None else 0
+    few = task.scheme.bits <= _CLIPPED_BITS
+    rounds = _CLIPPED if few and task.clip is not None and task.bias is not None else 0
     samples = _Samples(task, again=rounds > 0)
     moments = _Moments.of(samples, lambda sample: sample.targets)
     hessian = _hessian(task, moments)
