@@ -10,8 +10,8 @@ Adaptive rounding for post-training quantization", section 3.3, reconstructs asy
 2021, "Accurate post training quantization with small calibration sets"). The damping keeps W* near W. The bias is that
 of equal means: b + mean y - Wq mean x.
 
-At 1 bit, where an activation that clips follows, errors that it clips away cost nothing: outputs that are clipped in both
-networks become their own target, and the layer is solved again (Zhang et al. 2016, "Accelerating very deep
+At 1 bit, where an activation that clips follows, errors that it clips away cost nothing: outputs that are clipped in
+both networks become their own target, and the layer is solved again (Zhang et al. 2016, "Accelerating very deep
 convolutional networks for classification and detection", section 3.2, by alternating).
 """
 
