@@ -253,7 +253,7 @@ def blocks() -> dict[Path, dict[str, list[str]]]:
     fitted, fitted_small = (results.read(HERE / f"cliff{name}-results.json") for name in ("", "-w025"))
     pairs = [("Full-width MobileNetV2", large, fitted), ("FedMobileNetV2, width 0.25", small, fitted_small)]
     return {
-        ROOT / "README.md": {"demo": demo(small), "listing": listing()},
+        ROOT / "README.md": {"demo": demo(small), "calibrated": calibrated(pairs[1:]), "listing": listing()},
         ROOT / "CONTRIBUTING.md": {"house": house.house()},
         HERE / "bad-conversion.md": {"listing": listing()},
         HERE / "calibration.md": {"calibrated": calibrated(pairs)},
