@@ -85,7 +85,7 @@ class Program:
         tensors = dict(replace(self, module=module)._tensors())
         with torch.no_grad():
             for name, value in values.items():
-                tensors[name].copy_(torch.from_numpy(np.ascontiguousarray(value, np.float32)))
+                tensors[name].copy_(torch.from_numpy(np.array(value, np.float32, order="C")))
         return replace(self, module=module)
 
     def exported(self) -> ExportedProgram:

@@ -163,7 +163,7 @@ class Lockstep:
         value = np.asarray(self.feed(slice(start, min(start + self.size, self.count)))[name])
         if self.program.batch and len(value) < self.size:
             value = np.concatenate([value, np.repeat(value[-1:], self.size - len(value), axis=0)])
-        return torch.from_numpy(np.ascontiguousarray(value))
+        return torch.from_numpy(np.array(value, order="C"))
 
     def _operation(self, node: Node) -> None:
         """Compute a node in both networks, once where they do not differ yet."""
