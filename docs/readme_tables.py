@@ -213,24 +213,23 @@ def algorithms() -> list[str]:
     return lines
 
 
-def calibrated(pairs: list[tuple[str, Results, Results]]) -> list[str]:
-    """Without calibration data and with it: a table for each network, of the schemes that both results have."""
-    lines: list[str] = []
-    for title, plain, fitted in pairs:
-        metric = fitted.metric
-        lines += [f"{title}, float {metric.text(fitted.float_score)}:", ""]
-        lines += ["| bits | linear | symmetric | k-means |", "| ---: | ---: | ---: | ---: |"]
-        for bits in sorted({row.bits for row in fitted.cells if row.mode}, reverse=True):
-            cells = []
-            for mode in MODES:
-                before, after = (
-                    scores((row for row in each.cells if row.scheme == f"w{bits}-{mode}{suffix}"), metric)
-                    for each, suffix in ((plain, ""), (fitted, "-gptq"))
-                )
-                cells.append(f"{before} -> {after}")
-            lines.append(f"| {bits} | {' | '.join(cells)} |")
-        lines.append("")
-    return lines[:-1]
+def calibrated(plain: Results, fitted: Results) -> list[str]:
+    """Without calibration data and with it: a row for each width of the second, the three modes side by side."""
+    metric = fitted.metric
+    lines = [
+        f"| bits (float: {metric.text(fitted.float_score)}) | linear | symmetric | k-means |",
+        "| ---: | ---: | ---: | ---: |",
+    ]
+    for bits in sorted({row.bits for row in fitted.cells if row.mode}, reverse=True):
+        changes = []
+        for mode in MODES:
+            before, after = (
+                scores((row for row in each.cells if row.scheme == f"w{bits}-{mode}{suffix}"), metric)
+                for each, suffix in ((plain, ""), (fitted, "-gptq"))
+            )
+            changes.append(f"{before} -> **{after}**")
+        lines.append(f"| {bits} | {' | '.join(changes)} |")
+    return lines
 
 
 def cliff() -> str:
@@ -250,13 +249,12 @@ def cliff() -> str:
 def blocks() -> dict[Path, dict[str, list[str]]]:
     """The lines between the markers of each file."""
     small, large = (results.read(HERE / f"{name}-results.json") for name in ("demo", "thesis"))
-    fitted, fitted_small = (results.read(HERE / f"cliff{name}-results.json") for name in ("", "-w025"))
-    pairs = [("Full-width MobileNetV2", large, fitted), ("FedMobileNetV2, width 0.25", small, fitted_small)]
+    fitted = results.read(HERE / "cliff-results.json")
     return {
-        ROOT / "README.md": {"demo": demo(small), "calibrated": calibrated(pairs[1:]), "listing": listing()},
+        ROOT / "README.md": {"demo": demo(small), "calibrated": calibrated(large, fitted), "listing": listing()},
         ROOT / "CONTRIBUTING.md": {"house": house.house()},
         HERE / "bad-conversion.md": {"listing": listing()},
-        HERE / "calibration.md": {"calibrated": calibrated(pairs)},
+        HERE / "calibration.md": {"calibrated": calibrated(large, fitted)},
         HERE / "costs.md": {"choices": choices(large), "speed": speed()},
         HERE / "modes.md": {"algorithms": algorithms(), "cliffs": cliffs(large)},
         HERE / "support.md": {"versions": versions(small)},
