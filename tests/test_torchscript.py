@@ -53,6 +53,7 @@ def test_without_trust_it_is_refused(cli, original):
     cli.refuses(3, "TorchScript", "--trust-pickle", "state_dict()", arguments=export("net.pt", *SHAPE))
 
 
+@pytest.mark.slow
 def test_with_trust_it_is_exported_with_a_warning(cli, original):
     torch.jit.save(torch.jit.script(original.module), "net.pt")
     code, _, err = cli(*export("net.pt", *SHAPE, "--trust-pickle"))

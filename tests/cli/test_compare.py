@@ -73,6 +73,7 @@ def test_bytes_hold_no_undone_mistake_but_it_is_named(cli, exported, name):
     assert probe["reference_score"] > probe["score"] + 50
 
 
+@pytest.mark.slow
 def test_the_corrected_command_makes_it_right(cli, exported):
     """As it is printed, with what said how the checkpoint is loaded."""
     shape = ("--input-shape", "1,3,32,32")

@@ -169,6 +169,7 @@ def without_coremltools(python, code, folder):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_backend_that_is_not_installed(tmp_path):
     without_coremltools(sys.executable, HIDDEN, tmp_path)
 

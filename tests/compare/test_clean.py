@@ -36,6 +36,7 @@ def test_what_codes_lose_is_lost_at_the_weights(bench, cell):
     assert errors.layers[0].worst > 1e-2 and all(error.graph < 1e-4 for error in errors.layers)
 
 
+@pytest.mark.slow
 def test_fp16_is_lost_at_the_precision(bench):
     waterfall = bench.waterfall(bench.file("coreml/w4-kmeans@fp16"), 32)
     graph, precision, whole = waterfall.steps[2:]

@@ -58,6 +58,7 @@ def test_biases_are_read_back_and_their_loss_is_that_of_the_weights(bench, name)
     assert all(error.graph < 1e-4 for error in errors.layers)
 
 
+@pytest.mark.slow
 def test_in_a_file_that_does_not_say_so_they_are_a_fault_of_the_conversion(bench):
     _, path, _ = corrected(bench, "onnx/w4-linear")
     result = waterfall(bench, path, False)

@@ -121,6 +121,7 @@ def test_nothing_is_named_on_a_clean_file(network, backend, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_the_mistake_of_a_plain_tensors_caller_is_named(tmp_path):
     nothing = Mistake("", np.ones(3), np.zeros(3))
     path = make("onnx", loaded("small").module, nothing, (32, 32), tmp_path)

@@ -7,13 +7,14 @@ import pytest
 
 from mobconv.quantize import quantize
 from mobconv.quantize.weights import Form
-from mobconv.schemes import ALGORITHMS, BITS, Granularity, Mode, Scheme
+from mobconv.schemes import ALGORITHMS, BITS, Granularity, Mode, Needs, Scheme
 
 RNG = np.random.default_rng(16)
 CHANNELS = [16, 17, 24, 32, 40, 48]  # whole groups, and 1 or 8 channels over
 SCHEMES = [
     Scheme(bits, mode, Granularity.OC16, name).name
     for name, algorithm in ALGORITHMS.items()
+    if algorithm.needs is Needs.WEIGHTS  # those of layers quantize groups that go together
     for mode in algorithm.modes
     for bits in BITS
 ]

@@ -67,6 +67,7 @@ def test_only_cells_that_use_it_say_so_and_are_made_again(folder):
     assert "1 of 1 cells" in unused[1] and "train.npz: calibration data that no cell uses" in unused[1]
 
 
+@pytest.mark.slow
 def test_a_leak_is_refused_also_where_it_was_allowed_before(folder):
     leaking = {"data": "both.npz"}
     code, err, rows = sweep(folder, calibration=leaking)

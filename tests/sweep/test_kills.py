@@ -102,6 +102,7 @@ def test_fifty_sweeps_killed_at_random(tmp_path, capsys):
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.slow
 def test_killed_after_a_row_and_in_the_middle_of_one(tmp_path):
     """SIGKILL after the first record, then while the next cell is made; then a lock and remains of both are there."""
     recipe = tmp_path / "few.yaml"

@@ -214,6 +214,7 @@ def test_a_cell_that_kills_two_dask_workers_is_a_row(folder, tmp_path_factory):
             process.wait()
 
 
+@pytest.mark.slow
 def test_a_cluster_that_is_not_there(folder):
     code, said = sweep(folder, "out", "--cluster", "tcp://127.0.0.1:9")
     assert code == 4 and "no Dask scheduler answers there" in said
