@@ -21,13 +21,13 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# two processes, each with whole files (see tests/conftest.py): half the time, and a file's fixtures are made once
+# two processes, each with whole files: half the time, and a file's fixtures are made once
 test: lint
-	$(BIN)/pytest -m "not slow" -n 2 --dist loadgroup
+	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile
 
 # the fast tests and the slow matrix
 test-all: lint
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2 --dist loadfile
 
 # the site of docs/, in build/site: warnings are errors, nothing is fetched
 docs: $(STAMP)

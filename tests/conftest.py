@@ -14,18 +14,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Keep a file's tests in one process, for its fixtures, and all tests of the laboratory, which encodes each cell
-    once a process (`--dist loadgroup`).
-
-    The fast suite leaves out the laboratory's cells of 7 and 6 bits: 5 and 3 are stored as they are.
-    """
-    for item in items:
-        laboratory = "lab" in getattr(item, "fixturenames", ())
-        if laboratory and re.search(r"\bw[76]-", item.name):
-            item.add_marker(pytest.mark.slow)
-        item.add_marker(pytest.mark.xdist_group("laboratory" if laboratory else item.path.stem + item.path.parent.name))
+def pytest_itemcollected(item):
+    """Leave the laboratory's cells of 7 and 6 bits to the slow matrix: 5 and 3 are stored as they are."""
+    if "lab" in getattr(item, "fixturenames", ()) and re.search(r"\bw[76]-", item.name):
+        item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")
