@@ -41,25 +41,9 @@ KEYS = {
     "allow_leak": "calibration.allow_leak",
 }
 # settings without a key in recipes: there, too, they are options of the command line
-OPTIONS_ONLY = frozenset(
-    (
-        *(
-            "artifacts",
-            "baseline",
-            "cluster",
-            "compute",
-            "example",
-            "jobs",
-            "only",
-            "out",
-            "plots",
-            "scheme",
-            "takes",
-            "to",
-        ),
-        "trust_pickle",
-    )
-)
+_STARTING = ("artifacts", "baseline", "compute", "example", "out", "scheme", "takes", "to", "trust_pickle")
+_RUNNING = ("cluster", "jobs", "only", "plots")
+OPTIONS_ONLY = frozenset((*_STARTING, *_RUNNING))
 _PLAIN = re.compile(r"[A-Za-z_][\w./-]*(:[\w.]+)*")  # text that YAML reads as text without quotes
 _WORDS = frozenset(("true", "false", "null", "yes", "no", "on", "off"))  # except these
 

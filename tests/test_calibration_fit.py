@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from mobconv.errors import CellError
 from mobconv.model.trace import trace
 from mobconv.pipeline import activations, lockstep
 from mobconv.pipeline.calibration import fit_network
@@ -122,8 +123,63 @@ def test_the_same_bytes_for_any_number_of_threads_and_from_files(every, monkeypa
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+    written = []
+    save = np.save
     monkeypatch.setattr(activations, "LIMIT", 1000)
+    monkeypatch.setattr(activations.np, "save", lambda path, value: (written.append(path), save(path, value)))
     assert digest(fitted(program, "w2-kmeans-gptq", data).model) == first
+    assert len(written) > 20 and not any(path.exists() for path in written)
+
+
+class InPlace(nn.Module):
+    """Operations that write into a result which others read before and after."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, padding=1), nn.Linear(8, 4)
+
+    def forward(self, image):
+        x = self.first(image)
+        before = x * 0.5
+        nn.functional.relu_(x)
+        y = self.second(x)
+        y += x
+        return self.head((y + before).mean((2, 3)))
+
+
+def test_operations_in_place_change_what_others_read():
+    program = network(InPlace(), (1, 3, 8, 8))
+    assert "relu_" in program.module.code, "the graph writes in place"
+    data, fresh = samples(96, (3, 8, 8)), samples(64, (3, 8, 8), seed=9)
+    calibrated = fitted(program, "w2-linear-gptq", data)
+    default = quantize_model(program, Scheme.parse("w2-linear"))
+    assert error(program, calibrated.model, "w2-linear", fresh) < error(program, default, "w2-linear", fresh) / 1.5
+
+
+class Part(InPlace):
+    """An operation that writes into a part of another's result."""
+
+    def forward(self, image):
+        x = self.first(image)
+        x[:, 0] = 0.0
+        return self.head(self.second(x).mean((2, 3)))
+
+
+def test_a_network_that_cannot_be_followed_is_refused():
+    program = network(Part(), (1, 3, 8, 8))
+    with pytest.raises(CellError, match=r"cannot calibrate this network.*such as w2-linear"):
+        fitted(program, "w2-linear-gptq", samples(32, (3, 8, 8)))
+
+
+def test_a_residual_sum_is_made_up_for_in_one_chunk_too(every, monkeypatch):
+    program, _, _ = every
+    seen = []
+    fit = lockstep.fit_layer
+    monkeypatch.setattr(
+        lockstep, "fit_layer", lambda task: (seen.append((task.name, next(task.chunks()))), fit(task))[1]
+    )
+    fitted(program, "w2-linear-gptq", samples(40, (3, 16, 16)))
+    assert [name for name, chunk in seen if chunk.lack is not None] == ["project.weight"]
 
 
 def test_layers_that_stay_float_correct_the_bias_alone(every):
@@ -183,10 +239,21 @@ def test_an_embedding_is_quantized_without_data():
     torch.manual_seed(4)
     program = trace(Words().eval(), {"image": np.zeros((1, 5), np.int64)})
     data = np.random.default_rng(0).integers(0, 20, (64, 5))
-    model = fitted(program, "w3-linear-gptq", data).model
-    default = quantize_model(program, Scheme.parse("w3-linear"))
+    calibrated = fitted(program, "w3-linear-gptq", data)
+    assert calibrated.note == "without calibration data (mse): rows.weight"
+    model, default = calibrated.model, quantize_model(program, Scheme.parse("w3-linear"))
     assert np.array_equal(model.weights["rows.weight"].codes, default.weights["rows.weight"].codes)
     assert not np.array_equal(model.weights["head.weight"].codes, default.weights["head.weight"].codes)
+
+
+def test_a_layer_of_too_many_inputs_keeps_its_codes_and_says_so(every, monkeypatch):
+    program, data, _ = every
+    monkeypatch.setattr(lockstep, "_WIDEST", 60)
+    calibrated = fitted(program, "w2-linear-gptq", data)
+    assert calibrated.note == "without calibration data (mse): up.weight"
+    default = quantize_model(program, Scheme.parse("w2-linear"))
+    assert np.array_equal(calibrated.model.weights["up.weight"].codes, default.weights["up.weight"].codes)
+    assert "up.bias" in calibrated.model.biases
 
 
 def test_large_values_go_through_in_small_chunks(every, monkeypatch):

@@ -17,11 +17,13 @@ LIMIT = 2**30  # bytes kept in memory; further values are written to files
 class Activations:
     """Chunks of values by node. A node that no sample changes has one chunk for all.
 
-    folder: where values beyond `limit` bytes are written; files of dropped nodes are removed.
+    folder: where values beyond `LIMIT` bytes are written, in files that are removed with their nodes; chunks: number of
+    chunks of the samples.
     """
 
-    def __init__(self, folder: Path, limit: int = LIMIT) -> None:
-        self._folder, self._limit, self._used = folder, limit, 0
+    def __init__(self, folder: Path, chunks: int) -> None:
+        folder.mkdir()
+        self._folder, self._count, self._used = folder, chunks, 0
         self._chunks: dict[Node, list[Any]] = {}
         self._numbers = itertools.count()
 
@@ -29,8 +31,8 @@ class Activations:
         return node in self._chunks
 
     def constant(self, node: Node) -> bool:
-        """Whether a node has one value for all chunks."""
-        return len(self._chunks[node]) == 1
+        """Whether a node has one value for several chunks."""
+        return self._count > 1 and len(self._chunks[node]) == 1
 
     def append(self, node: Node, value: Any) -> None:
         """Store the next chunk of a node: a tensor, or a tree of them. Floating point is rounded to float32."""
@@ -53,12 +55,19 @@ class Activations:
         """Forget a node's values. shared: another network has them too, and they stay for it."""
         from torch.utils._pytree import tree_leaves
 
-        for leaf in tree_leaves(self._chunks.pop(node, [])):
+        chunks = self._chunks.pop(node, [])
+        if shared or any(chunks is others for others in self._chunks.values()):
+            return
+        for leaf in tree_leaves(chunks):
             if isinstance(leaf, _Spilled):
-                if not shared:
-                    leaf.path.unlink(missing_ok=True)
-            elif hasattr(leaf, "nbytes") and not shared:
+                leaf.path.unlink()
+            elif hasattr(leaf, "nbytes"):
                 self._used -= leaf.nbytes
+
+    def overwrite(self, node: Node, writer: Node, shared: bool) -> None:
+        """Give a node the values of an operation that wrote into it; shared: see `drop`."""
+        self.drop(node, shared)
+        self._chunks[node] = self._chunks[writer]
 
     def shares(self, node: Node, other: Activations) -> bool:
         """Whether a node's chunks are those of the other network."""
@@ -70,7 +79,7 @@ class Activations:
         if not isinstance(leaf, torch.Tensor):
             return leaf
         value = leaf.detach().to(torch.float32) if leaf.is_floating_point() else leaf.detach()
-        if self._used + value.nbytes <= self._limit:
+        if self._used + value.nbytes <= LIMIT:
             self._used += value.nbytes
             return value.contiguous()
         path = self._folder / f"{next(self._numbers)}.npy"
@@ -83,9 +92,10 @@ class Activations:
 
         if isinstance(leaf, _Spilled):
             leaf = torch.from_numpy(np.load(leaf.path))
-        if isinstance(leaf, torch.Tensor) and leaf.is_floating_point():
-            return leaf.to(torch.float64)
-        return leaf
+        if not isinstance(leaf, torch.Tensor):
+            return leaf
+        # copies, into which an operation may write
+        return leaf.to(torch.float64) if leaf.is_floating_point() else leaf.clone()
 
 
 class _Spilled:

@@ -40,9 +40,10 @@ def fit_network(
 ) -> Calibrated:
     """Quantize every weight of a program by its scheme's algorithm, on `count` samples, and correct the biases.
 
-    Weights that stay float, and embeddings, whose rows are looked up, are as without data. One sample in eight, at
-    most 128, is withheld and judges the result: where it has a larger squared error of the outputs than the default
-    algorithm without data, that is returned, and the note says so.
+    Weights that stay float are as they were. Embeddings, whose rows are looked up, and layers of too many inputs are
+    quantized without data, and the note says so. One sample in eight, at most 128, is withheld and judges the result:
+    where it has a larger squared error of the outputs than the default algorithm without data, that is returned, and
+    the note says so. Raises CellError for a network that cannot be computed operation by operation.
     """
     import torch
 
@@ -53,8 +54,9 @@ def fit_network(
         with tempfile.TemporaryDirectory(prefix="mobconv-") as folder, torch.inference_mode():
             lockstep = Lockstep(program, scheme, scheme_for, feed, count, count - withheld, Path(folder), stage)
             model = lockstep.run()
+            lockstep.check()
             if not withheld:
-                return Calibrated(model)
+                return Calibrated(model, _unfitted(lockstep))
             return _judged(program, scheme, scheme_for, lockstep, model)
     finally:
         torch.set_num_threads(threads)
@@ -81,10 +83,16 @@ def _judged(
                 total += float(((value - value.mean(axis=0)) ** 2).sum())
         errors.append(error / total if total else error)
     if errors[0] <= errors[1] or not np.isfinite(errors).all():
-        return Calibrated(model)
+        return Calibrated(model, _unfitted(lockstep))
     return Calibrated(
         default,
         f"{scheme.algorithm} was further from the float network than {DEFAULT_ALGORITHM} on withheld calibration "
         f"samples (squared error {errors[0]:.2g} and {errors[1]:.2g} of the outputs' variance), so the weights are "
         f"those of {DEFAULT_ALGORITHM}",
     )
+
+
+def _unfitted(lockstep: Lockstep) -> str:
+    """Name the weights that have codes of the default algorithm; '' for none."""
+    names = lockstep.unfitted
+    return f"without calibration data ({DEFAULT_ALGORITHM}): {', '.join(names)}" if names else ""

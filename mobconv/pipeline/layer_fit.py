@@ -189,8 +189,9 @@ def _hessian(task: LayerTask, moments: _Moments) -> Hessian:
     return Hessian((second + damping).numpy())
 
 
-def _centred(task: LayerTask, products: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    return products if task.bias is None else products - left[:, :, None] * right[:, None, :]
+def _centred(task: LayerTask, products: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """Mean products without those of the means, rows and columns, where the layer has a bias."""
+    return products if task.bias is None else products - rows[:, :, None] * columns[:, None, :]
 
 
 def _solve(task: LayerTask, moments: _Moments, hessian: Hessian) -> _Solution:
@@ -209,8 +210,8 @@ def _solve(task: LayerTask, moments: _Moments, hessian: Hessian) -> _Solution:
     values = _blocks(task, quantized)
     if task.bias is None:
         return _Solution(quantized, values, None)
-    left = moments.targets - (values @ moments.inputs[:, :, None])[:, :, 0]
-    return _Solution(quantized, values, task.bias.reshape(left.shape) + left)
+    correction = moments.targets - (values @ moments.inputs[:, :, None])[:, :, 0]
+    return _Solution(quantized, values, task.bias.reshape(correction.shape) + correction)
 
 
 def _aimed(task: LayerTask, solution: _Solution, sample: _Sample) -> torch.Tensor:

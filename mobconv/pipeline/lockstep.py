@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mobconv.errors import CellError
+from mobconv.model import fidelity
 from mobconv.model.operator_matrix import OperatorMatrix
 from mobconv.model.program import Program
 from mobconv.model.weight_ops import weighted
@@ -43,6 +45,7 @@ _COLUMNS = 32768  # positions that a layer's statistics are taken over
 _ELEMENTS = 2**22  # of the largest value of a chunk
 _LARGEST_CHUNK = 64
 _WIDEST = 6144  # columns of the largest second moments that are solved; 300 MB
+_CLOSE = 1e-4  # of the largest output: far above rounding, far below a wrong value
 _SUMS = ("aten.add.Tensor", "aten.add_.Tensor")
 _RANGES = {"relu": (0.0, math.inf), "relu_": (0.0, math.inf), "relu6": (0.0, 6.0), "relu6_": (0.0, 6.0)}
 
@@ -65,15 +68,14 @@ class Lockstep:
         self.count, self.fitted = count, fitted
         self.size = program.batch or _chunk_size(program)
         self.starts = range(0, count, self.size)
-        self.float, self.quantized = Activations(folder / "f"), Activations(folder / "q")
-        for name in "fqa":
-            (folder / name).mkdir()
+        # values of the two networks; and, in the float one, of what later readers of a shared weight read
+        self.float, self.quantized, self.ahead = (Activations(folder / name, len(self.starts)) for name in "fqa")
         self.uses: dict[Node, tuple[str, int]] = {node: (name, axis) for node, name, axis in weighted(program.module)}
         nodes: dict[str, list[Node]] = {}
         for node, (name, _) in self.uses.items():
             nodes.setdefault(name, []).append(node)
         self.later = {name: readers[1:] for name, readers in nodes.items() if len(readers) > 1}
-        self.ahead = Activations(folder / "a")  # of the float network: what later readers of a shared weight read
+        self.unfitted: list[str] = []  # weights whose algorithm needs statistics that they cannot have
         self.weights: dict[str, Weight] = {}
         self.biases: dict[str, Floats] = {}
 
@@ -114,6 +116,8 @@ class Lockstep:
         if name not in self.weights:
             site = self.program.sites[name]
             values = attrgetter(name)(self.program.module).detach().numpy()
+            if self.scheme_for(name, self.scheme).calibrated:
+                self.unfitted.append(name)
             self.weights[name] = quantize(name, values, site.axis, self._without_data(name))
         return self.weights[name]
 
@@ -129,9 +133,24 @@ class Lockstep:
             name = next(names) if node.op == "placeholder" else ""
             for chunk, start in enumerate(self.starts):
                 self.ahead.append(node, self._fed(name, start) if name else self._computed(node, self.ahead, chunk))
+            for read in _written(node):
+                self.ahead.overwrite(read, node, False)
             for read in node.all_input_nodes:
                 if last[read] == index and read not in kept:
                     self.ahead.drop(read, False)
+
+    def check(self) -> None:
+        """Raise CellError where the float network, operation by operation, does not compute what the program does."""
+        feeds = {name: self._fed(name, 0).numpy() for name in self.program.example}
+        leaves = zip(self.program.outputs, self._leaves(), strict=True)
+        outputs = {name: self.float.get(node, 0).numpy() for name, node in leaves}
+        departure = fidelity.departure(outputs, self.program.run(feeds))
+        if departure > _CLOSE:
+            raise CellError(
+                f"{self.scheme}: cannot calibrate this network: computed operation by operation, its outputs differ by "
+                f"{departure:.1g} of the largest. An operation may write into a part of another's result; use a scheme "
+                f"without calibration data, such as {replace(self.scheme, algorithm=DEFAULT_ALGORITHM)}"
+            )
 
     def withheld(self) -> Iterator[tuple[Mapping[str, NDArray[Any]], dict[str, NDArray[np.float64]]]]:
         """Inputs and the float network's outputs of the samples that no layer was fitted to, chunk by chunk."""
@@ -168,15 +187,19 @@ class Lockstep:
     def _operation(self, node: Node) -> None:
         """Compute a node in both networks, once where they do not differ yet."""
         reads = node.all_input_nodes
-        constant = all(self.float.constant(read) for read in reads) and len(self.starts) > 1
-        chunks = range(1 if constant else len(self.starts))
+        one = len(self.starts) > 1 and all(self.float.constant(read) for read in reads)
+        chunks = range(1 if one else len(self.starts))
         for chunk in chunks:
             self.float.append(node, self._computed(node, self.float, chunk))
         if all(self.float.shares(read, self.quantized) for read in reads):
             self.quantized.share(node, self.float)
-            return
-        for chunk in chunks:
-            self.quantized.append(node, self._computed(node, self.quantized, chunk))
+        else:
+            for chunk in chunks:
+                self.quantized.append(node, self._computed(node, self.quantized, chunk))
+        for read in _written(node):
+            shared = self.float.shares(read, self.quantized)
+            self.quantized.overwrite(read, node, shared)
+            self.float.overwrite(read, node, False)
 
     def _computed(self, node: Node, values: Activations, chunk: int) -> Any:
         from torch.fx.node import map_arg
@@ -189,9 +212,7 @@ class Lockstep:
     def _without_data(self, name: str) -> Scheme:
         """The scheme of a weight that is quantized without calibration data."""
         scheme = self.scheme_for(name, self.scheme)
-        if scheme.mode is not None and ALGORITHMS[scheme.algorithm].needs is not Needs.WEIGHTS:
-            return replace(scheme, algorithm=DEFAULT_ALGORITHM)
-        return scheme
+        return replace(scheme, algorithm=DEFAULT_ALGORITHM) if scheme.calibrated else scheme
 
     def _layer(self, node: Node) -> None:
         """Fit a layer's weight, unless it is decided, and its bias; then compute the layer in both networks."""
@@ -237,7 +258,7 @@ class Lockstep:
         self, node: Node, values: Activations, operator: OperatorMatrix, weight: torch.Tensor, bias: torch.Tensor | None
     ) -> None:
         read = _input(node)
-        for chunk in range(1 if values.constant(read) and len(self.starts) > 1 else len(self.starts)):
+        for chunk in range(1 if values.constant(read) else len(self.starts)):
             values.append(node, operator.apply(values.get(read, chunk), weight, bias))
 
     def _all_inputs(self, node: Node, operator: OperatorMatrix, name: str) -> Iterator[LayerInputs]:
@@ -287,6 +308,17 @@ class Lockstep:
         if self.float.constant(other) or self.float.get(other, 0).shape != self.float.get(node, 0).shape:
             return None
         return other
+
+
+def _written(node: Node) -> list[Node]:
+    """The nodes into whose values an operation writes its result, such as that of relu_."""
+    arguments = getattr(getattr(node.target, "_schema", None), "arguments", ())
+    written = [
+        argument
+        for argument, declared in zip(node.args, arguments, strict=False)
+        if declared.alias_info is not None and declared.alias_info.is_write
+    ]
+    return [argument for argument in written if hasattr(argument, "op")]  # type: ignore[misc]
 
 
 def _input(node: Node) -> Node:

@@ -21,12 +21,17 @@ _SAME = 2.0**-12  # scales with a smaller relative difference count as equal: ha
 
 def compiled(function: Function) -> Function:
     """Compile a function to machine code. A product and a sum may be rounded once, together (fused multiply-add)."""
-    options: dict[str, Any] = {"nogil": True, "fastmath": {"contract", "nsz"}, "error_model": "numpy"}
+    return machine_code(function, fastmath={"contract", "nsz"})
+
+
+def machine_code(function: Function, **options: Any) -> Function:
+    """Compile a function, cached on disk where that is possible; without options each operation rounds as written."""
+    options |= {"nogil": True, "error_model": "numpy"}
     try:
-        machine_code: Function = numba.njit(cache=True, **options)(function)
+        code: Function = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no folder for the cache can be written
-        machine_code = numba.njit(**options)(function)
-    return machine_code
+        code = numba.njit(**options)(function)
+    return code
 
 
 @compiled

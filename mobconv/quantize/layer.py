@@ -95,8 +95,8 @@ class LayerAlgorithm(Protocol):
     def fit(self, layer: Layer, start: QuantizedWeight) -> FittedGroups:
         """Choose codes (rows, columns) and parameters of a layer.
 
-        start: the target's own codes and parameters by the default algorithm, without data, with codes (rows,
-        columns). Where its `fp16` is set, scales and tables are numbers that `scales.round_to` leaves as they are. The
+        start: the target quantized by the default algorithm, without data, in the parameter's shape. Where its `fp16`
+        is set, scales and tables are numbers that `scales.round_to` leaves as they are. The
         same layer gives the same bytes, on any number of threads; it is called from several at once.
         """
         ...

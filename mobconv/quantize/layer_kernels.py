@@ -1,31 +1,21 @@
 """Loops over the weights of a layer whose errors count together, compiled with numba.
 
-Each row is by itself and sums are in a fixed order, so that codes are the same on any number of threads.
+Each row is by itself, sums are in a fixed order and no product and sum are rounded together, so that codes are the same
+on any number of threads and any processor.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
-from mobconv.quantize.kernels import Function
+from mobconv.quantize.kernels import machine_code
 
 _GAIN = 1e-9  # of the cost of a step: a code changes for more than this alone, since less is rounding
 
 
-def strictly(function: Function) -> Function:
-    """Compile to machine code that rounds each operation as written, whatever the processor can join."""
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-    try:
-        machine_code: Function = numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # no folder for the cache can be written
-        machine_code = numba.njit(**options)(function)
-    return machine_code
-
-
-@strictly
+@machine_code
 def nearest(levels: Any, value: float) -> int:
     """Index of the level (K,), ascending, that is nearest to a value; of two, and of equal levels, the lower."""
     low, high = 0, len(levels) - 1
@@ -40,7 +30,7 @@ def nearest(levels: Any, value: float) -> int:
     return low
 
 
-@strictly
+@machine_code
 def round_off(target: Any, levels: Any, group: Any, codes: Any) -> None:
     """Fill codes (rows, columns) with the nearest levels (groups, K), each weight by itself."""
     for index in range(len(target)):
@@ -49,7 +39,7 @@ def round_off(target: Any, levels: Any, group: Any, codes: Any) -> None:
             codes[index, column] = nearest(values, target[index, column])
 
 
-@strictly
+@machine_code
 def compensate(target: Any, factor: Any, order: Any, levels: Any, group: Any, block: Any, codes: Any) -> None:
     """Fill codes (rows, columns) one column after another, each error compensated by the columns that follow.
 
@@ -70,7 +60,7 @@ def compensate(target: Any, factor: Any, order: Any, levels: Any, group: Any, bl
                 row[later] -= error * upper[place, later]
 
 
-@strictly
+@machine_code
 def descend(slopes: Any, hessian: Any, order: Any, levels: Any, group: Any, block: Any, codes: Any) -> int:
     """One round of coordinate descent: each code is chosen again with the others fixed. Returns how many changed.
 
@@ -94,7 +84,7 @@ def descend(slopes: Any, hessian: Any, order: Any, levels: Any, group: Any, bloc
     return changed
 
 
-@strictly
+@machine_code
 def table_moments(products: Any, hessian: Any, group: Any, block: Any, codes: Any, squares: Any, sides: Any) -> None:
     """Add to squares (groups, K, K) and sides (groups, K), zeros at first, the normal equations of tables.
 
@@ -116,7 +106,7 @@ def table_moments(products: Any, hessian: Any, group: Any, block: Any, codes: An
                 square[codes[index, column], entry] += sums[entry, column]
 
 
-@strictly
+@machine_code
 def rounding_errors(
     target: Any, weights: Any, scales: Any, lows: Any, highs: Any, signs: bool, group: Any, block: Any, errors: Any
 ) -> None:
